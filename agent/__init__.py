@@ -1,0 +1,1 @@
+"""One machine: error sources, journal, scrubber, and the HTTP face that Prometheus and the collector read."""

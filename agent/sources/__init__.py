@@ -1,0 +1,1 @@
+"""One witness of memory errors per file."""

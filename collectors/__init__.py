@@ -1,0 +1,1 @@
+"""The centre: faults of many agents become novel counts, bursts and alerts."""
