@@ -1,0 +1,378 @@
+"""The LevelDB log format (leveldb doc/log_format.md): write, read, and what is wrong with it.
+
+Enters: the bytes of a file, cut anywhere into chunks. Leaves: intact records and findings that tile those bytes. Memory
+is bounded by one block and one record. A damaged record is never returned as a record: every fragment of a Record
+passed its checksum, and no hole lies between them. The grammar and the rules at damage stand in checksum/README.md.
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from checksum.crc32c import crc32c, locate_exponent, mask, unmask
+from checksum.finding import Finding, Flip, Record, Unreadable, Verdict
+
+BLOCK_BYTES = 32768
+HEADER_BYTES = 7  # masked checksum of type and payload (4), length of the payload (2), type (1); little-endian
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+RECORD_BYTES_MAX = 64 * 2**20
+
+_HEADER = struct.Struct("<IHB")
+_TYPES = (FULL, FIRST, MIDDLE, LAST)
+_LENGTH_AT, _TYPE_AT = 4, 6  # in the header
+_CRC_BITS, _LENGTH_BITS = 32, 16
+
+
+def encode(payload: bytes, offset: int) -> bytes:
+    """The bytes to append to a log that is `offset` bytes long, so that it also holds the record `payload`."""
+    room = BLOCK_BYTES - offset % BLOCK_BYTES
+    pieces = [bytes(room)] if room < HEADER_BYTES else []  # the trailer of a block too full for one more header
+    if pieces:
+        room = BLOCK_BYTES
+    taken, begun, ended = 0, False, False
+    while not ended:  # an empty payload is a record too
+        data = payload[taken : taken + room - HEADER_BYTES]
+        taken += len(data)
+        ended = taken == len(payload)
+        pieces.append(_fragment(_kind(begun, ended), data))
+        begun, room = True, BLOCK_BYTES
+    return b"".join(pieces)
+
+
+def _kind(begun: bool, ended: bool) -> int:
+    if begun:
+        return LAST if ended else MIDDLE
+    return FULL if ended else FIRST
+
+
+def _fragment(kind: int, data: bytes) -> bytes:
+    crc = crc32c(data, crc32c(bytes((kind,))))
+    return _HEADER.pack(mask(crc), len(data), kind) + data
+
+
+def scan(
+    chunks: Iterable[bytes | Unreadable],
+    *,
+    offset: int = 0,
+    resumed: bool = False,
+    with_data: bool = True,
+    record_bytes_max: int = RECORD_BYTES_MAX,
+) -> Iterator[Record | Finding]:
+    """Intact records and findings, in file order; they tile the bytes of `chunks`, which begin at file offset `offset`.
+
+    Args:
+        chunks: consecutive pieces of a file, cut anywhere; a stretch that couldn't be read is an Unreadable.
+        offset: a multiple of BLOCK_BYTES.
+        resumed: the scan goes on in the middle of a file, so that leading fragments may belong to a record begun before
+            `offset`. What is here of such a record is one Record without data.
+        with_data: False keeps no payloads; memory is then bounded whatever the size of a record.
+        record_bytes_max: a longer record, if its data is wanted, is a `skipped` finding.
+    """
+    assert offset % BLOCK_BYTES == 0, "a scan begins at a block"
+    assembly = _Assembly(with_data, record_bytes_max, resumed)
+    for block in _blocks(chunks, offset):
+        for span in _spans(block):
+            if isinstance(span, _Fragment):
+                yield from assembly.add(span)
+            else:
+                yield from assembly.drop(Verdict.torn if span.verdict in _UNWRITTEN else Verdict.skipped)
+                yield span
+    yield from assembly.drop(Verdict.torn)
+
+
+_UNWRITTEN = (Verdict.torn, Verdict.zeros)  # a record that ends in such a stretch was never written to its end
+
+
+class _Fragment(NamedTuple):
+    """An intact fragment, bytes [begin, end) of the file with header and trailer."""
+
+    kind: int
+    begin: int
+    end: int
+    payload: memoryview
+
+
+class _Assembly:
+    """The record whose fragments are being collected; fragments are only ever joined if nothing lies between them."""
+
+    def __init__(self, with_data: bool, record_bytes_max: int, resumed: bool) -> None:
+        self._with_data = with_data
+        self._record_bytes_max = record_bytes_max
+        self._open = False
+        self._leading = resumed  # nothing but fragments of a record begun before the scan was seen yet
+        self._begin = self._end = 0
+        self._pieces: list[bytes] = []
+        self._length = 0
+
+    def add(self, fragment: _Fragment) -> Iterator[Record | Finding]:
+        kind, begin, end, _ = fragment
+        if kind in (FULL, FIRST):
+            yield from self.drop(Verdict.skipped)
+            self._leading = False
+            self._start(begin)
+        elif self._leading and not self._open:
+            self._start(begin)
+        if not self._open:  # MIDDLE or LAST without a FIRST
+            yield Finding(begin, end, Verdict.skipped)
+            return
+        self._extend(fragment)
+        if kind in (FULL, LAST):
+            yield self._finish()
+
+    def drop(self, verdict: Verdict) -> Iterator[Finding]:
+        """What becomes of the fragments collected so far when the rest of their record doesn't follow."""
+        if self._open:
+            yield Finding(self._begin, self._end, verdict)
+        self._open = self._leading = False
+        self._pieces = []
+
+    def _start(self, begin: int) -> None:
+        self._open, self._begin, self._length, self._pieces = True, begin, 0, []
+
+    def _extend(self, fragment: _Fragment) -> None:
+        self._end = fragment.end
+        self._length += len(fragment.payload)
+        if self._too_long():
+            self._pieces = []
+        elif self._with_data and not self._leading:
+            self._pieces.append(bytes(fragment.payload))
+
+    def _finish(self) -> Record | Finding:
+        self._open = False
+        if self._too_long():
+            return Finding(self._begin, self._end, Verdict.skipped)
+        has_data = self._with_data and not self._leading
+        self._leading = False
+        return Record(self._begin, self._end, b"".join(self._pieces) if has_data else None)
+
+    def _too_long(self) -> bool:
+        return self._with_data and not self._leading and self._length > self._record_bytes_max
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """One block of the file; only the last may be shorter than BLOCK_BYTES. Bytes in a hole are unknown (here zero)."""
+
+    begin: int
+    data: memoryview
+    holes: list[tuple[int, int]]  # positions in data
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.data) == BLOCK_BYTES
+
+    def has_hole(self, begin: int, end: int) -> bool:
+        return any(hole_begin < end and begin < hole_end for hole_begin, hole_end in self.holes)
+
+
+def _blocks(chunks: Iterable[bytes | Unreadable], offset: int) -> Iterator[_Block]:
+    data = bytearray()
+    holes: list[tuple[int, int]] = []
+    for chunk in chunks:
+        is_hole = isinstance(chunk, Unreadable)
+        view = memoryview(b"" if isinstance(chunk, Unreadable) else chunk)
+        length = chunk.length if isinstance(chunk, Unreadable) else len(chunk)
+        taken = 0
+        while taken < length:
+            step = min(BLOCK_BYTES - len(data), length - taken)
+            if is_hole:
+                holes.append((len(data), len(data) + step))
+            data += bytes(step) if is_hole else view[taken : taken + step]
+            taken += step
+            if len(data) == BLOCK_BYTES:
+                yield _Block(offset, memoryview(data), holes)
+                offset += BLOCK_BYTES
+                data, holes = bytearray(), []
+    if data:
+        yield _Block(offset, memoryview(data), holes)
+
+
+def _spans(block: _Block) -> Iterator[_Fragment | Finding]:
+    """Intact fragments and findings; they tile the block."""
+    position = 0
+    while position < len(block.data):
+        end = _intact_end(block, position)
+        if end:
+            past = _past_trailer(block, end)
+            payload = block.data[position + HEADER_BYTES : end]
+            kind = block.data[position + _TYPE_AT]
+            begin_in_file, end_in_file = block.begin + position, block.begin + past
+            if kind in _TYPES:
+                yield _Fragment(kind, begin_in_file, end_in_file, payload)
+            else:
+                yield Finding(begin_in_file, end_in_file, Verdict.skipped)
+            position = past
+        else:
+            for finding in _damage(block, position):
+                yield finding
+                position = finding.end - block.begin
+
+
+def _intact_end(block: _Block, position: int) -> int:
+    """The end of the fragment at `position` if its checksum holds, else 0."""
+    if position + HEADER_BYTES > len(block.data):
+        return 0
+    stored, length, _ = _HEADER.unpack_from(block.data, position)
+    end: int = position + HEADER_BYTES + length
+    if end > len(block.data) or (block.holes and block.has_hole(position, end)):
+        return 0
+    return end if crc32c(block.data[position + _TYPE_AT : end]) == unmask(stored) else 0
+
+
+def _past_trailer(block: _Block, end: int) -> int:
+    """Where the next fragment may begin: `end`, or the end of the block if only its clean trailer follows."""
+    return len(block.data) if _is_clean_trailer(block, end) else end
+
+
+def _is_clean_trailer(block: _Block, begin: int) -> bool:
+    return block.is_full and len(block.data) - begin < HEADER_BYTES and _is_zero(block, begin)
+
+
+def _is_zero(block: _Block, begin: int) -> bool:
+    """Whether the block is known to hold nothing but zeros from `begin` on."""
+    return not block.has_hole(begin, len(block.data)) and not any(block.data[begin:])
+
+
+def _damage(block: _Block, position: int) -> Iterator[Finding]:
+    """What is wrong at `position`, where no intact fragment begins. The rules in their order: checksum/README.md."""
+    size = len(block.data)
+    if not block.has_hole(position, size):
+        blank = _blank(block, position)
+        if blank:
+            yield from blank
+            return
+    if size - position < HEADER_BYTES or block.has_hole(position, position + HEADER_BYTES):
+        yield _rest(block, position)
+        return
+    finding = _flipped_length(block, position) or _flipped_inside(block, position) or _chained(block, position)
+    yield finding or _rest(block, position)
+
+
+def _blank(block: _Block, position: int) -> list[Finding]:
+    """Findings if the rest of the block is zero, or was before one bit of it flipped; else none."""
+    rest = bytes(block.data[position:])
+    if len(rest) < HEADER_BYTES and not block.is_full:
+        return []  # too short to tell unwritten space from the beginning of a header
+    begin, end = block.begin + position, block.begin + len(block.data)
+    marks = rest.strip(b"\0")
+    if not marks:
+        return [Finding(begin, end, Verdict.zeros)]
+    if len(marks) > 1 or marks[0].bit_count() != 1:
+        return []
+    at = begin + rest.index(marks)
+    flip = Flip(at, marks[0].bit_length() - 1, 1)
+    if len(rest) < HEADER_BYTES:
+        return [Finding(begin, end, Verdict.flipped, flip=flip)]
+    around = [Finding(begin, at, Verdict.zeros), Finding(at + 1, end, Verdict.zeros)]
+    parts = [around[0], Finding(at, at + 1, Verdict.flipped, flip=flip), around[1]]
+    return [part for part in parts if part.begin < part.end]
+
+
+def _rest(block: _Block, position: int) -> Finding:
+    """The rest of the block: nothing in it can be trusted to be the beginning of a fragment."""
+    size = len(block.data)
+    if block.has_hole(position, size):
+        verdict = Verdict.unreadable
+    elif not block.is_full and _is_cut(block, position):
+        verdict = Verdict.torn
+    else:
+        verdict = Verdict.skipped
+    return Finding(block.begin + position, block.begin + size, verdict)
+
+
+def _is_cut(block: _Block, position: int) -> bool:
+    """Whether the fragment at `position` looks whole but for its end, which lies beyond the end of the file."""
+    if position + HEADER_BYTES > len(block.data):
+        return True
+    _, length, kind = _HEADER.unpack_from(block.data, position)
+    return kind in _TYPES and len(block.data) < position + HEADER_BYTES + length <= BLOCK_BYTES
+
+
+def _flipped_length(block: _Block, position: int) -> Finding | None:
+    """The finding if the fragment's own checksum holds with one bit of its length flipped back."""
+    masked, length, _ = _HEADER.unpack_from(block.data, position)
+    stored = unmask(masked)
+    for bit in range(_LENGTH_BITS):
+        end = position + HEADER_BYTES + (length ^ 1 << bit)
+        if end > len(block.data) or block.has_hole(position, end):
+            continue
+        if crc32c(block.data[position + _TYPE_AT : end]) == stored:
+            at = block.begin + position + _LENGTH_AT + bit // 8
+            flip = Flip(at, bit % 8, length >> bit & 1)
+            return _finding(block, position, end, Verdict.flipped, stored, stored, flip)
+    return None
+
+
+def _flipped_inside(block: _Block, position: int) -> Finding | None:
+    """The finding if one flipped bit of the stored checksum, the type or the payload explains the mismatch."""
+    masked, length, _ = _HEADER.unpack_from(block.data, position)
+    end = position + HEADER_BYTES + length
+    if end > len(block.data) or block.has_hole(position, end):
+        return None
+    covered = block.data[position + _TYPE_AT : end]
+    stored, computed = unmask(masked), crc32c(covered)
+    place = _place_in_stored(masked, computed) or _place_in_covered(covered, stored ^ computed)
+    if place is None:
+        return None
+    at, bit = position + place[0], place[1]
+    flip = Flip(block.begin + at, bit, block.data[at] >> bit & 1)
+    return _finding(block, position, end, Verdict.flipped, stored, computed, flip)
+
+
+def _place_in_stored(masked: int, computed: int) -> tuple[int, int] | None:
+    """Byte of the fragment and bit, if one flipped bit of the stored checksum explains the mismatch.
+
+    Masking adds, so that the flip has to be sought in the masked form, where it still is one bit.
+    """
+    changed = masked ^ mask(computed)
+    return divmod(changed.bit_length() - 1, 8) if changed.bit_count() == 1 else None
+
+
+def _place_in_covered(covered: memoryview, syndrome: int) -> tuple[int, int] | None:
+    """Byte of the fragment and bit, if one flipped bit of type or payload explains the mismatch.
+
+    A flip of bit b in byte i of n changes the checksum by x^d with d = 32 + 8 (n - 1 - i) + (7 - b).
+    """
+    exponent = locate_exponent(syndrome, _CRC_BITS + 8 * len(covered))
+    if exponent < _CRC_BITS:
+        return None
+    byte_from_end, bit_from_top = divmod(exponent - _CRC_BITS, 8)
+    byte, bit = len(covered) - 1 - byte_from_end, 7 - bit_from_top
+    if byte == 0 and covered[0] ^ 1 << bit not in _TYPES:
+        return None
+    return _TYPE_AT + byte, bit
+
+
+def _chained(block: _Block, position: int) -> Finding | None:
+    """The finding for this one fragment, if its length can be trusted because something sensible begins at its end."""
+    masked, length, _ = _HEADER.unpack_from(block.data, position)
+    end = position + HEADER_BYTES + length
+    if not _is_boundary(block, end):
+        return None
+    if block.has_hole(position, end):
+        return _finding(block, position, end, Verdict.unreadable)
+    computed = crc32c(block.data[position + _TYPE_AT : end])
+    return _finding(block, position, end, Verdict.skipped, unmask(masked), computed)
+
+
+def _is_boundary(block: _Block, position: int) -> bool:
+    size = len(block.data)
+    if position >= size:
+        return position == size
+    if _is_clean_trailer(block, position) or _intact_end(block, position):
+        return True
+    return size - position >= HEADER_BYTES and _is_zero(block, position)
+
+
+def _finding(
+    block: _Block,
+    position: int,
+    end: int,
+    verdict: Verdict,
+    stored: int | None = None,
+    computed: int | None = None,
+    flip: Flip | None = None,
+) -> Finding:
+    """A finding about the fragment [position, end) of the block, with the clean trailer that may follow it."""
+    return Finding(block.begin + position, block.begin + _past_trailer(block, end), verdict, stored, computed, flip)
