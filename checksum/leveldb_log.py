@@ -84,6 +84,14 @@ def scan(
 _UNWRITTEN = (Verdict.torn, Verdict.zeros)  # a record that ends in such a stretch was never written to its end
 
 
+def recognises(block: bytes) -> bool:
+    """Whether one block of a file holds a fragment of this format: an intact one, or one whose flipped bit is known."""
+    return any(
+        isinstance(span, _Fragment) or (span.verdict is Verdict.flipped and span.stored is not None)
+        for span in _spans(_Block(0, memoryview(block), []))
+    )
+
+
 class _Fragment(NamedTuple):
     """An intact fragment, bytes [begin, end) of the file with header and trailer."""
 
@@ -339,9 +347,8 @@ def _place_in_covered(covered: memoryview, syndrome: int) -> tuple[int, int] | N
         return None
     byte_from_end, bit_from_top = divmod(exponent - _CRC_BITS, 8)
     byte, bit = len(covered) - 1 - byte_from_end, 7 - bit_from_top
-    if byte == 0 and covered[0] ^ 1 << bit not in _TYPES:
-        return None
-    return _TYPE_AT + byte, bit
+    kind = covered[0] ^ (1 << bit if byte == 0 else 0)
+    return (_TYPE_AT + byte, bit) if kind in _TYPES else None
 
 
 def _chained(block: _Block, position: int) -> Finding | None:

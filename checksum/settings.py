@@ -111,3 +111,16 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
 def _show(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def address(text: str, where: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` as (host, port).
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise SettingsError(f"{where} = {_show(text)}: must be an address and a port, such as 127.0.0.1:9861")
+    return host, int(port)

@@ -1,0 +1,308 @@
+"""`flipwatch verify` and `flipwatch salvage`: what a person asks of stored files.
+
+Enters: paths. Leaves: what is wrong with them, as a table or as JSON, and the exit status; or a copy of what is intact.
+These commands are their own conductors: they read the clock, open files and print.
+"""
+
+import contextlib
+import json
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from checksum.crc32c import implementation
+from checksum.files import NotRegular, open_regular, reader_at
+from checksum.finding import Finding
+from checksum.formats import FORMATS, recognise
+from checksum.salvage import LostTooMuch, Outcome, salvage_file
+from checksum.verify import FileReport, as_json, verify_file
+
+CLEAN, CORRUPT, TROUBLE, INTERRUPTED = 0, 1, 2, 130  # exit statuses
+MIB = 2**20
+_AUTO = "auto"
+
+
+class Fraction(click.ParamType[float]):
+    """A part of the whole: `1%`, `0.01` or `0`."""
+
+    name = "fraction"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value)
+        try:
+            fraction = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            fraction = -1.0
+        if not 0 <= fraction <= 1:  # nan fails this as well
+            self.fail(f"'{text}' is no part of a whole; write 1%, 0.01 or 0", param, ctx)
+        return fraction
+
+
+_format_option = click.option(
+    "--format", "format_choice", type=click.Choice([_AUTO, *FORMATS]), default=_AUTO, help="Else told by the content."
+)
+
+
+@click.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_format_option
+@click.option("--json", "wants_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--rate", "rate_mib_s", type=click.FloatRange(min=0, min_open=True), help="Read at most so many MiB/s.")
+def verify(paths: tuple[Path, ...], format_choice: str, wants_json: bool, rate_mib_s: float | None) -> None:
+    """Check every record of the files; directories are walked, links inside them are not followed.
+
+    Exit status: 0 if all is well, 1 if something is corrupt (other than the end of a file that is still growing), 2 if
+    something could not be checked.
+    """
+    begun_s = time.monotonic()
+    _warn_if_slow()
+    walk = _Walk()
+    with _stopping_at_interrupt():
+        files = [file for path in paths for file in walk.files(path)]
+        reports = _verify_all(files, format_choice, rate_mib_s, walk)
+    if wants_json:
+        click.echo(json.dumps({"files": [as_json(r) for r in reports], "seconds": time.monotonic() - begun_s}))
+    else:
+        _print_reports(reports)
+    _print_passed_over(reports, walk.irregular)
+    sys.exit(_exit_status(reports, walk.troubles))
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    size: int
+    follow: bool  # a link that the user named is followed, one inside a directory is not
+
+
+class _Walk:
+    """Finds the regular files under the paths the user named, and keeps count of what could not be looked at."""
+
+    def __init__(self) -> None:
+        self.troubles = 0
+        self.irregular: list[Path] = []
+
+    def files(self, path: Path) -> Iterator[_File]:
+        try:
+            status = path.stat()
+        except OSError as error:
+            self.trouble(path, error)
+            return
+        if stat.S_ISDIR(status.st_mode):
+            for directory, names, file_names in os.walk(path, onerror=self._unlisted):
+                names.sort()
+                yield from self._inside(Path(directory), sorted(file_names))
+        else:
+            yield _File(path, status.st_size, follow=True)
+
+    def _inside(self, directory: Path, names: Iterable[str]) -> Iterator[_File]:
+        for name in names:
+            path = directory / name
+            try:
+                status = path.lstat()
+            except OSError as error:
+                self.trouble(path, error)
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield _File(path, status.st_size, follow=False)
+            else:
+                self.irregular.append(path)
+
+    def _unlisted(self, error: OSError) -> None:
+        self.trouble(Path(os.fsdecode(error.filename)), error)
+
+    def trouble(self, path: Path, error: OSError) -> None:
+        self.troubles += 1
+        _say(f"{_shown(path)}: {_reason(error)}")
+
+
+def _verify_all(files: list[_File], format_choice: str, rate_mib_s: float | None, walk: _Walk) -> list[FileReport]:
+    reports = []
+    with _progress(sum(file.size for file in files)) as advance:
+        pace = _pace(rate_mib_s, advance)
+        for file in files:
+            try:
+                reports.append(_verify(file, format_choice, pace))
+            except OSError as error:
+                walk.trouble(file.path, error)
+    return reports
+
+
+def _verify(file: _File, format_choice: str, pace: Callable[[int], None]) -> FileReport:
+    with _opened(file.path, follow=file.follow) as fd:
+        format = _format_of(fd, format_choice)
+        if format is None:
+            return FileReport(file.path, None, os.fstat(fd).st_size)
+        return verify_file(fd, file.path, format, time.time(), pace)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, *, follow: bool) -> Iterator[int]:
+    fd = open_regular(path, follow=follow)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _format_of(fd: int, format_choice: str) -> str | None:
+    return recognise(reader_at(fd), os.fstat(fd).st_size) if format_choice == _AUTO else format_choice
+
+
+def _exit_status(reports: list[FileReport], troubles: int) -> int:
+    if any(report.corrupt for report in reports):
+        return CORRUPT
+    return TROUBLE if troubles or not all(report.records for report in reports) else CLEAN
+
+
+@contextlib.contextmanager
+def _progress(total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """A function to call with the bytes done; it moves a bar on stderr if that is a terminal."""
+    with click.progressbar(length=total_bytes, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        yield bar.update
+
+
+def _pace(rate_mib_s: float | None, advance: Callable[[int], None]) -> Callable[[int], None]:
+    """A function to call with the bytes read, which waits so that they don't exceed the rate."""
+    due_s = time.monotonic()
+
+    def pace(length: int) -> None:
+        nonlocal due_s
+        advance(length)
+        if rate_mib_s is not None:
+            due_s += length / (rate_mib_s * MIB)
+            time.sleep(max(0.0, due_s - time.monotonic()))
+
+    return pace
+
+
+@contextlib.contextmanager
+def _stopping_at_interrupt() -> Iterator[None]:
+    """Ends with the shell's own status at Ctrl-C: 1 would say that something is corrupt."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("interrupted; not everything was read")
+        sys.exit(INTERRUPTED)
+
+
+def _warn_if_slow() -> None:
+    if implementation() == "python":
+        _say("checksums run in pure Python, hundreds of times slower than in C: install with a C compiler")
+
+
+def _print_reports(reports: list[FileReport]) -> None:
+    _print_table([("file", "format", "bytes", "records", "findings"), *map(_row, reports)])
+    for report in reports:
+        if report.findings:
+            click.echo(f"\n{_shown(report.path)}")
+        for number, finding in enumerate(report.findings):
+            mark = "  (the end of a file that may still be growing)" if number >= len(report.corrupt) else ""
+            click.echo(f"  {_described(finding)}{mark}")
+
+
+def _row(report: FileReport) -> tuple[str, ...]:
+    counts = (report.bytes, report.records, len(report.findings))
+    return (_shown(report.path), report.format or "unknown", *map(str, counts))
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        name, format, *numbers = (
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        click.echo("  ".join((name, format, *numbers)))
+
+
+def _print_passed_over(reports: list[FileReport], irregular: list[Path]) -> None:
+    """Names, on stderr, what was not verified."""
+    for what, passed in (
+        ("of no known format", [report.path for report in reports if report.format is None]),
+        ("without one intact record", [r.path for r in reports if r.format is not None and not r.records]),
+        ("no regular files, passed over", irregular),
+    ):
+        if passed:
+            click.echo(f"{len(passed)} {what}: {', '.join(map(_shown, passed))}", err=True)
+
+
+def _described(finding: Finding) -> str:
+    text = f"bytes {finding.begin} to {finding.end}: {finding.verdict}"
+    if finding.flip is None:
+        return text
+    flip = finding.flip
+    return f"{text}: bit {flip.bit} of byte {flip.offset_bytes} is {flip.stored}, was {1 - flip.stored}"
+
+
+def _shown(path: Path) -> str:
+    """The path for a terminal, whatever bytes its name holds."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
+
+
+def _reason(error: OSError) -> str:
+    return "it is not a regular file" if isinstance(error, NotRegular) else error.strerror or str(error)
+
+
+def _say(sentence: str) -> None:
+    click.echo(f"flipwatch: {sentence}", err=True)
+
+
+def _fail(sentence: str) -> NoReturn:
+    _say(sentence)
+    sys.exit(TROUBLE)
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@_format_option
+@click.option("--max-lost", "lost_max", type=Fraction(), default="1%", show_default=True, help="Part of the bytes.")
+@click.option("--force", is_flag=True, help="Replace OUT if it is there.")
+def salvage(source: Path, out: Path, format_choice: str, lost_max: float, force: bool) -> None:
+    """Copy the intact records of IN to OUT and name what was left out.
+
+    Exit status: 0 if OUT was written, 1 if more than --max-lost of the bytes would have been left out, 2 at trouble.
+    Unless it is 0, OUT is as it was.
+    """
+    with _stopping_at_interrupt():
+        _warn_if_slow()
+        try:
+            _refuse_out(source, out, force)
+            with _opened(source, follow=True) as fd:
+                format = _format_of(fd, format_choice)
+                if format is None:
+                    _fail(f"{_shown(source)} has no known format; known are {', '.join(FORMATS)}")
+                outcome = salvage_file(fd, format, out, lost_max)
+        except LostTooMuch as beyond:
+            _print_outcome(beyond.outcome)
+            _say(f"{_shown(out)} was not written: more than {lost_max:.6g} of the bytes would be lost (see --max-lost)")
+            sys.exit(CORRUPT)
+        except OSError as error:
+            _fail(f"{_shown(source)} can't be salvaged to {_shown(out)}: {_reason(error)}")
+        _print_outcome(outcome)
+
+
+def _refuse_out(source: Path, out: Path, force: bool) -> None:
+    if not os.path.lexists(out):
+        return
+    if out.exists() and source.exists() and out.samefile(source):
+        _fail(f"{_shown(out)} is the file to be salvaged itself; give another name")
+    if out.exists() and not out.is_file():  # --force would put a file in the place of a device
+        _fail(f"{_shown(out)} is not a regular file; give the name of one")
+    if not force:
+        _fail(f"{_shown(out)} is already there; --force replaces it")
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    for finding in outcome.left_out:
+        click.echo(f"left out {_described(finding)}")
+    part = outcome.lost_bytes / outcome.size if outcome.size else 0.0
+    click.echo(f"{outcome.records} records intact, {outcome.lost_bytes} of {outcome.size} bytes left out ({part:.4%})")

@@ -1,0 +1,108 @@
+"""Reading files that may be huge, hostile or on a failing disk: regular files only, in bounded memory.
+
+Enters: a path or an open file. Leaves: its bytes in chunks, and the stretches that the disk would not give. Nothing is
+changed on disk, not even the time of the last access where that can be avoided.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from checksum.finding import Unreadable
+
+CHUNK_BYTES = 2**20
+PAGE_BYTES = 4096  # the unit in which the kernel reports that a disk failed
+
+
+class NotRegular(OSError):
+    """A directory, device, pipe, socket or unfollowed link where a file was wanted."""
+
+
+def open_regular(path: Path, *, follow: bool) -> int:
+    """A file descriptor for reading the regular file `path`; a symbolic link is only followed if `follow`.
+
+    Raises:
+        NotRegular: it is something else. Devices are never opened, because opening alone can act on them.
+        OSError: it can't be opened.
+    """
+    _check_regular(path, path.stat(follow_symlinks=follow))
+    # O_NONBLOCK: between the check and the opening the path may have become a pipe, which would wait for a writer
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    try:
+        fd = os.open(path, flags | os.O_NOATIME)
+    except PermissionError:  # only the owner of a file may leave its access time alone
+        fd = os.open(path, flags)
+    try:
+        _check_regular(path, os.fstat(fd))
+    except NotRegular:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise NotRegular(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_chunks(fd: int, begin: int, end: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes | Unreadable]:
+    """The bytes [begin, end) of the file, in pieces of at most `chunk_bytes`; fewer if the file ends before.
+
+    A stretch that fails with EIO is read page by page, and each page that fails is an Unreadable.
+
+    Raises:
+        OSError: any other error.
+    """
+    position = begin
+    while position < end:
+        piece = _pread(fd, min(chunk_bytes, end - position), position)
+        if piece is None:
+            stretch_end = min(position + chunk_bytes, end)
+            yield from _read_pages(fd, position, stretch_end)
+            position = stretch_end
+        elif piece:
+            yield piece
+            position += len(piece)
+        else:
+            return
+
+
+def _read_pages(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
+    position = begin
+    while position < end:
+        length = min(PAGE_BYTES - position % PAGE_BYTES, end - position)
+        piece = _pread(fd, length, position)
+        if piece is None:
+            yield Unreadable(length)
+            position += length
+        elif piece:
+            yield piece
+            position += len(piece)
+        else:
+            return
+
+
+def _pread(fd: int, length: int, position: int) -> bytes | None:
+    """The bytes there, fewer at a short read and none at the end of the file; None if the disk failed."""
+    try:
+        return os.pread(fd, length, position)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return None
+
+
+def reader_at(fd: int) -> Callable[[int, int], bytes]:
+    """A function (offset, length) -> the bytes there, up to the end of the file or the first unreadable page."""
+
+    def read_at(offset: int, length: int) -> bytes:
+        pieces = []
+        for piece in read_chunks(fd, offset, offset + length):
+            if isinstance(piece, Unreadable):
+                break
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    return read_at

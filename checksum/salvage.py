@@ -1,0 +1,63 @@
+"""The intact records of a damaged file, copied into a new one.
+
+Enters: an open file. Leaves: a new file of the same format without a finding in it, and the list of what was left out.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from checksum.durable import replace_file
+from checksum.files import read_chunks
+from checksum.finding import Finding, Record, merge
+from checksum.formats import FORMATS
+
+
+class LostTooMuch(Exception):
+    """More was damaged than the limit allows; nothing was written."""
+
+    def __init__(self, outcome: "Outcome") -> None:
+        super().__init__("lost too much")
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was copied and what was left out of a file of `size` bytes."""
+
+    size: int
+    records: int
+    left_out: tuple[Finding, ...]  # merged
+
+    @property
+    def lost_bytes(self) -> int:
+        return sum(finding.end - finding.begin for finding in self.left_out)
+
+
+def salvage_file(fd: int, format: str, out: Path, lost_max: float) -> Outcome:
+    """Writes the intact records to `out`, which appears whole or not at all, with the permissions of the original.
+
+    Args:
+        lost_max: which part of the bytes, 0 to 1, may be left out.
+
+    Raises:
+        LostTooMuch: the limit was exceeded; `out` is as it was.
+        OSError: reading or writing failed; `out` is as it was.
+    """
+    status = os.fstat(fd)
+    module = FORMATS[format]
+    records = written_bytes = 0
+    left_out: list[Finding] = []
+    with replace_file(out, mode=status.st_mode & 0o777) as file:
+        for item in module.scan(read_chunks(fd, 0, status.st_size)):
+            if isinstance(item, Record):
+                assert item.data is not None, "a scan from the start of a file keeps every payload"
+                framed = module.encode(item.data, written_bytes)
+                file.write(framed)
+                records, written_bytes = records + 1, written_bytes + len(framed)
+            else:
+                left_out.append(item)
+        outcome = Outcome(status.st_size, records, tuple(merge(left_out)))
+        if outcome.lost_bytes > lost_max * status.st_size:
+            raise LostTooMuch(outcome)
+    return outcome

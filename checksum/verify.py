@@ -1,0 +1,104 @@
+"""One file verified from its first byte to its last.
+
+Enters: an open file. Leaves: a FileReport, how many records are intact and what is wrong with the rest.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from checksum.files import read_chunks
+from checksum.finding import Finding, Record, Unreadable, Verdict, merge
+from checksum.formats import FORMATS
+
+SETTLING_S = 600  # a file changed within this time may still be growing
+_UNFINISHED = (Verdict.torn, Verdict.zeros)  # what the end of a growing file looks like
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """What was found in one file."""
+
+    path: Path
+    format: str | None  # None: not recognised, and nothing was verified
+    bytes: int
+    records: int = 0  # intact ones
+    findings: tuple[Finding, ...] = ()  # merged
+    settling: int = 0  # how many of the last findings are the end of a file that may still be growing
+
+    @property
+    def corrupt(self) -> tuple[Finding, ...]:
+        """The findings that count: all but the end of a growing file."""
+        return self.findings[: len(self.findings) - self.settling]
+
+
+def verify_file(fd: int, path: Path, format: str, now_s: float, pace: Callable[[int], None]) -> FileReport:
+    """Verifies the file as long as it was when this began.
+
+    Args:
+        now_s: the time of day, in seconds since 1970.
+        pace: called with the size of every piece that was read; it may wait.
+
+    Raises:
+        OSError: reading failed, other than by a disk that would not give some of the bytes.
+    """
+    before = os.fstat(fd)
+    records = 0
+
+    def findings() -> Iterator[Finding]:
+        nonlocal records
+        for item in FORMATS[format].scan(_paced(fd, before.st_size, pace), with_data=False):
+            if isinstance(item, Record):
+                records += 1
+            else:
+                yield item
+
+    merged = tuple(merge(findings()))
+    after = os.fstat(fd)
+    changed = (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size)
+    is_settling = changed or now_s - after.st_mtime < SETTLING_S
+    settling = _unfinished(merged, before.st_size) if is_settling else 0
+    return FileReport(path, format, before.st_size, records, merged, settling)
+
+
+def _paced(fd: int, size: int, pace: Callable[[int], None]) -> Iterator[bytes | Unreadable]:
+    for piece in read_chunks(fd, 0, size):
+        yield piece
+        pace(piece.length if isinstance(piece, Unreadable) else len(piece))
+
+
+def _unfinished(findings: tuple[Finding, ...], size: int) -> int:
+    """How many of the last findings are torn or zero and reach to the end of the file."""
+    count, begin = 0, size
+    for finding in reversed(findings):
+        if finding.end < begin or finding.verdict not in _UNFINISHED:
+            break
+        count, begin = count + 1, finding.begin
+    return count
+
+
+def as_json(report: FileReport) -> dict[str, Any]:
+    """The report as one entry of "files" in `verify --json`."""
+    return {
+        "path": str(report.path),
+        "format": report.format,
+        "bytes": report.bytes,
+        "records": report.records,
+        "findings": [
+            _finding_json(finding) | ({"settling": True} if number >= len(report.corrupt) else {})
+            for number, finding in enumerate(report.findings)
+        ],
+    }
+
+
+def _finding_json(finding: Finding) -> dict[str, Any]:
+    flip = finding.flip
+    return {
+        "begin": finding.begin,
+        "end": finding.end,
+        "verdict": str(finding.verdict),
+        "flip": flip and {"offset_bytes": flip.offset_bytes, "bit": flip.bit, "stored": flip.stored},
+        "layer": None,
+    }
