@@ -1,0 +1,96 @@
+"""The agent's settings: the tables [agent] and [[store]] of one TOML file.
+
+Enters: the path of the file. Leaves: a frozen Config, read once at the start and handed down. The scrubber reads the
+same file. A table [collector] in it is left alone, so that one machine may hold both in one file.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from checksum import settings
+from checksum.formats import FORMATS
+from checksum.settings import SettingsError, setting
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    state_dir: Path = setting("where the journals are kept", default=Path("/var/lib/flipwatch-agent"))
+    listen: str = setting(
+        "address and port for Prometheus and the collector; port 0 takes any", default="127.0.0.1:9861"
+    )
+    host: str = setting("the host's name in fault lines; empty: the machine's own", default="")
+    sysfs: Path = setting("where sysfs is mounted", default=Path("/sys"))
+    proc: Path = setting("where procfs is mounted", default=Path("/proc"))
+    machine_id: Path = setting("file that identifies the machine", default=Path("/etc/machine-id"))
+    poll_interval_s: float = setting(
+        "seconds between two polls of the sources", default=5.0, minimum=0.05, maximum=3600
+    )
+    heartbeat_s: float = setting(
+        "an idle poll is written to the journal at least this often; bounds the time error after a crash",
+        default=60.0,
+        minimum=0.05,
+        maximum=3600,
+    )
+    journal_max_mib: int = setting("bound of each journal; the oldest faults go first", default=256, minimum=1)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    path: Path = setting("directory or file whose records are verified")
+    include: tuple[str, ...] = setting("verify only files whose name or path matches one of these", default=("*",))
+    exclude: tuple[str, ...] = setting("leave out files whose name or path matches one of these", default=())
+    format: str = setting("format of the records", default="auto", choices=("auto", *FORMATS))
+    period_days: float = setting(
+        "days for one pass over the store; sets the rate", default=21.0, minimum=1e-5, maximum=3660
+    )
+    rate_mib_s: float | None = setting("MiB per second, instead of a rate from the period", default=None, minimum=0.001)
+    settle_s: float = setting(
+        "damage in a file changed within this time is read again before it counts", default=600.0, minimum=0
+    )
+    pressure_max_percent: float = setting(
+        "slow down while this share of the time some task waits for the disk", default=10.0, minimum=0, maximum=100
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    agent: AgentSettings
+    stores: tuple[StoreSettings, ...]
+    listen_address: tuple[str, int]
+
+    @property
+    def memory_journal_dir(self) -> Path:
+        return self.agent.state_dir / "memory"
+
+    @property
+    def scrub_journal_dir(self) -> Path:
+        return self.agent.state_dir / "scrub"
+
+    @property
+    def journal_max_bytes(self) -> int:
+        return self.agent.journal_max_mib * MIB
+
+
+def load(path: Path) -> Config:
+    """The configuration at `path`.
+
+    Raises:
+        SettingsError: one sentence that names file, key and value.
+    """
+    document = settings.read(path)
+    settings.only_tables(document, ("agent", "store", "collector"), path)
+    agent = settings.table(document.get("agent", {}), AgentSettings, f"{path}: [agent]")
+    entries = document.get("store", [])
+    if not isinstance(entries, list):
+        raise SettingsError(f"{path}: a store is written [[store]], with two brackets")
+    stores = tuple(settings.table(entry, StoreSettings, f"{path}: [[store]]") for entry in entries)
+    for store in stores:
+        if not store.path.is_absolute():
+            raise SettingsError(f"{path}: [[store]] path = '{store.path}': must be an absolute path")
+    paths = [store.path for store in stores]
+    for store_path in paths:
+        if paths.count(store_path) > 1:
+            raise SettingsError(f"{path}: [[store]] path = '{store_path}': stands in two stores; name it once")
+    return Config(agent, stores, settings.address(agent.listen, f"{path}: [agent] listen"))

@@ -1,0 +1,282 @@
+"""The agent's conductor: owns the clock and the socket, polls the sources, writes the journal, answers requests.
+
+Enters: the configuration. Leaves: durable faults, /metrics and /v1/faults. Whatever a source or the disk does, the next
+cycle comes: trouble of a source is a metric and one log line per change, a journal that can't be written keeps its
+faults waiting in memory (bounded) and shows none of them until they are durable.
+"""
+
+import io
+import logging
+import threading
+import time
+from collections import ChainMap
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from agent import host, systemd
+from agent.config import Config
+from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
+from agent.metrics import AgentCollector, SourceStatus, View
+from agent.observation import Moment, Poll
+from agent.reconcile import Changes, clock_step, reconcile, watching
+from agent.report import AgentHeader, Fault, JournalSpan, encode
+from agent.serve import Server
+from agent.sources.table import SOURCES
+
+PENDING_FAULTS_MAX = 1000
+
+log = logging.getLogger(__name__)
+
+
+class Agent:
+    """One machine's agent. `run` returns after `stop`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.host = config.agent.host or host.name()
+        self._facts = host.facts(config.agent.sysfs, config.agent.proc)
+        self._journal = Journal(
+            config.memory_journal_dir, config.journal_max_bytes, host.machine_id(config.agent.machine_id)
+        )
+        if self._journal.recovered_damage:
+            log.error(
+                "the journal was damaged (%d bytes, %d faults known lost); going on as journal %s",
+                self._journal.damaged_bytes,
+                self._journal.lost_faults,
+                self._journal.id,
+            )
+        self._scrub_journal: JournalReader | None = None
+        self._lock = threading.Lock()  # guards everything below and both journals
+        self._pending_faults: list[Fault] = []
+        self._pending_changes: Changes = {}
+        self._is_writable = True
+        self._written_s = 0.0
+        self._statuses: dict[str, SourceStatus] = {}
+        self._complete_until_ns = 0
+        self._boot_id = ""
+        self._stop = threading.Event()
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(AgentCollector(self._view))
+        self._server = Server(config.listen_address, self)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self._server.server_address[:2]  # type: ignore[return-value]
+
+    def run(self) -> None:
+        """Polls until `stop` is called. The first poll is done before READY is said."""
+        self._cycle()
+        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 1.0}, daemon=True)
+        thread.start()
+        name, port = self.address
+        log.info("listening on http://%s:%d", f"[{name}]" if ":" in name else name, port)
+        systemd.notify("READY=1", self._status_line())
+        interval_s = self.config.agent.poll_interval_s
+        next_s = time.monotonic() + interval_s
+        while not self._stop.wait(self._until(next_s)):
+            systemd.notify("WATCHDOG=1")
+            if time.monotonic() >= next_s:
+                self._cycle()
+                systemd.notify(self._status_line())
+                next_s = max(next_s + interval_s, time.monotonic())
+        systemd.notify("STOPPING=1")
+        self._server.shutdown()
+        thread.join()
+        self._server.server_close()
+        with self._lock:
+            self._write(force=True)
+            self._journal.close()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _until(self, next_s: float) -> float:
+        wait_s = max(0.0, next_s - time.monotonic())
+        watchdog_s = systemd.watchdog_interval_s()
+        return wait_s if watchdog_s is None else min(wait_s, watchdog_s)
+
+    # --- the cycle --------------------------------------------------------------------------------------------
+
+    def _cycle(self) -> None:
+        """One poll of all sources, and its faults in the journal."""
+        try:
+            now = host.now(self.config.agent.proc)
+        except OSError as error:
+            log.error("%s: can't tell which boot this is, so counters can't be compared: %s", error.filename, error)
+            return
+        with self._lock:
+            state: ChainMap[str, Any] = ChainMap(self._pending_changes, self._journal.state)
+            self._follow_clock(state, now)
+            polls = {}
+            for name in SOURCES:
+                poll = self._poll(name, state, now)
+                if poll is not None:
+                    polls[name] = poll
+            faults, changes = reconcile(polls, state, now, self.host)
+            for name, poll in polls.items():
+                changes.update({f"{name}/{key}": value for key, value in poll.cursor.items()})
+            changes["clock"] = [now.time_ns, now.boottime_ns, now.boot_id]
+            self._keep(faults, changes, state)
+            self._write(force=False)
+            self._boot_id = now.boot_id
+            if not self._pending_faults:
+                self._complete_until_ns = now.time_ns
+
+    def _poll(self, name: str, state: ChainMap[str, Any], now: Moment) -> Poll | None:
+        cursor = {key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")}
+        started_s = time.perf_counter()
+        poll: Poll | None = None
+        trouble: tuple[str, ...]
+        blind: str | None
+        try:
+            poll = SOURCES[name].poll(self.config.agent.sysfs, cursor, now)
+        except OSError as error:
+            trouble, blind = (str(error),), "unreadable"
+        else:
+            trouble, blind = poll.trouble, poll.blind
+        status = SourceStatus(not trouble and blind is None, time.perf_counter() - started_s, blind, trouble)
+        old = self._statuses.get(name)
+        if old is None or (old.blind, old.trouble) != (status.blind, status.trouble):
+            self._tell(name, status, old)
+        self._statuses[name] = status
+        return poll
+
+    def _tell(self, name: str, status: SourceStatus, old: SourceStatus | None) -> None:
+        """One line per change of a source's state."""
+        if status.blind:
+            log.warning("source %s is blind: %s %s", name, status.blind, "; ".join(status.trouble))
+        elif status.trouble:
+            log.warning("source %s: %s", name, "; ".join(status.trouble))
+        elif old is not None:
+            log.info("source %s sees everything again", name)
+
+    def _follow_clock(self, state: ChainMap[str, Any], now: Moment) -> None:
+        if "clock" not in state:
+            return
+        changes = clock_step(state, Moment(*state["clock"]), now)
+        if changes:
+            log.warning("the clock was set; remembered times are moved along with it")
+            self._pending_changes.update(changes)
+
+    def _keep(self, faults: tuple[Fault, ...], changes: Changes, state: ChainMap[str, Any]) -> None:
+        """Adds what this cycle brought to what waits for the journal, within bounds."""
+        dropped = max(0, len(self._pending_faults) + len(faults) - PENDING_FAULTS_MAX)
+        if faults:
+            changes["journal/faults"] = state.get("journal/faults", 0) + len(faults) - dropped
+        if dropped:
+            changes["journal/dropped"] = state.get("journal/dropped", 0) + dropped
+        self._pending_faults = [*self._pending_faults, *faults][dropped:]
+        self._pending_changes.update({k: v for k, v in changes.items() if self._journal.state.get(k) != v})
+
+    def _write(self, force: bool) -> None:
+        """Writes what is waiting, if it is more than the passing of time or a heartbeat is due."""
+        is_news = bool(self._pending_faults) or any(not _is_heartbeat(key) for key in self._pending_changes)
+        is_due = time.monotonic() - self._written_s >= self.config.agent.heartbeat_s
+        if not self._pending_changes or not (is_news or is_due or force):
+            return
+        try:
+            self._journal.append(self._pending_faults, self._pending_changes)
+        except OSError as error:
+            if self._is_writable:
+                log.error("%s: can't write, faults wait in memory: %s", self._journal.directory, error)
+            self._is_writable = False
+            return
+        if not self._is_writable:
+            log.info("%s: can be written again", self._journal.directory)
+        self._pending_faults, self._pending_changes = [], {}
+        self._is_writable = True
+        self._written_s = time.monotonic()
+
+    def _status_line(self) -> str:
+        devices = sum(key.startswith("device/") for key in self._journal.state)
+        trouble = self.health()
+        return f"STATUS={trouble}" if trouble else f"STATUS=watching {devices} devices"
+
+    # --- the desk ---------------------------------------------------------------------------------------------
+
+    def metrics(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def health(self) -> str | None:
+        with self._lock:
+            if not self._is_writable:
+                return f"{self._journal.directory} can't be written; {len(self._pending_faults)} faults wait in memory"
+        return None
+
+    def faults(self, cursor: str | None, limit: int) -> bytes:
+        position = decode_cursor(cursor) if cursor is not None else {}
+        with self._lock:
+            readers = [self._journal, *self._refreshed_scrub_journal()]
+            found: list[Fault] = []
+            after: dict[str, int] = {}
+            spans: list[JournalSpan] = []
+            for reader in readers:
+                part = reader.faults(position, limit - len(found)) if len(found) < limit else []
+                found += part
+                is_all = len(found) < limit
+                for span in reader.spans():
+                    spans.append(span)
+                    after[span.journal] = _next_seq(span, part, position, is_all)
+            header = self._header(encode_cursor(after), tuple(spans))
+        answer = io.StringIO()
+        for line in (header, *found):
+            answer.write(encode(line) + "\n")
+        return answer.getvalue().encode()
+
+    def _header(self, cursor: str, spans: tuple[JournalSpan, ...]) -> AgentHeader:
+        seeing = {SOURCES[name].stream for name, status in self._statuses.items() if status.is_up}
+        return AgentHeader(
+            time_ns=time.time_ns(),
+            complete_until_ns=self._complete_until_ns,
+            boot_id=self._boot_id,
+            host=self.host,
+            cursor=cursor,
+            journals=spans,
+            watching={
+                stream: since_ns
+                for stream, since_ns in watching(self._journal.state, sorted(seeing)).items()
+                if since_ns <= self._complete_until_ns
+            },
+            facts=self._facts,
+        )
+
+    def _refreshed_scrub_journal(self) -> list[JournalReader]:
+        directory = self.config.scrub_journal_dir
+        if self._scrub_journal is None and directory.is_dir():
+            self._scrub_journal = JournalReader(directory)
+        if self._scrub_journal is None:
+            return []
+        self._scrub_journal.refresh()
+        return [self._scrub_journal]
+
+    def _view(self) -> View:
+        with self._lock:
+            scrub_state: dict[str, Any] = {}
+            try:
+                for reader in self._refreshed_scrub_journal():
+                    scrub_state = dict(reader.state)
+            except OSError as error:
+                log.warning("the scrubber's journal can't be read: %s", error)
+            return View(
+                now_ns=time.time_ns(),
+                state=dict(self._journal.state),
+                scrub_state=scrub_state,
+                sources=dict(self._statuses),
+                journal_bytes=self._journal.size_bytes,
+                journal_damaged_bytes=self._journal.damaged_bytes,
+                journal_lost_faults=self._journal.lost_faults,
+                is_journal_writable=self._is_writable,
+            )
+
+
+def _is_heartbeat(key: str) -> bool:
+    return key == "clock" or key.endswith("/polled")
+
+
+def _next_seq(span: JournalSpan, part: list[Fault], position: dict[str, int], is_all: bool) -> int:
+    """Where a reader goes on in one journal after it got `part`."""
+    if is_all:
+        return span.last_seq + 1
+    seqs = [fault.seq for fault in part if fault.journal == span.journal and fault.seq is not None]
+    return seqs[-1] + 1 if seqs else position.get(span.journal, span.first_seq)

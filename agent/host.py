@@ -1,0 +1,104 @@
+"""The host's facts: what it is, when it started, how loaded and how warm it is.
+
+Enters: where sysfs and procfs are mounted. Leaves: plain values; a fact that can't be read is absent. psutil reads boot
+time, load and temperatures.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from agent.observation import Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Temperature:
+    chip: str
+    sensor: str
+    celsius: float
+
+
+def now(proc: Path) -> Moment:
+    """The moment: the wall clock, the clock since boot, and which boot it is.
+
+    Raises:
+        OSError: the boot id can't be read.
+    """
+    return Moment(
+        time_ns=time.time_ns(),
+        boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+        boot_id=(proc / "sys/kernel/random/boot_id").read_text().strip(),
+    )
+
+
+def facts(sysfs: Path, proc: Path) -> dict[str, str]:
+    """What the victims of a burst may share: kernel, firmware, microcode and processor model."""
+    found = {"kernel": platform.release()}
+    for name, file in {"bios": "bios_version", "vendor": "sys_vendor", "product": "product_name"}.items():
+        text = _first_line(sysfs / "class/dmi/id" / file)
+        if text:
+            found[name] = text
+    processor = dict(_first_processor(proc / "cpuinfo"))
+    for name, key in {"microcode": "microcode", "cpu": "model name"}.items():
+        if key in processor:
+            found[name] = processor[key]
+    return found
+
+
+def boot_time_s() -> float:
+    """When the machine started, in seconds since 1970."""
+    return float(psutil.boot_time())
+
+
+def load() -> tuple[float, float, float]:
+    """The load averages over 1, 5 and 15 minutes."""
+    return psutil.getloadavg()
+
+
+def temperatures() -> list[Temperature]:
+    """What the machine's sensors say; a virtual machine has none."""
+    try:
+        chips = psutil.sensors_temperatures()
+    except (OSError, ValueError):  # half-working drivers return errors or nonsense
+        return []
+    return [
+        Temperature(chip, entry.label or f"{chip}{number}", entry.current)
+        for chip, entries in chips.items()
+        for number, entry in enumerate(entries)
+    ]
+
+
+def machine_id(file: Path) -> str:
+    """Which machine this is; a machine without an id is "unknown", and then a cloned disk can't be noticed."""
+    return _first_line(file) or "unknown"
+
+
+def name() -> str:
+    return os.uname().nodename
+
+
+def _first_line(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(256).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "".join(c for c in text.partition("\n")[0].strip() if c.isprintable())
+
+
+def _first_processor(file: Path) -> Iterator[tuple[str, str]]:
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(8192).decode("utf-8", "replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        if not line.strip():
+            return
+        key, _, value = line.partition(":")
+        yield key.strip(), value.strip()

@@ -1,0 +1,332 @@
+"""The journal: faults and the state that goes with them, durable together or not at all.
+
+Enters: the faults of one poll and the changes to the state. Leaves: the same faults with their place (journal id, seq),
+once they are on disk; after a restart the state as it was, and to readers every fault that is still kept.
+
+A journal is a directory of segments `<number>-<journal id>.log` in the LevelDB log format. A record is one line of
+header and one JSON document:
+
+    {"kind": "snapshot" | "changes", "journal": .., "seq": first seq of its faults, "faults": how many}
+    {"state": {key: value}, "faults": [fault line, ..]}
+
+Each segment opens with a snapshot of the whole state, so that the older ones can be dropped when the journal outgrows
+its bound. In "changes" a value of null removes the key. The journal is verified whenever it is read.
+
+Recovery: if any byte of the current journal's segments was damaged or torn, a new journal id begins, because faults
+that someone has read may be gone and a seq must never mean two faults. The state is that of the last surviving record;
+what the counters show beyond it becomes one fault with a wide time error at the next poll. A journal that belongs to
+another machine (a cloned disk) is set aside.
+"""
+
+import base64
+import binascii
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from agent.report import Fault, JournalSpan, ReportError, decode, encode
+from checksum import durable, files, leveldb_log
+from checksum.finding import Finding, Record
+
+SEGMENT_BYTES_MIN = 64 << 10
+SEGMENT_BYTES_MAX = 4 << 20
+SEGMENTS_IN_BOUND = 8  # how many segments fit into the bound: dropping one loses an eighth of the history
+INDEX_STEP_BYTES = 8 * leveldb_log.BLOCK_BYTES
+
+Position = dict[str, int]  # journal id -> the seq that comes next
+
+
+@dataclass(slots=True)
+class Segment:
+    """One file and where its faults are. `index` holds (seq, offset_bytes) pairs to start reading from."""
+
+    path: Path
+    number: int
+    journal: str
+    parsed_bytes: int = 0
+    next_seq: int = 0
+    lost_faults: int = 0
+    damaged_bytes: int = 0
+    index: list[tuple[int, int]] = field(default_factory=list)
+
+
+class JournalReader:
+    """Reads a journal, one's own or that of another process, as far as it is durable."""
+
+    _is_owner = False
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.segments: list[Segment] = []
+        self.state: dict[str, Any] = {}
+
+    def refresh(self) -> None:
+        """Takes in what has come and gone since the last call.
+
+        Raises:
+            OSError: the directory or a segment can't be read.
+        """
+        known = {segment.path.name: segment for segment in self.segments}
+        segments: list[Segment] = []
+        for path in sorted(self.directory.glob("*.log")):
+            segment = known.get(path.name) or _new_segment(path, segments[-1] if segments else None)
+            try:
+                self._parse(segment)
+            except FileNotFoundError:  # the writer has trimmed it just now
+                continue
+            segments.append(segment)
+        self.segments = segments
+
+    def spans(self) -> tuple[JournalSpan, ...]:
+        """Which seqs are kept, oldest journal first."""
+        spans: dict[str, JournalSpan] = {}
+        for segment in self.segments:
+            if not segment.index:
+                continue
+            first_seq = spans[segment.journal].first_seq if segment.journal in spans else segment.index[0][0]
+            spans[segment.journal] = JournalSpan(
+                journal=segment.journal, first_seq=first_seq, last_seq=segment.next_seq - 1
+            )
+        return tuple(spans.values())
+
+    def faults(self, position: Position, limit: int) -> list[Fault]:
+        """At most `limit` faults from `position` on, oldest journal first, seq ascending; damage is passed over.
+
+        Raises:
+            OSError: a segment can't be read.
+        """
+        found: list[Fault] = []
+        for segment in list(self.segments):
+            after = position.get(segment.journal, 0)
+            if after >= segment.next_seq:
+                continue
+            start = max((offset for seq, offset in segment.index if seq <= after), default=0)
+            try:
+                for header, record in self._records(segment, start):
+                    if header["seq"] + header["faults"] > after and header["faults"]:
+                        found.extend(fault for fault in _faults(header, record) if (fault.seq or 0) >= after)
+                        if len(found) >= limit:
+                            return found[:limit]
+            except FileNotFoundError:  # trimmed since the last refresh: the collector will see the hole
+                continue
+        return found
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(segment.parsed_bytes for segment in self.segments)
+
+    @property
+    def damaged_bytes(self) -> int:
+        """Bytes in the segments still kept that didn't pass their checksum."""
+        return sum(segment.damaged_bytes for segment in self.segments)
+
+    @property
+    def lost_faults(self) -> int:
+        """Faults known to have stood in the damaged bytes."""
+        return sum(segment.lost_faults for segment in self.segments)
+
+    def _parse(self, segment: Segment) -> None:
+        fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_size <= segment.parsed_bytes:
+                return
+            end = os.fstat(fd).st_size
+            if not self._is_owner:  # what another process hasn't fsynced yet is made durable before it is shown
+                os.fsync(fd)
+            for item in _scan(fd, segment.parsed_bytes, end):
+                if item.end <= segment.parsed_bytes:
+                    continue
+                if isinstance(item, Finding) and item.end == end and not self._is_owner:
+                    return  # perhaps the writer is in the middle of it: looked at again next time
+                if isinstance(item, Finding):
+                    segment.damaged_bytes += item.end - item.begin
+                else:
+                    self._take_in(segment, item)
+                segment.parsed_bytes = item.end
+        finally:
+            os.close(fd)
+
+    def _take_in(self, segment: Segment, record: Record) -> None:
+        parsed = _header(record)
+        if parsed is None:  # intact bytes that no version of the journal wrote
+            segment.damaged_bytes += record.end - record.begin
+            return
+        header, body = parsed
+        if segment.next_seq and header["seq"] > segment.next_seq:
+            segment.lost_faults += header["seq"] - segment.next_seq
+        if not segment.index or record.begin - segment.index[-1][1] >= INDEX_STEP_BYTES:
+            segment.index.append((header["seq"], record.begin - record.begin % leveldb_log.BLOCK_BYTES))
+        segment.next_seq = header["seq"] + header["faults"]
+        if header["kind"] == "snapshot":
+            self.state.clear()
+        for key, value in json.loads(body)["state"].items():
+            if value is None:
+                self.state.pop(key, None)
+            else:
+                self.state[key] = value
+
+    def _records(self, segment: Segment, start: int) -> Iterator[tuple[dict[str, Any], bytes]]:
+        fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for item in _scan(fd, start, segment.parsed_bytes):
+                parsed = _header(item) if isinstance(item, Record) else None
+                if parsed is not None:
+                    yield parsed
+        finally:
+            os.close(fd)
+
+
+class Journal(JournalReader):
+    """One process's own journal: recovers at the start, then appends.
+
+    Raises:
+        OSError: the directory can't be read or written.
+    """
+
+    _is_owner = True
+
+    def __init__(self, directory: Path, max_bytes: int, machine_id: str) -> None:
+        super().__init__(directory)
+        self._max_bytes = max_bytes
+        self._segment_bytes = max(SEGMENT_BYTES_MIN, min(SEGMENT_BYTES_MAX, max_bytes // SEGMENTS_IN_BOUND))
+        self._fd = -1
+        self._snapshot_bytes = 0
+        directory.mkdir(parents=True, exist_ok=True)
+        for leftover in directory.glob(".*.tmp"):  # a segment whose creation was cut short; nothing in it counts
+            leftover.unlink()
+        self.refresh()
+        if self.state.get("journal/machine_id", machine_id) != machine_id:
+            self._set_aside()
+        current = [segment for segment in self.segments if segment.journal == self._last_journal()]
+        is_whole = bool(current) and all(segment.index and not segment.damaged_bytes for segment in current)
+        self.id = current[-1].journal if is_whole else uuid.uuid4().hex
+        self.next_seq = current[-1].next_seq if is_whole else 1
+        self.recovered_damage = bool(current) and not is_whole
+        self._machine_id = machine_id
+        if is_whole:
+            self._fd = os.open(current[-1].path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            os.fsync(self._fd)  # the previous process may have died before it did so
+
+    def append(self, faults: Iterable[Fault], changes: Mapping[str, Any]) -> list[Fault]:
+        """Makes the faults and the changes durable, together; returns the faults with their journal and seq.
+
+        Raises:
+            OSError: nothing was written, nothing has changed; the same call may be tried again.
+        """
+        placed = [replace(f, journal=self.id, seq=self.next_seq + n) for n, f in enumerate(faults)]
+        if self._fd < 0 or self.segments[-1].parsed_bytes > max(self._segment_bytes, 4 * self._snapshot_bytes):
+            self._roll()
+        segment = self.segments[-1]
+        data = leveldb_log.encode(self._record("changes", changes, placed), segment.parsed_bytes)
+        try:
+            durable.DurableFile(self._fd).write(data)
+            os.fsync(self._fd)
+        except OSError:
+            self._take_back(segment)
+            raise
+        self._parse(segment)
+        self.next_seq += len(placed)
+        self._trim()
+        return placed
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _last_journal(self) -> str | None:
+        return self.segments[-1].journal if self.segments else None
+
+    def _record(self, kind: str, state: Mapping[str, Any], placed: list[Fault]) -> bytes:
+        header = {"kind": kind, "journal": self.id, "seq": self.next_seq, "faults": len(placed)}
+        lines = ",".join(encode(fault) for fault in placed)
+        return f'{json.dumps(header)}\n{{"state":{json.dumps(state)},"faults":[{lines}]}}'.encode()
+
+    def _roll(self) -> None:
+        """Opens a new segment with a snapshot; it appears under its name only when it is durable."""
+        number = self.segments[-1].number + 1 if self.segments else 1
+        path = self.directory / f"{number:010d}-{self.id}.log"
+        snapshot = {**self.state, "journal/machine_id": self._machine_id}
+        data = leveldb_log.encode(self._record("snapshot", snapshot, []), 0)
+        with durable.replace_file(path, mode=0o640) as file:
+            file.write(data)
+        self.close()
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._snapshot_bytes = len(data)
+        self.segments.append(_new_segment(path, self.segments[-1] if self.segments else None))
+        self._parse(self.segments[-1])
+
+    def _take_back(self, segment: Segment) -> None:
+        """After a failed write: whatever the kernel kept of it must not be read as written, ever."""
+        try:
+            os.ftruncate(self._fd, segment.parsed_bytes)
+        finally:
+            self.close()  # after a failed fsync the pages can't be trusted: go on in a new segment
+
+    def _trim(self) -> None:
+        while len(self.segments) > 1 and self.size_bytes > self._max_bytes:
+            self.segments[0].path.unlink(missing_ok=True)
+            del self.segments[0]
+
+    def _set_aside(self) -> None:
+        aside = self.directory.with_name(f"{self.directory.name}.of-{self.state['journal/machine_id']}")
+        self.directory.rename(aside)
+        self.directory.mkdir()
+        durable.fsync_directory(self.directory.parent)
+        self.segments, self.state = [], {}
+
+
+def encode_cursor(position: Position) -> str:
+    """The opaque cursor of /v1/faults."""
+    return base64.urlsafe_b64encode(json.dumps(position, separators=(",", ":")).encode()).decode()
+
+
+def decode_cursor(text: str) -> Position:
+    """The position in a cursor.
+
+    Raises:
+        ValueError: it isn't one that encode_cursor made.
+    """
+    try:
+        position = json.loads(base64.b64decode(text.encode(), altchars=b"-_", validate=True))
+    except (ValueError, binascii.Error, RecursionError) as error:
+        raise ValueError("not a cursor") from error
+    if not isinstance(position, dict) or not all(type(seq) is int and seq >= 0 for seq in position.values()):
+        raise ValueError("not a cursor")
+    return position
+
+
+def _new_segment(path: Path, before: Segment | None) -> Segment:
+    number, _, journal = path.stem.partition("-")
+    next_seq = before.next_seq if before is not None and before.journal == journal else 0
+    return Segment(path=path, number=int(number) if number.isdigit() else 0, journal=journal, next_seq=next_seq)
+
+
+def _scan(fd: int, parsed_bytes: int, end: int) -> Iterator[Record | Finding]:
+    start = parsed_bytes - parsed_bytes % leveldb_log.BLOCK_BYTES
+    return leveldb_log.scan(files.read_chunks(fd, start, end), offset=start, resumed=start > 0)
+
+
+def _header(record: Record) -> tuple[dict[str, Any], bytes] | None:
+    if record.data is None:  # the end of a record that began before the block the scan started at
+        return None
+    head, _, body = record.data.partition(b"\n")
+    try:
+        header = json.loads(head)
+        return (header, body) if header["seq"] + header["faults"] >= 0 and header["kind"] else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _faults(header: dict[str, Any], body: bytes) -> Iterator[Fault]:
+    for document in json.loads(body)["faults"]:
+        try:
+            fault = decode(json.dumps(document))
+        except ReportError:  # written by a newer version: its seq shows as a hole
+            continue
+        assert not isinstance(fault, str)
+        yield fault  # type: ignore[misc]

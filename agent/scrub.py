@@ -1,0 +1,209 @@
+"""The scrubber's parts: which files, how politely they are read, and what counts as damage.
+
+Enters: a store's settings and open files. Leaves: paths in a stable order, chunks of bytes that were read without
+disturbing anyone, and findings that were seen twice. Waiting is done through a callable, so nothing here owns a clock.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from agent.config import MIB, StoreSettings
+from checksum import files
+from checksum.finding import Finding, Record, Unreadable, Verdict
+from checksum.formats import FORMATS
+
+PIECE_BYTES = 128 << 10
+PAGE_BYTES = 4096
+RATE_MIN_BYTES_S = 1.0 * MIB
+RATE_MARGIN = 1.25  # a pass planned to the second would never catch up after a pause
+BURST_S = 0.25
+BACK_OFF_MAX_S = 30.0
+DAY_S = 86400.0
+
+Wait = Callable[[float], None]
+Parts = tuple[str, ...]  # a path relative to its store; tuples order as the walk does
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A regular file of a store, as the walk saw it."""
+
+    parts: Parts
+    path: Path
+    size_bytes: int
+
+
+def walk(store: StoreSettings, unreadable: Callable[[Path, OSError], None]) -> Iterator[Candidate]:
+    """The store's files in the order of their parts. Symlinks and everything but regular files are passed over."""
+    if store.path.is_file() and not store.path.is_symlink():
+        yield Candidate((), store.path, store.path.stat().st_size)
+        return
+    yield from _walk_directory(store, store.path, (), unreadable)
+
+
+def _walk_directory(
+    store: StoreSettings, directory: Path, above: Parts, unreadable: Callable[[Path, OSError], None]
+) -> Iterator[Candidate]:
+    try:
+        with os.scandir(directory) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        unreadable(directory, error)
+        return
+    for entry in entries:
+        parts = (*above, entry.name)
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk_directory(store, Path(entry.path), parts, unreadable)
+            elif entry.is_file(follow_symlinks=False) and is_included(store, parts):
+                yield Candidate(parts, Path(entry.path), entry.stat(follow_symlinks=False).st_size)
+        except FileNotFoundError:  # deleted while we looked
+            continue
+        except OSError as error:
+            unreadable(Path(entry.path), error)
+
+
+def is_included(store: StoreSettings, parts: Parts) -> bool:
+    """A pattern speaks of the file's name, or, if it holds a slash, of its path below the store."""
+
+    def matches(patterns: tuple[str, ...]) -> bool:
+        path = "/".join(parts)
+        return any(fnmatch(path if "/" in pattern else parts[-1], pattern) for pattern in patterns)
+
+    return not parts or (matches(store.include) and not matches(store.exclude))
+
+
+def rate_bytes_s(store: StoreSettings, total_bytes: int) -> float:
+    """How fast to read: as told, or so that the pass ends within the period."""
+    if store.rate_mib_s is not None:
+        return store.rate_mib_s * MIB
+    return max(RATE_MIN_BYTES_S, total_bytes / (store.period_days * DAY_S) * RATE_MARGIN)
+
+
+class TokenBucket:
+    """Bounds a rate: `delay_s` takes tokens and says how long to wait before using them."""
+
+    def __init__(self, rate_bytes_s: float, now_s: float) -> None:
+        self.rate_bytes_s = rate_bytes_s
+        self._tokens = 0.0
+        self._at_s = now_s
+
+    def delay_s(self, amount_bytes: int, now_s: float) -> float:
+        elapsed_s = max(0.0, now_s - self._at_s)
+        burst = self.rate_bytes_s * BURST_S
+        self._tokens = min(burst, self._tokens + elapsed_s * self.rate_bytes_s) - amount_bytes
+        self._at_s = now_s
+        return max(0.0, -self._tokens / self.rate_bytes_s)
+
+
+def io_pressure_percent(proc: Path) -> float | None:
+    """The share of the last ten seconds in which some task waited for the disk; None where the kernel doesn't say.
+
+    Source: Documentation/accounting/psi.rst of the Linux kernel.
+    """
+    try:
+        text = (proc / "pressure/io").read_text()
+    except OSError:
+        return None
+    for line in text.splitlines():
+        words = line.split()
+        if words[:1] == ["some"]:
+            averages = dict(word.partition("=")[::2] for word in words[1:])
+            try:
+                return float(averages["avg10"])
+            except (KeyError, ValueError):
+                return None
+    return None
+
+
+def back_off_s(pressure_percent: float | None, limit_percent: float) -> float:
+    """How long to stay away from a disk others wait for: longer the more they wait, but never for ever."""
+    if pressure_percent is None or pressure_percent <= limit_percent:
+        return 0.0
+    return min(BACK_OFF_MAX_S, pressure_percent - limit_percent)
+
+
+def polite_chunks(fd: int, begin: int, end: int, before_piece: Callable[[int], None]) -> Iterator[bytes | Unreadable]:
+    """Bytes [begin, end) of a file; the page cache afterwards holds what it held before.
+
+    A read with RWF_NOWAIT returns only what is in the cache already. What it doesn't return is read from the disk and
+    dropped again. Readahead is off, or it would bring in pages that then look as if they had been there.
+    """
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    offset = begin
+    while offset < end:
+        size = min(PIECE_BYTES, end - offset)
+        before_piece(size)
+        resident = _read_resident(fd, offset, size)
+        if resident:
+            yield resident
+            offset += len(resident)
+            size -= len(resident)
+        if size:
+            missing = 0
+            for chunk in files.read_chunks(fd, offset, offset + size, chunk_bytes=size):
+                missing += chunk.length if isinstance(chunk, Unreadable) else len(chunk)
+                yield chunk
+            drop_from_cache(fd, offset, size)
+            if not missing:  # the file has become shorter
+                return
+            offset += missing
+
+
+def _read_resident(fd: int, offset: int, size: int) -> bytes:
+    buffer = bytearray(size)
+    try:
+        count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+    except OSError:  # nothing is resident (EAGAIN), or the filesystem can't say (EOPNOTSUPP)
+        return b""
+    return bytes(memoryview(buffer)[: count - count % PAGE_BYTES if count < size else count])
+
+
+def drop_from_cache(fd: int, offset: int, size: int) -> None:
+    whole_pages = -(-size // PAGE_BYTES) * PAGE_BYTES
+    os.posix_fadvise(fd, offset, whole_pages, os.POSIX_FADV_DONTNEED)
+
+
+def confirm(
+    fd: int, format_name: str, found: list[Finding], end: int, before_piece: Callable[[int], None]
+) -> tuple[list[Finding], list[Finding]]:
+    """Reads the damaged stretch again, from the disk: (findings that stand, findings that were only passing).
+
+    A flip in our buffer, on the bus or in the page cache is gone the second time, and is a finding of its own kind.
+    """
+    form = FORMATS[format_name]
+    begin = found[0].begin - found[0].begin % form.BLOCK_BYTES
+    drop_from_cache(fd, begin, end - begin)
+    chunks = polite_chunks(fd, begin, end, before_piece)
+    again = [
+        item
+        for item in form.scan(chunks, offset=begin, resumed=begin > 0, with_data=False)
+        if not isinstance(item, Record) and item.end > found[0].begin
+    ]
+    standing = {(item.begin, item.end) for item in again}
+    passing = [
+        Finding(item.begin, item.end, Verdict.transient, item.stored, item.computed, item.flip)
+        for item in found
+        if (item.begin, item.end) not in standing
+    ]
+    return again, passing
+
+
+def volume(proc: Path, device_number: int) -> str:
+    """The device that holds a file (its st_dev), by the mount table; its numbers where the table doesn't name it.
+
+    Format: /proc/self/mountinfo, Documentation/filesystems/proc.rst of the Linux kernel.
+    """
+    numbers = f"{os.major(device_number)}:{os.minor(device_number)}"
+    try:
+        lines = (proc / "self/mountinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        words = line.split()
+        if words[2] == numbers:
+            return words[words.index("-") + 2]
+    return numbers

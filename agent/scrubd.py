@@ -1,0 +1,415 @@
+"""The scrubber's conductor: a process of its own that verifies the configured stores, one thread per store.
+
+Enters: the configuration. Leaves: a journal of record faults and of its own state, which the agent serves. It owns its
+clock, opens no socket, writes nothing but its journal. A disk that hangs holds up the thread of its store and nobody
+else. Everything up to the cursor of a store has been judged and written to the journal, so a restart goes on there.
+
+State keys (all values are JSON):
+    store/<path>      the pass: cursor, bytes, records by format, unverifiable bytes by reason
+    open/<file>       the damage that is open in a file: neither healed nor gone
+    settling/<file>   damage in a file that was just being written: read again at its time
+    volume/<device>   History of the volume, for novelty
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from agent import host, scrub, systemd
+from agent.config import Config, StoreSettings
+from agent.journal import Journal
+from agent.novelty import History
+from agent.reconcile import Changes
+from agent.report import RecordFault
+from checksum import files
+from checksum.finding import Finding, Record, Verdict
+from checksum.formats import FORMATS, recognise
+
+CHECKPOINT_S = 10.0
+RETRY_S = 5.0
+IDLE_S = 1.0
+PRESSURE_EVERY_S = 1.0
+FINDINGS_PER_FILE_MAX = 1000  # of one file; the rest of a file so damaged is one fault with a count
+NICE = 10
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """The process was asked to stop."""
+
+
+class Scrubber:
+    """Owns the journal and the threads."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.host = config.agent.host or host.name()
+        self._journal = Journal(
+            config.scrub_journal_dir, config.journal_max_bytes, host.machine_id(config.agent.machine_id)
+        )
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Until `stop` is called."""
+        _be_nice()
+        threads = [
+            threading.Thread(target=StoreScrub(self, store).run, name=f"scrub {store.path}", daemon=True)
+            for store in self.config.stores
+        ]
+        for thread in threads:
+            thread.start()
+        systemd.notify("READY=1", f"STATUS=verifying {len(threads)} stores")
+        while not self._stop.wait(systemd.watchdog_interval_s() or IDLE_S):
+            systemd.notify("WATCHDOG=1")
+        systemd.notify("STOPPING=1")
+        for thread in threads:
+            thread.join(timeout=RETRY_S)  # a thread in a hung read can't be waited for; its cursor is on disk
+        with self._lock:
+            self._journal.close()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def wait(self, seconds: float) -> None:
+        """Raises Stopped if the process is to end."""
+        if self._stop.wait(max(0.0, seconds)):
+            raise Stopped
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The durable state; a store's thread changes only its own keys."""
+        return self._journal.state
+
+    def items(self, prefix: str) -> list[tuple[str, Any]]:
+        with self._lock:
+            return [(key, value) for key, value in self._journal.state.items() if key.startswith(prefix)]
+
+    def commit(self, faults: list[RecordFault], changes: Changes) -> None:
+        """Returns when the faults and changes are durable; on a full disk it waits, since nothing may be lost."""
+        is_told = False
+        while True:
+            try:
+                with self._lock:
+                    self._journal.append(faults, changes)
+                return
+            except OSError as error:
+                if not is_told:
+                    log.error("%s: can't write, scrubbing waits: %s", self._journal.directory, error)
+                is_told = True
+                self.wait(RETRY_S)
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenFile:
+    fd: int
+    path: Path
+    format: str
+    status: os.stat_result  # before the first byte was read
+
+
+@dataclass(slots=True)
+class _Section:
+    """A stretch of a file between two checkpoints."""
+
+    begin: int
+    records: int = 0
+    found: list[Finding] = field(default_factory=list)
+    unlisted: int = 0  # findings beyond those listed; the last one listed then reaches over them
+
+
+class StoreScrub:
+    """Verifies one store, pass after pass."""
+
+    def __init__(self, scrubber: Scrubber, store: StoreSettings) -> None:
+        self._scrubber = scrubber
+        self._store = store
+        self._key = f"store/{store.path}"
+        self._progress: dict[str, Any] = {}
+        self._committed_s = 0.0
+        self._bucket = scrub.TokenBucket(scrub.RATE_MIN_BYTES_S, time.monotonic())
+        self._pressure_read_s = 0.0
+        self._settle_ns = int(store.settle_s * 1e9)
+
+    def run(self) -> None:
+        try:
+            while True:
+                try:
+                    self._pass()
+                    self._idle()
+                except OSError as error:
+                    log.error("store %s: %s; trying again", self._store.path, error)
+                    self._scrubber.wait(RETRY_S)
+        except Stopped:
+            pass
+
+    # --- one pass ---------------------------------------------------------------------------------------------
+
+    def _pass(self) -> None:
+        self._begin_pass()
+        done = self._progress["cursor"]  # where an earlier run of this pass stopped; None at its beginning
+        self._bucket.rate_bytes_s = scrub.rate_bytes_s(self._store, self._progress["total_bytes"])
+        for candidate in scrub.walk(self._store, self._unreadable):
+            begin = 0
+            if done is not None and candidate.parts <= tuple(done["parts"]):
+                if candidate.parts != tuple(done["parts"]) or done["is_whole"]:
+                    continue
+                begin = done["offset_bytes"]
+            self._settle_due()
+            self._verify(candidate, begin)
+            self._commit_if_due()
+        self._end_pass()
+
+    def _begin_pass(self) -> None:
+        """Goes on with a pass that was cut short, or begins a new one."""
+        old = self._scrubber.state.get(self._key)
+        if old is not None and old["finished_ns"] is None:
+            self._progress = dict(old)
+            return
+        now_ns = time.time_ns()
+        total_bytes = sum(candidate.size_bytes for candidate in scrub.walk(self._store, self._unreadable))
+        kept = old or {"first_seen_ns": now_ns, "started_ns": None, "bytes": 0, "verified": {}, "unverifiable": {}}
+        self._progress = {
+            **kept,
+            "started_ns": now_ns,
+            "previous_started_ns": kept["started_ns"],
+            "finished_ns": None,
+            "oldest_ns": kept["started_ns"] or kept["first_seen_ns"],
+            "cursor": None,
+            "total_bytes": total_bytes,
+            "done_bytes": 0,
+            "unverifiable_so_far": {},
+        }
+        self._commit([], {})
+
+    def _end_pass(self) -> None:
+        progress = self._progress
+        progress["finished_ns"] = time.time_ns()
+        progress["oldest_ns"] = progress["started_ns"]
+        progress["unverifiable"], progress["unverifiable_so_far"] = progress["unverifiable_so_far"], {}
+        progress["cursor"] = None
+        changes: Changes = {}
+        for key, _ in self._own_items("open/") + self._own_items("settling/"):
+            path = key.partition("/")[2]
+            if not os.path.lexists(path):
+                log.info("%s: gone, and its damage with it", path)
+                changes[key] = None
+        self._commit([], changes)
+
+    def _idle(self) -> None:
+        """Until the next pass is due."""
+        due_ns = self._progress["started_ns"] + int(self._store.period_days * scrub.DAY_S * 1e9)
+        while time.time_ns() < due_ns:
+            self._settle_due()
+            self._commit_if_due()
+            self._scrubber.wait(min(IDLE_S, max(0.01, (due_ns - time.time_ns()) / 1e9)))
+
+    def _settle_due(self) -> None:
+        """Looks again at the damage in files that were being written, if they have come to rest."""
+        for key, entry in self._own_items("settling/"):
+            if time.time_ns() < entry["due_ns"]:
+                continue
+            path = Path(key.removeprefix("settling/"))
+            try:
+                fd = files.open_regular(path, follow=False)
+            except OSError:  # gone, or no longer to be read: the pass will say so
+                self._commit([], {key: None})
+                continue
+            try:
+                status = os.fstat(fd)
+                if self._is_live(status, status):
+                    self._commit([], {key: {**entry, "due_ns": status.st_mtime_ns + self._settle_ns}})
+                else:
+                    file = _OpenFile(fd, path, entry["format"], status)
+                    self._scan(file, entry["begin"], lambda _offset, _is_whole, _bytes: None)
+            finally:
+                os.close(fd)
+
+    def _own_items(self, prefix: str) -> list[tuple[str, Any]]:
+        items = self._scrubber.items(prefix)
+        return [(key, entry) for key, entry in items if entry["store"] == str(self._store.path)]
+
+    def _unreadable(self, path: Path, error: OSError) -> None:
+        log.warning("%s: can't be read: %s", path, error.strerror)
+
+    def _commit(self, faults: list[RecordFault], changes: Changes) -> None:
+        self._scrubber.commit(faults, {**changes, self._key: dict(self._progress)})
+        self._committed_s = time.monotonic()
+
+    def _commit_if_due(self) -> None:
+        if time.monotonic() - self._committed_s >= CHECKPOINT_S:
+            self._commit([], {})
+
+    # --- one file ---------------------------------------------------------------------------------------------
+
+    def _verify(self, candidate: scrub.Candidate, begin: int) -> None:
+        """Verifies a file of the pass from `begin` to its end."""
+
+        def advance(offset_bytes: int, is_whole: bool, amount_bytes: int) -> None:
+            parts = list(candidate.parts)
+            self._progress["cursor"] = {"parts": parts, "offset_bytes": offset_bytes, "is_whole": is_whole}
+            self._progress["done_bytes"] += amount_bytes
+
+        try:
+            fd = files.open_regular(candidate.path, follow=False)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._unreadable(candidate.path, error)
+            self._count_unverifiable("unreadable", candidate.size_bytes)
+            advance(0, True, candidate.size_bytes)
+            return
+        try:
+            status = os.fstat(fd)
+            name = self._store.format
+            if name == "auto":
+                name = recognise(files.reader_at(fd), status.st_size) or ""
+            if name:
+                self._scan(_OpenFile(fd, candidate.path, name, status), begin, advance)
+            else:
+                if status.st_size:
+                    self._count_unverifiable("unrecognised", status.st_size)
+                advance(0, True, status.st_size)
+        finally:
+            os.close(fd)
+
+    def _count_unverifiable(self, reason: str, size_bytes: int) -> None:
+        so_far = self._progress["unverifiable_so_far"]
+        self._progress["unverifiable_so_far"] = {**so_far, reason: so_far.get(reason, 0) + size_bytes}
+
+    def _scan(self, file: _OpenFile, begin: int, advance: Callable[[int, bool, int], None]) -> None:
+        """Judges the file from `begin` to its end; `advance` hears how far that is (offset, whole file?, bytes)."""
+        form = FORMATS[file.format]
+        start = begin - begin % form.BLOCK_BYTES
+        size = file.status.st_size
+        chunks = scrub.polite_chunks(file.fd, start, size, self._before_piece)
+        section = _Section(begin)
+        for item in form.scan(chunks, offset=start, resumed=start > 0, with_data=False):
+            if item.end <= begin:  # judged before the last stop
+                continue
+            if isinstance(item, Record):
+                section.records += 1
+            elif len(section.found) < FINDINGS_PER_FILE_MAX:
+                section.found.append(item)
+            else:
+                section.found[-1] = Finding(section.found[-1].begin, item.end, Verdict.skipped)
+                section.unlisted += 1
+            if time.monotonic() - self._committed_s >= CHECKPOINT_S:
+                self._close(file, section, item.end)
+                advance(item.end, False, item.end - section.begin)
+                self._commit([], {})
+                section = _Section(item.end)
+        self._close(file, section, size)
+        advance(size, True, size - section.begin)
+
+    def _before_piece(self, size_bytes: int) -> None:
+        self._scrubber.wait(self._bucket.delay_s(size_bytes, time.monotonic()))
+        if time.monotonic() - self._pressure_read_s >= PRESSURE_EVERY_S:
+            pressure = scrub.io_pressure_percent(self._scrubber.config.agent.proc)
+            self._scrubber.wait(scrub.back_off_s(pressure, self._store.pressure_max_percent))
+            self._pressure_read_s = time.monotonic()
+
+    def _close(self, file: _OpenFile, section: _Section, end: int) -> None:
+        """Judges what was found in [section.begin, end) and counts what was verified."""
+        verified = self._progress["verified"]
+        count = verified.get(file.format, 0) + section.records
+        self._progress["verified"] = {**verified, file.format: count}
+        self._progress["bytes"] += end - section.begin
+        settling, opened = f"settling/{file.path}", f"open/{file.path}"
+        status = os.fstat(file.fd)
+        changes: Changes = {}
+        if section.found and self._is_live(file.status, status):
+            changes[settling] = {
+                "store": str(self._store.path),
+                "format": file.format,
+                "begin": section.found[0].begin,
+                "due_ns": max(status.st_mtime_ns, time.time_ns() - self._settle_ns) + self._settle_ns,
+            }
+            self._commit([], changes)
+            return
+        faults = self._judge(file, section, end, changes, opened)
+        if settling in self._scrubber.state:
+            changes[settling] = None
+        if changes or faults:
+            self._commit(faults, changes)
+
+    def _is_live(self, before: os.stat_result, after: os.stat_result) -> bool:
+        """Is somebody writing it? Then damage may be half a write."""
+        has_changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
+        return has_changed or time.time_ns() - after.st_mtime_ns < self._settle_ns
+
+    def _judge(self, file: _OpenFile, section: _Section, end: int, changes: Changes, opened: str) -> list[RecordFault]:
+        """The faults that are new; what is open in the file is updated in `changes`."""
+        standing = section.found
+        passing: list[Finding] = []
+        if section.found and not section.unlisted:
+            standing, passing = scrub.confirm(file.fd, file.format, section.found, end, self._before_piece)
+        documents = [finding_document(finding) for finding in standing]
+        if section.unlisted:
+            documents[-1]["count"] = section.unlisted + 1
+        before = self._scrubber.state.get(opened, {"findings": []})["findings"]
+        here = [entry for entry in before if section.begin <= entry["begin"] < end]
+        elsewhere = [entry for entry in before if entry not in here]
+        now_open = sorted([*elsewhere, *documents], key=lambda entry: int(entry["begin"]))
+        if now_open != before:
+            healed = [entry for entry in here if entry not in documents]
+            if healed:
+                log.info("%s: %d stretches that were corrupt are whole again", file.path, len(healed))
+            entry = {"store": str(self._store.path), "format": file.format, "findings": now_open}
+            changes[opened] = entry if now_open else None
+        new = [entry for entry in documents if entry not in here] + [finding_document(finding) for finding in passing]
+        return [self._fault(file, entry, changes) for entry in new]
+
+    def _fault(self, file: _OpenFile, document: dict[str, Any], changes: Changes) -> RecordFault:
+        now_ns = time.time_ns()
+        device = scrub.volume(self._scrubber.config.agent.proc, file.status.st_dev)
+        key = f"volume/{device}"
+        known = changes.get(key, self._scrubber.state.get(key))
+        history = History.from_json(known) if known else History(since_ns=self._progress["first_seen_ns"])
+        changes[key] = history.with_fault(now_ns).as_json()
+        whole_ns = max(file.status.st_mtime_ns, self._progress["previous_started_ns"] or 0)
+        log.warning("%s: bytes %d to %d: %s", file.path, document["begin"], document["end"], document["verdict"])
+        detail = {name: value for name, value in document.items() if name not in ("stored", "computed", "count")}
+        return RecordFault(
+            time_ns=now_ns,
+            time_error_s=max(0, now_ns - whole_ns) / 1e9,
+            host=self._scrubber.host,
+            device=device,
+            count=document.get("count", 1),
+            novel=history.is_novel(now_ns),
+            detail={"path": str(file.path), "format": file.format, **detail, "layer": "unknown"},
+        )
+
+
+def finding_document(finding: Finding) -> dict[str, Any]:
+    """A finding as JSON; two are the same damage iff their documents are equal."""
+    flip = finding.flip
+    return {
+        "begin": finding.begin,
+        "end": finding.end,
+        "verdict": str(finding.verdict),
+        "stored": finding.stored,
+        "computed": finding.computed,
+        "flip": {"offset_bytes": flip.offset_bytes, "bit": flip.bit, "stored": flip.stored} if flip else None,
+    }
+
+
+def _be_nice() -> None:
+    """Others come first. On schedulers that know no idle class (mq-deadline) only the rate limit helps."""
+    process = psutil.Process()
+    for what, lower in (
+        ("nice", lambda: process.nice(NICE)),
+        ("ionice", lambda: process.ionice(psutil.IOPRIO_CLASS_IDLE)),
+    ):
+        try:
+            lower()
+        except (psutil.Error, OSError) as error:
+            log.warning("can't lower the priority (%s): %s", what, error)

@@ -1,0 +1,113 @@
+"""The agent's HTTP face: /metrics, /v1/faults and /healthz.
+
+Enters: requests, and a Desk that answers them. Leaves: text. One thread per connection, at most CONNECTIONS_MAX of
+them, and no connection may idle: a client that hangs costs one thread for TIMEOUT_S and nothing else.
+"""
+
+import logging
+import re
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Protocol
+from urllib.parse import parse_qs, urlsplit
+
+from prometheus_client import CONTENT_TYPE_LATEST
+
+CONNECTIONS_MAX = 16
+TIMEOUT_S = 10.0
+LIMIT_DEFAULT, LIMIT_MAX = 1000, 5000
+
+log = logging.getLogger(__name__)
+
+
+class Desk(Protocol):
+    """What the server asks for; every method may be called from any thread."""
+
+    def metrics(self) -> bytes: ...
+
+    def faults(self, cursor: str | None, limit: int) -> bytes:
+        """Raises ValueError if the cursor is malformed."""
+
+    def health(self) -> str | None:
+        """None if all is well, else one sentence."""
+
+
+class Server(ThreadingMixIn, TCPServer):
+    """Listens at once; `serve_forever` answers."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], desk: Desk) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.desk = desk
+        self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
+        if not self._slots.acquire(timeout=TIMEOUT_S):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)  # type: ignore[arg-type]
+
+    def process_request_thread(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
+        try:
+            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
+        finally:
+            self._slots.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:  # type: ignore[override]
+        log.debug("a client at %s went away in the middle of an answer", client_address, exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+    timeout = TIMEOUT_S
+    protocol_version = "HTTP/1.1"
+    server_version = "flipwatch"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        if url.path == "/metrics":
+            self._answer(200, CONTENT_TYPE_LATEST, self.server.desk.metrics())
+        elif url.path == "/v1/faults":
+            self._faults(url.query)
+        elif url.path == "/healthz":
+            trouble = self.server.desk.health()
+            self._text(503, trouble) if trouble else self._text(200, "ok")
+        elif url.path == "/":
+            self._text(200, "flipwatch agent: /metrics /v1/faults /healthz")
+        else:
+            self._text(404, f"nothing is at {url.path}; there are /metrics, /v1/faults and /healthz")
+
+    def _faults(self, query: str) -> None:
+        arguments = parse_qs(query, keep_blank_values=True)
+        limit = arguments.get("limit", [str(LIMIT_DEFAULT)])[-1]
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", limit):
+            self._text(400, f"limit must be a whole number from 1, not {limit!r}")
+            return
+        try:
+            body = self.server.desk.faults(arguments.get("after", [None])[-1], min(int(limit), LIMIT_MAX))
+        except ValueError:
+            self._text(400, "after must be a cursor from an earlier answer; without it the oldest fault comes first")
+        except OSError as error:
+            self._text(503, f"the journal can't be read: {error}")
+        else:
+            self._answer(200, "application/x-ndjson", body)
+
+    def _text(self, status: int, sentence: str) -> None:
+        self._answer(status, "text/plain; charset=utf-8", (sentence + "\n").encode("utf-8", "replace"))
+
+    def _answer(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        log.debug("%s " + format, self.address_string(), *args)

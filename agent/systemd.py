@@ -1,0 +1,31 @@
+"""What systemd wants to hear from a service (sd_notify(3)): one datagram per message, no library needed.
+
+Enters: READY, WATCHDOG, STATUS. Leaves: a datagram to $NOTIFY_SOCKET, or nothing where systemd isn't waiting for one.
+"""
+
+import os
+import socket
+
+
+def notify(*assignments: str) -> None:
+    """Sends assignments such as "READY=1" or "STATUS=watching 32 devices".
+
+    A service must not fail because its manager can't listen, so an unreachable socket is passed over.
+    """
+    path = os.environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path  # the abstract namespace
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.sendto("\n".join(assignments).encode(), address)
+    except OSError:
+        pass
+
+
+def watchdog_interval_s() -> float | None:
+    """How often systemd wants to hear WATCHDOG=1: half its limit; None where it doesn't watch this process."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    limit_us = os.environ.get("WATCHDOG_USEC", "")
+    return int(limit_us) / 2e6 if limit_us.isdigit() else None
