@@ -67,17 +67,20 @@ def scan(
         resumed: the scan goes on in the middle of a file, so that leading fragments may belong to a record begun before
             `offset`. What is here of such a record is one Record without data.
         with_data: False keeps no payloads; memory is then bounded whatever the size of a record.
-        record_bytes_max: a longer record, if its data is wanted, is a `skipped` finding.
+        record_bytes_max: a longer record, if its data is wanted, is a `skipped` finding; at least BLOCK_BYTES.
     """
     assert offset % BLOCK_BYTES == 0, "a scan begins at a block"
+    assert record_bytes_max >= BLOCK_BYTES, "a record within one block is never too long"
     assembly = _Assembly(with_data, record_bytes_max, resumed)
     for block in _blocks(chunks, offset):
         for span in _spans(block):
-            if isinstance(span, _Fragment):
-                yield from assembly.add(span)
-            else:
+            if isinstance(span, Finding):
                 yield from assembly.drop(Verdict.torn if span.verdict in _UNWRITTEN else Verdict.skipped)
                 yield span
+            elif span.kind == FULL and assembly.is_idle:  # the short way that most records take
+                yield Record(span.begin, span.end, bytes(span.payload) if with_data else None)
+            else:
+                yield from assembly.add(span)
     yield from assembly.drop(Verdict.torn)
 
 
@@ -107,25 +110,27 @@ class _Assembly:
     def __init__(self, with_data: bool, record_bytes_max: int, resumed: bool) -> None:
         self._with_data = with_data
         self._record_bytes_max = record_bytes_max
+        self._leading = resumed  # so far nothing but fragments of a record begun before the scan
         self._open = False
-        self._leading = resumed  # nothing but fragments of a record begun before the scan was seen yet
-        self._begin = self._end = 0
+        self._keeps = False  # whether the payload of the open record is kept
+        self._begin = self._end = self._length_bytes = 0
         self._pieces: list[bytes] = []
-        self._length = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self._open or self._leading)
 
     def add(self, fragment: _Fragment) -> Iterator[Record | Finding]:
-        kind, begin, end, _ = fragment
-        if kind in (FULL, FIRST):
+        if fragment.kind in (FULL, FIRST):
             yield from self.drop(Verdict.skipped)
-            self._leading = False
-            self._start(begin)
+            self._start(fragment.begin, keeps=self._with_data)
         elif self._leading and not self._open:
-            self._start(begin)
+            self._start(fragment.begin, keeps=False)
         if not self._open:  # MIDDLE or LAST without a FIRST
-            yield Finding(begin, end, Verdict.skipped)
+            yield Finding(fragment.begin, fragment.end, Verdict.skipped)
             return
         self._extend(fragment)
-        if kind in (FULL, LAST):
+        if fragment.kind in (FULL, LAST):
             yield self._finish()
 
     def drop(self, verdict: Verdict) -> Iterator[Finding]:
@@ -135,27 +140,25 @@ class _Assembly:
         self._open = self._leading = False
         self._pieces = []
 
-    def _start(self, begin: int) -> None:
-        self._open, self._begin, self._length, self._pieces = True, begin, 0, []
+    def _start(self, begin: int, *, keeps: bool) -> None:
+        self._open, self._keeps, self._begin, self._length_bytes, self._pieces = True, keeps, begin, 0, []
 
     def _extend(self, fragment: _Fragment) -> None:
         self._end = fragment.end
-        self._length += len(fragment.payload)
-        if self._too_long():
-            self._pieces = []
-        elif self._with_data and not self._leading:
+        self._length_bytes += len(fragment.payload)
+        if self._keeps and not self._is_too_long():
             self._pieces.append(bytes(fragment.payload))
+        else:
+            self._pieces = []
 
     def _finish(self) -> Record | Finding:
-        self._open = False
-        if self._too_long():
+        self._open = self._leading = False
+        if self._keeps and self._is_too_long():
             return Finding(self._begin, self._end, Verdict.skipped)
-        has_data = self._with_data and not self._leading
-        self._leading = False
-        return Record(self._begin, self._end, b"".join(self._pieces) if has_data else None)
+        return Record(self._begin, self._end, b"".join(self._pieces) if self._keeps else None)
 
-    def _too_long(self) -> bool:
-        return self._with_data and not self._leading and self._length > self._record_bytes_max
+    def _is_too_long(self) -> bool:
+        return self._length_bytes > self._record_bytes_max
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,32 +203,34 @@ def _spans(block: _Block) -> Iterator[_Fragment | Finding]:
     """Intact fragments and findings; they tile the block."""
     position = 0
     while position < len(block.data):
-        end = _intact_end(block, position)
-        if end:
-            past = _past_trailer(block, end)
-            payload = block.data[position + HEADER_BYTES : end]
-            kind = block.data[position + _TYPE_AT]
-            begin_in_file, end_in_file = block.begin + position, block.begin + past
-            if kind in _TYPES:
-                yield _Fragment(kind, begin_in_file, end_in_file, payload)
-            else:
-                yield Finding(begin_in_file, end_in_file, Verdict.skipped)
-            position = past
-        else:
-            for finding in _damage(block, position):
-                yield finding
-                position = finding.end - block.begin
+        run = _intact_run(block, position)
+        for span in run or _damage(block, position):
+            yield span
+            position = span.end - block.begin
+
+
+def _intact_run(block: _Block, position: int) -> list[_Fragment]:
+    """The fragments from `position` on, up to the first whose checksum doesn't hold."""
+    run = []
+    last_header_at = len(block.data) - HEADER_BYTES
+    while end := _intact_end(block, position):
+        past = end if end <= last_header_at else _past_trailer(block, end)
+        payload = block.data[position + HEADER_BYTES : end]
+        run.append(_Fragment(block.data[position + _TYPE_AT], block.begin + position, block.begin + past, payload))
+        position = past
+    return run
 
 
 def _intact_end(block: _Block, position: int) -> int:
-    """The end of the fragment at `position` if its checksum holds, else 0."""
-    if position + HEADER_BYTES > len(block.data):
+    """The end of the fragment at `position` if it is of a known type and its checksum holds, else 0."""
+    data = block.data
+    if position + HEADER_BYTES > len(data):
         return 0
-    stored, length, _ = _HEADER.unpack_from(block.data, position)
+    masked, length, kind = _HEADER.unpack_from(data, position)
     end: int = position + HEADER_BYTES + length
-    if end > len(block.data) or (block.holes and block.has_hole(position, end)):
+    if end > len(data) or kind not in _TYPES or (block.holes and block.has_hole(position, end)):
         return 0
-    return end if crc32c(block.data[position + _TYPE_AT : end]) == unmask(stored) else 0
+    return end if crc32c(data[position + _TYPE_AT : end]) == unmask(masked) else 0
 
 
 def _past_trailer(block: _Block, end: int) -> int:
@@ -352,24 +357,27 @@ def _place_in_covered(covered: memoryview, syndrome: int) -> tuple[int, int] | N
 
 
 def _chained(block: _Block, position: int) -> Finding | None:
-    """The finding for this one fragment, if its length can be trusted because something sensible begins at its end."""
+    """The finding for this one fragment, if its length can be trusted.
+
+    It can if something sensible begins at its end, or if its checksum holds and only its type is unknown.
+    """
     masked, length, _ = _HEADER.unpack_from(block.data, position)
     end = position + HEADER_BYTES + length
-    if not _is_boundary(block, end):
+    if end > len(block.data):
         return None
     if block.has_hole(position, end):
-        return _finding(block, position, end, Verdict.unreadable)
-    computed = crc32c(block.data[position + _TYPE_AT : end])
-    return _finding(block, position, end, Verdict.skipped, unmask(masked), computed)
+        return _finding(block, position, end, Verdict.unreadable) if _is_boundary(block, end) else None
+    stored, computed = unmask(masked), crc32c(block.data[position + _TYPE_AT : end])
+    if stored != computed and not _is_boundary(block, end):
+        return None
+    return _finding(block, position, end, Verdict.skipped, stored, computed)
 
 
 def _is_boundary(block: _Block, position: int) -> bool:
-    size = len(block.data)
-    if position >= size:
-        return position == size
-    if _is_clean_trailer(block, position) or _intact_end(block, position):
+    """Whether a fragment may well end at `position`: another begins, or the block or what was written of it ends."""
+    if position == len(block.data) or _is_clean_trailer(block, position) or _intact_end(block, position):
         return True
-    return size - position >= HEADER_BYTES and _is_zero(block, position)
+    return len(block.data) - position >= HEADER_BYTES and _is_zero(block, position)
 
 
 def _finding(

@@ -1,0 +1,94 @@
+"""Pristine logs, and damage by seed that knows the truth."""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from checksum import leveldb_log
+from checksum.finding import Finding, Flip, Record, Unreadable
+
+Item = Record | Finding
+
+
+@dataclass(frozen=True)
+class PristineLog:
+    """A log as it was written: its bytes, and each payload by the offset of its first header."""
+
+    data: bytes
+    payloads: dict[int, bytes]
+
+    @classmethod
+    def of(cls, payloads: Iterable[bytes]) -> "PristineLog":
+        data, begins = bytearray(), {}
+        for payload in payloads:
+            room = leveldb_log.BLOCK_BYTES - len(data) % leveldb_log.BLOCK_BYTES
+            begins[len(data) + (room if room < leveldb_log.HEADER_BYTES else 0)] = payload
+            data += leveldb_log.encode(payload, len(data))
+        return cls(bytes(data), begins)
+
+
+def flip(data: bytes, offset_bytes: int, bit: int) -> tuple[bytes, Flip]:
+    """The data with one bit flipped, and what a reader should say about it."""
+    damaged = bytearray(data)
+    damaged[offset_bytes] ^= 1 << bit
+    return bytes(damaged), Flip(offset_bytes, bit, damaged[offset_bytes] >> bit & 1)
+
+
+def random_flip(data: bytes, rng: random.Random) -> tuple[bytes, Flip]:
+    return flip(data, rng.randrange(len(data)), rng.randrange(8))
+
+
+def garble(data: bytes, rng: random.Random) -> bytes:
+    """The data after one of the things that happen to files: garbage, zeros, a cut, a doubled or a misplaced piece."""
+    at = rng.randrange(len(data))
+    length = rng.randrange(1, min(5000, len(data)) + 1)
+    before, piece, after = data[:at], data[at : at + length], data[at + length :]
+    source = rng.randrange(len(data))
+    return rng.choice(
+        (
+            before + rng.randbytes(len(piece)) + after,
+            before + bytes(len(piece)) + after,
+            before,
+            before + after,
+            before + piece + piece + after,
+            before + data[source : source + len(piece)] + after,
+            data + bytes(length),
+        )
+    )
+
+
+def cut(data: bytes, rng: random.Random) -> list[bytes | Unreadable]:
+    """The data in pieces of any size."""
+    pieces: list[bytes | Unreadable] = []
+    begin = 0
+    while begin < len(data):
+        end = begin + rng.choice((0, 1, 6, 7, 100, 4096, 32768, 100_000))
+        pieces.append(data[begin:end])
+        begin = end
+    return pieces
+
+
+def assert_tiles(items: Sequence[Item], begin: int, end: int) -> None:
+    for item in items:
+        assert item.begin == begin < item.end, (item, begin)
+        begin = item.end
+    assert begin == end
+
+
+def assert_no_phantom(items: Iterable[Item], pristine: PristineLog) -> None:
+    """Every record that was returned was once written, exactly so."""
+    written = set(pristine.payloads.values())
+    for item in items:
+        assert not isinstance(item, Record) or item.data in written, item
+
+
+def flips(items: Iterable[Item]) -> list[Flip]:
+    return [item.flip for item in items if isinstance(item, Finding) and item.flip]
+
+
+def records(items: Iterable[Item]) -> list[Record]:
+    return [item for item in items if isinstance(item, Record)]
+
+
+def findings(items: Iterable[Item]) -> list[Finding]:
+    return [item for item in items if isinstance(item, Finding)]
