@@ -1,22 +1,46 @@
 """The correlator: minutes in, burst revisions out.
 
-Enters: a Minutes that the caller feeds, and the time. Leaves: revisions of bursts, a status. Everything it knows is a
-function of the stored minutes, so that late data and restarts end in the same place. Pure: `now` is an argument.
+Enters: a Minutes that the caller feeds, and the time. Leaves: revisions of bursts and a status. Everything it knows is
+a function of the stored minutes, so late data and restarts end in the same place. Pure: `now` is an argument. One
+thread at a time may feed its minutes or call it.
+
+The road of a step: fold complete hours into the baselines -> once a day, slide past days for the false-alarm tail ->
+score the windows that end in new or changed minutes -> join crossings to episodes -> new, update, retract.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
+from collectors.baseline import GUARD_H, HOUR_MIN, WARM_UP_H, Baseline
+from collectors.causes import Causes
+from collectors.false_alarms import Tail, fit, slide_maxima
 from collectors.inventory import Cluster
-from collectors.minutes import Minutes
+from collectors.lifecycle import Crossing, Episode, episodes, overlap
+from collectors.minutes import MINUTE_NS, WINDOWS_MIN, Minutes, minute_of
+from collectors.scan import Rows, Scan
+from collectors.sky import angles_deg, right_ascension_declination_deg
+
+DAY_MIN = 24 * HOUR_MIN
+LATE_MIN = GUARD_H * HOUR_MIN  # data may come this late and still be scanned
+LEARNING_DAYS = 14
+TRUSTED_DAYS = 90  # with less history the tail is uncertain, so the threshold is set for a third of the rate
+UNTRUSTED_SHARE = 1 / 3
+KEEP_FACTOR = 10.0  # a burst is retracted when its false-alarm rate exceeds this many times the configured one
+REMEMBERED_MIN = 12 * HOUR_MIN  # crossings this old can't change any more
+FAULTS_MIN = 3  # one or two faults are never a burst, however rare they are
+SLIDE_BLOCK_H = 48
+UNSLID_H = 2 * WARM_UP_H  # the first levels are too rough to be judged by
+INCIDENT_NATS = 12.0  # from here on an episode of a known cause is cut out before sliding
+CUT_CAUSES = ("local", "fleet")
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterShare:
-    """What one cluster saw in the burst's window: novel faults, and how many its baseline expected."""
+    """What one cluster saw in the burst's best window: novel faults, and how many its baseline expected."""
 
     cluster: str
     observed: int
@@ -25,7 +49,10 @@ class ClusterShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
-    """One statement about a burst; a later one with a higher `rev` replaces it. Times are whole minutes."""
+    """One statement about a burst; a later one with a higher `rev` replaces it. Times are whole minutes.
+
+    Direction, area and ground point say where a celestial source would stand, whatever the label.
+    """
 
     burst_id: str
     rev: int
@@ -38,36 +65,72 @@ class Revision:
     far_per_year: float
     extrapolated_from_days: int | None
     statistic_nats: float
-    amplitude: float
+    amplitude: float  # the excess over the baseline at a cluster that faces the source
     ra_deg: float
     dec_deg: float
     area90_deg2: float
-    ground_latitude_deg: float  # where on Earth the source stood in the zenith at mid time
-    ground_longitude_deg: float
+    ground_latitude_deg: float  # where the source stood in the zenith at the best window's mid time
+    ground_longitude_deg: float  # -180 to 180
     factors: tuple[str, ...] = ()
     clusters: tuple[ClusterShare, ...]
 
     def document(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """The JSON object of `replay --json`, the store and the page."""
+        return {
+            "burst_id": self.burst_id,
+            "rev": self.rev,
+            "kind": self.kind,
+            "t_start": _rfc3339(self.t_start_ns),
+            "t_end": _rfc3339(self.t_end_ns),
+            "window_min": self.window_min,
+            "label": self.label,
+            "posterior": dict(self.posterior),
+            "far_per_year": self.far_per_year,
+            "extrapolated_from_days": self.extrapolated_from_days,
+            "statistic_nats": self.statistic_nats,
+            "amplitude": self.amplitude,
+            "ra_deg": self.ra_deg,
+            "dec_deg": self.dec_deg,
+            "area90_deg2": self.area90_deg2,
+            "ground_latitude_deg": self.ground_latitude_deg,
+            "ground_longitude_deg": self.ground_longitude_deg,
+            "factors": list(self.factors),
+            "clusters": [
+                {"cluster": share.cluster, "observed": share.observed, "expected": share.expected}
+                for share in self.clusters
+            ],
+        }
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Revision":
-        raise NotImplementedError
+        """The revision that `document` came from."""
+        taken = dict(document)
+        taken["t_start_ns"] = _time_ns(taken.pop("t_start"))
+        taken["t_end_ns"] = _time_ns(taken.pop("t_end"))
+        taken["factors"] = tuple(taken["factors"])
+        taken["clusters"] = tuple(ClusterShare(**share) for share in taken["clusters"])
+        return cls(**taken)
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How the correlator stands."""
+    """How the correlator stands. Before the first calibration rate and threshold are unknown."""
 
     state: str  # learning or live
     history_days: float
-    statistic_nats: float
+    statistic_nats: float  # the largest of the windows that end now
     far_per_year: float | None
     threshold_nats: float | None
     scanned_until_minute: int | None
 
 
 class Correlator:
+    """Feed `minutes`, call `step`.
+
+    burst_end_after_min: a burst ends after so many minutes without a crossing that belongs to it.
+    seed: of the random shifts that calibrate the false-alarm rate.
+    """
+
     def __init__(
         self,
         clusters: Sequence[Cluster],
@@ -78,19 +141,311 @@ class Correlator:
         seed: int = 0,
     ) -> None:
         self.minutes = Minutes(clusters)
+        self._rate = false_alarms_per_year
+        self._history_min = history_days * DAY_MIN
+        self._gap_min = burst_end_after_min
+        self._seed = seed
+        self._scan = Scan(clusters)
+        self._causes = Causes(clusters)
+        self._bursts: dict[str, Revision] = {}  # the latest revision of each
+        self._judged: dict[str, Episode] = {}  # what that revision was made of
+        self._crossings: dict[int, Crossing] = {}
+        self._crossings_from: int | None = None  # earlier minutes were never scanned, or are forgotten
+        self._scanned_until: int | None = None
+        self._statistic = 0.0
+        self._threshold: float | None = None
+        self._tail: Tail | None = None
+        self._now_minute = 0
+        self._start_over()
 
     def restore(self, revisions: Sequence[Revision], scanned_until_minute: int | None) -> None:
-        raise NotImplementedError
+        """After a restart: the bursts that were already raised, oldest revision first."""
+        for revision in revisions:
+            self._bursts[revision.burst_id] = revision
+        self._scanned_until = scanned_until_minute
 
     def step(self, now_ns: int) -> list[Revision]:
-        raise NotImplementedError
+        """Scans every minute, the current one included, that is new or changed; the revisions that follow from it."""
+        self._now_minute = minute_of(now_ns)
+        changed = self.minutes.take_changed()
+        self._relearn_if_needed(changed)
+        if self._first_hour is None:
+            return []
+        self._fold()
+        self._calibrate_if_due()
+        begin = self._first_to_scan(changed)
+        self._scanned_until = self._now_minute
+        if begin is None or self._tail is None:
+            return []
+        self._score(begin)
+        return self._revise()
 
     def active(self, now_ns: int) -> list[Revision]:
-        raise NotImplementedError
+        """The latest revision of every burst that was neither retracted nor has ended, oldest first."""
+        quiet_ns = self._gap_min * MINUTE_NS
+        current = [b for b in self._bursts.values() if b.kind != "retract" and b.t_end_ns + quiet_ns > now_ns]
+        return sorted(current, key=lambda burst: (burst.t_start_ns, burst.burst_id))
 
     @property
     def status(self) -> Status:
-        raise NotImplementedError
+        return Status(
+            state="learning" if self._tail is None else "live",
+            history_days=self._history_days(),
+            statistic_nats=self._statistic,
+            far_per_year=None if self._tail is None else self._tail.far_per_year(self._statistic),
+            threshold_nats=self._threshold,
+            scanned_until_minute=self._scanned_until,
+        )
 
     def expected_per_minute(self, stream: str) -> np.ndarray:
-        raise NotImplementedError
+        """Novel faults per minute [clusters] that the hosts watching in the last scanned minute should have."""
+        if self._scanned_until is None or self._first_hour is None or stream not in self._baselines:
+            return np.zeros(len(self.minutes.cluster_names))
+        level = self._baselines[stream].in_force(self._scanned_until // HOUR_MIN - self._first_hour)
+        hosts = self.minutes.watching(stream, self._scanned_until - 1, self._scanned_until + 1)
+        # the newest minute may not have been heard of yet
+        return level.rate[-1] * np.where(hosts[1] > 0, hosts[1], hosts[0])
+
+    # --- learning
+
+    def _start_over(self) -> None:
+        self._first_hour: int | None = None
+        self._baselines: dict[str, Baseline] = {}
+        self._maxima: dict[int, np.ndarray] = {}  # of slid blocks, by the block's number
+        self._calibrated_day: int | None = None
+        self._stale = False
+
+    def _relearn_if_needed(self, changed: int | None) -> None:
+        """Learns anew if old minutes changed: at once while learning, else with the next calibration."""
+        first = self.minutes.first_minute
+        if first is None:
+            return
+        if changed is not None and self._first_hour is not None and changed < self._folded_until():
+            self._stale = True
+        earlier = self._first_hour is not None and first // HOUR_MIN < self._first_hour
+        if earlier or (self._stale and (self._tail is None or self._calibration_due())):
+            self._start_over()
+        if self._first_hour is None:
+            self._first_hour = first // HOUR_MIN
+
+    def _folded_until(self) -> int:
+        assert self._first_hour is not None
+        folded_h = max((baseline.folded_h for baseline in self._baselines.values()), default=0)
+        return (self._first_hour + folded_h) * HOUR_MIN
+
+    def _fold(self) -> None:
+        """Folds the hours that are older than the guard."""
+        assert self._first_hour is not None
+        until = self._now_minute // HOUR_MIN - GUARD_H
+        for stream in self.minutes.streams:
+            baseline = self._baselines.setdefault(stream, Baseline(len(self.minutes.cluster_names)))
+            for hour in range(self._first_hour + baseline.folded_h, until):
+                begin, end = hour * HOUR_MIN, (hour + 1) * HOUR_MIN
+                baseline.fold(self.minutes.counts(stream, begin, end), self.minutes.watching(stream, begin, end))
+
+    def _history_days(self) -> float:
+        first = self.minutes.first_minute
+        return 0.0 if first is None else max(self._now_minute - first, 0) / DAY_MIN
+
+    def _calibration_due(self) -> bool:
+        return self._calibrated_day != self._now_minute // DAY_MIN and self._history_days() >= LEARNING_DAYS
+
+    def _calibrate_if_due(self) -> None:
+        """The tail of time slides over all complete blocks of the history, once a day."""
+        if not self._calibration_due():
+            return
+        assert self._first_hour is not None
+        self._calibrated_day = self._now_minute // DAY_MIN
+        midnight = self._calibrated_day * DAY_MIN  # so that it doesn't matter at which time of the day this happens
+        oldest = max(self._first_hour + UNSLID_H + GUARD_H, (midnight - self._history_min) // HOUR_MIN)
+        newest = midnight // HOUR_MIN - GUARD_H
+        blocks = range(-(-oldest // SLIDE_BLOCK_H), newest // SLIDE_BLOCK_H)
+        self._maxima = {block: self._maxima[block] if block in self._maxima else self._slide(block) for block in blocks}
+        self._tail = fit(np.concatenate(list(self._maxima.values())))
+        share = UNTRUSTED_SHARE if self._history_days() < TRUSTED_DAYS else 1.0
+        self._threshold = self._tail.statistic_nats(self._rate * share)
+        self.minutes.forget_before(midnight - self._history_min - DAY_MIN)
+
+    def _slide(self, block: int) -> np.ndarray:
+        rows = self._rows(block * SLIDE_BLOCK_H * HOUR_MIN, (block + 1) * SLIDE_BLOCK_H * HOUR_MIN)
+        self._cut_incidents(rows)
+        return slide_maxima(self._scan, rows.counts, rows.means, rows.arrived, (self._seed, block))
+
+    def _cut_incidents(self, rows: Rows) -> None:
+        """Takes out of the rows what known causes did, or a single rack would set everyone's threshold."""
+        statistics = self._statistics(rows)
+        suspects = np.argwhere(statistics >= INCIDENT_NATS)
+        found = [Crossing(rows.begin + m, WINDOWS_MIN[w], float(statistics[w, m])) for w, m in suspects]
+        for episode in episodes(found, self._gap_min):
+            minute, window = episode.best.minute - rows.begin, WINDOWS_MIN.index(episode.best.window_min)
+            verdict = self._causes.judge(*rows.row(window, minute))
+            if verdict.label not in CUT_CAUSES:
+                continue
+            begin, end = episode.first_minute - rows.begin, episode.last_minute - rows.begin + WINDOWS_MIN[-1]
+            columns = rows.most_raised(window, minute) if verdict.label == "local" else slice(None)
+            rows.cut(max(begin, 0), end, columns)
+
+    # --- scanning
+
+    def _rows(self, begin: int, end: int) -> Rows:
+        assert self._first_hour is not None
+        return Rows(self.minutes, self._baselines, self._first_hour, begin, end)
+
+    def _first_to_scan(self, changed: int | None) -> int | None:
+        """The first minute whose windows must be scored, or None if nothing is new."""
+        oldest = self._now_minute - LATE_MIN
+        if self._scanned_until is None or self._crossings_from is None:
+            return oldest
+        fresh = self._scanned_until + 1
+        begin = max(fresh if changed is None else min(changed, fresh), oldest)
+        return begin if begin <= self._now_minute else None
+
+    def _score(self, begin: int) -> None:
+        """Scores all windows that end from `begin` to now and remembers the best of each minute if it's large."""
+        assert self._tail is not None
+        rows = self._rows(begin, self._now_minute + 1)
+        statistics = self._statistics(rows)
+        self._statistic = float(statistics[:, -1].max())
+        keep = self._tail.statistic_nats(self._rate * KEEP_FACTOR)
+        statistics[rows.observed.sum(axis=2) < FAULTS_MIN] = 0
+        best = statistics.argmax(axis=0)
+        forgotten = self._now_minute - REMEMBERED_MIN
+        self._crossings = {m: c for m, c in self._crossings.items() if forgotten <= m < begin}
+        for offset in np.flatnonzero(statistics.max(axis=0) >= max(keep, np.nextafter(0, 1))):
+            minute, window = begin + int(offset), int(best[offset])
+            self._crossings[minute] = Crossing(minute, WINDOWS_MIN[window], float(statistics[window, offset]))
+        self._crossings_from = max(forgotten, begin if self._crossings_from is None else self._crossings_from)
+
+    def _statistics(self, rows: Rows) -> np.ndarray:
+        """Nats [windows, minutes]; 0 where no fault came in, but the last minute always shows how things stand."""
+        scored = np.array(rows.arrived.any(axis=1))
+        scored[-1] = True
+        statistics = np.zeros(rows.counts.shape[:2], np.float32)
+        shape = (-1, rows.counts.shape[2])
+        scores = self._scan.statistics(rows.counts[:, scored].reshape(shape), rows.means[:, scored].reshape(shape))
+        statistics[:, scored] = scores.reshape(len(WINDOWS_MIN), -1)
+        return statistics
+
+    # --- telling
+
+    def _revise(self) -> list[Revision]:
+        """Compares the episodes with the bursts that were told, and tells the difference."""
+        assert self._threshold is not None
+        revisions = []
+        open_bursts = self._open_bursts()
+        for episode in episodes(self._crossings.values(), self._gap_min):
+            known = [burst for burst in open_bursts if self._same(burst, episode)]
+            if known:
+                open_bursts.remove(known[0])
+                revision = self._updated(known[0], episode)
+            elif episode.best.statistic_nats >= self._threshold:
+                revision = self._raised(episode)
+            else:
+                continue
+            if revision is not None:
+                revisions.append(revision)
+        revisions += [self._retracted(burst) for burst in open_bursts if not self._partly_forgotten(burst)]
+        return revisions
+
+    def _open_bursts(self) -> list[Revision]:
+        remembered_ns = (self._now_minute - REMEMBERED_MIN) * MINUTE_NS
+        bursts = [b for b in self._bursts.values() if b.kind != "retract" and b.t_end_ns >= remembered_ns]
+        return sorted(bursts, key=lambda burst: (burst.t_start_ns, burst.burst_id))
+
+    def _same(self, burst: Revision, episode: Episode) -> bool:
+        first, last = minute_of(burst.t_start_ns), minute_of(burst.t_end_ns) - 1
+        return overlap(first, last, episode.first_minute, episode.last_minute, self._gap_min)
+
+    def _partly_forgotten(self, burst: Revision) -> bool:
+        """True if the burst began before the crossings that are still remembered, which so can't tell all of it."""
+        assert self._crossings_from is not None
+        return minute_of(burst.t_start_ns) < self._crossings_from
+
+    def _raised(self, episode: Episode) -> Revision | None:
+        burst_id = _burst_id(episode.first_minute)
+        if burst_id in self._bursts:  # it was retracted, and late data brought it back
+            return self._updated(self._bursts[burst_id], episode)
+        self._judged[burst_id] = episode
+        self._bursts[burst_id] = self._revision(burst_id, 1, "new", episode)
+        return self._bursts[burst_id]
+
+    def _updated(self, burst: Revision, episode: Episode) -> Revision | None:
+        """The next revision, or None if it would say the same."""
+        if self._judged.get(burst.burst_id) == episode and burst.kind != "retract":
+            return None
+        self._judged[burst.burst_id] = episode
+        revision = self._revision(burst.burst_id, burst.rev + 1, "update", episode)
+        if self._partly_forgotten(burst):
+            if revision.statistic_nats < burst.statistic_nats:
+                revision = replace(burst, rev=burst.rev + 1, kind="update", t_end_ns=revision.t_end_ns)
+            revision = replace(revision, t_start_ns=burst.t_start_ns, t_end_ns=max(burst.t_end_ns, revision.t_end_ns))
+        if burst.kind != "retract" and _says_the_same(burst, revision):
+            return None
+        self._bursts[burst.burst_id] = revision
+        return revision
+
+    def _retracted(self, burst: Revision) -> Revision:
+        self._judged.pop(burst.burst_id, None)
+        self._bursts[burst.burst_id] = replace(burst, rev=burst.rev + 1, kind="retract")
+        return self._bursts[burst.burst_id]
+
+    def _revision(self, burst_id: str, rev: int, kind: str, episode: Episode) -> Revision:
+        assert self._tail is not None
+        best, window = episode.best, WINDOWS_MIN.index(episode.best.window_min)
+        rows = self._rows(best.minute, best.minute + 1)
+        verdict = self._causes.judge(*rows.row(window, 0))
+        mid_ns = (2 * best.minute + 2 - best.window_min) * MINUTE_NS // 2
+        ra_deg, dec_deg = right_ascension_declination_deg(verdict.place.direction, mid_ns)
+        latitude_deg, longitude_deg = angles_deg(verdict.place.direction)
+        days = self._history_days()
+        return Revision(
+            burst_id=burst_id,
+            rev=rev,
+            kind=kind,
+            t_start_ns=episode.first_minute * MINUTE_NS,
+            t_end_ns=(episode.last_minute + 1) * MINUTE_NS,
+            window_min=best.window_min,
+            label=verdict.label,
+            posterior=verdict.posterior,
+            far_per_year=self._tail.far_per_year(best.statistic_nats),
+            extrapolated_from_days=int(days) if days < TRUSTED_DAYS else None,
+            statistic_nats=best.statistic_nats,
+            amplitude=verdict.place.amplitude,
+            ra_deg=ra_deg,
+            dec_deg=dec_deg,
+            area90_deg2=verdict.place.area90_deg2,
+            ground_latitude_deg=latitude_deg,
+            ground_longitude_deg=(longitude_deg + 180) % 360 - 180,
+            clusters=self._shares(rows, window),
+        )
+
+    def _shares(self, rows: Rows, window: int) -> tuple[ClusterShare, ...]:
+        """Of the clusters that watched."""
+        observed, expected = rows.observed[window, 0], rows.expected[window, 0]
+        return tuple(
+            ClusterShare(name, int(observed[column]), float(expected[column]))
+            for column, name in enumerate(self.minutes.cluster_names)
+            if expected[column] > 0
+        )
+
+
+def _says_the_same(a: Revision, b: Revision) -> bool:
+    """True if the two differ in nothing that anyone would act on."""
+
+    def essence(r: Revision) -> tuple[Any, ...]:
+        counts = tuple((share.cluster, share.observed) for share in r.clusters)
+        return r.t_start_ns, r.t_end_ns, r.window_min, r.label, counts
+
+    return essence(a) == essence(b)
+
+
+def _burst_id(minute: int) -> str:
+    return datetime.fromtimestamp(minute * 60, UTC).strftime("%Y%m%dT%H%MZ")
+
+
+def _rfc3339(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _time_ns(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp()) * 1_000_000_000

@@ -1,15 +1,26 @@
-"""A history file: NDJSON lines of faults, alive lines and changes, in any order.
+"""A history file: NDJSON lines of faults, alive lines and changes, in any order; and its replay.
 
 Enters: the path of the file and the inventory's cluster names. Leaves: a History sorted by time, with every line that
-couldn't be used counted and named. Damage never stops the reading.
+couldn't be used counted and named, and the revisions that the correlator makes of it. Damage never stops the reading.
+No clock is read: now is the last line's time.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from agent.report import Alive, Change, Fault
+from agent.report import AgentHeader, Alive, Change, Fault, ReportError, decode
+from collectors.correlator import Correlator, Revision
+from collectors.minutes import DAY_NS, MINUTE_NS, SCANNED_STREAMS, minute_of
+
+Usable = Fault | Alive | Change  # the kinds of line a history may hold
+
+LINE_BYTES_MAX = 1 << 20
+TROUBLES_KEPT = 20
+SPAN_MAX_NS = 400 * DAY_NS  # a line further than this from the middle one has a broken time
 
 
 @dataclass(slots=True)
@@ -21,18 +32,115 @@ class History:
     changes: list[Change] = field(default_factory=list)
     bad_lines: int = 0
     troubles: list[str] = field(default_factory=list)
-    last_time_ns: int | None = None
+    last_time_ns: int | None = None  # of the latest usable line; None if there is none
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that the file speaks of; an alive line without streams means all of them."""
+        named = {fault.stream for fault in self.faults}
+        named.update(stream for alive in self.alive for stream in alive.streams or ())
+        return tuple(sorted(named))
+
+    def refuse(self, number: int, why: str) -> None:
+        self.bad_lines += 1
+        if len(self.troubles) < TROUBLES_KEPT:
+            self.troubles.append(f"line {number}: {why}")
 
 
-def read(path: Path, cluster_names: tuple[str, ...]) -> History:
+def read(path: Path, cluster_names: Sequence[str]) -> History:
     """The history at `path`.
 
     Raises:
         OSError: it can't be read.
     """
-    raise NotImplementedError
+    history = History()
+    known = frozenset(cluster_names)
+    taken: list[tuple[int, int, Usable]] = []  # time, line number, line
+    with path.open("rb") as file:
+        for number, text in _lines(file):
+            try:
+                line = _usable(text, known)
+            except ReportError as error:
+                history.refuse(number, str(error))
+            else:
+                taken.append((line.time_ns, number, line))
+    taken.sort(key=lambda item: item[:2])
+    for time_ns, number, line in taken:
+        if abs(time_ns - taken[len(taken) // 2][0]) > SPAN_MAX_NS:
+            history.refuse(number, f"time_ns {time_ns} lies more than 400 days from the others")
+        else:
+            _keep(line, history)
+    return history
 
 
-def watching(history: History, stream: str, cluster_names: tuple[str, ...]) -> tuple[int, np.ndarray]:
-    """First minute and watching hosts [minutes, clusters] of one stream, as the alive lines say, to the file's end."""
-    raise NotImplementedError
+def watching(history: History, stream: str, cluster_names: Sequence[str]) -> tuple[int, np.ndarray]:
+    """First minute and watching hosts [minutes, clusters] of one stream, to the minute of the file's last line.
+
+    An alive line holds from its minute until the cluster's next; before its first a cluster isn't watching.
+    """
+    if not history.alive or history.last_time_ns is None:
+        return 0, np.zeros((0, len(cluster_names)), np.int64)
+    column = {name: index for index, name in enumerate(cluster_names)}
+    first = minute_of(history.alive[0].time_ns)
+    hosts = np.zeros((minute_of(history.last_time_ns) - first + 1, len(cluster_names)), np.int64)
+    for alive in history.alive:
+        up = alive.hosts_up if alive.streams is None else alive.streams.get(stream, 0)
+        hosts[minute_of(alive.time_ns) - first :, column[alive.cluster]] = up
+    return first, hosts
+
+
+def replay(history: History, correlator: Correlator) -> Iterator[Revision]:
+    """What a live correlator would have said, stepping at the end of each minute, oldest first.
+
+    Minutes in which nothing arrived are stepped over: they can't change anything.
+    """
+    if history.last_time_ns is None:
+        return
+    for stream in SCANNED_STREAMS:
+        if stream in history.streams:
+            first, hosts = watching(history, stream, correlator.minutes.cluster_names)
+            correlator.minutes.set_watching(stream, first, hosts)
+    minute = None  # of the fault that was counted last but not yet stepped over
+    for fault in history.faults:
+        if minute is not None and minute_of(fault.time_ns) > minute:
+            yield from correlator.step((minute + 1) * MINUTE_NS - 1)
+            minute = None
+        if correlator.minutes.observe(fault):
+            minute = minute_of(fault.time_ns)
+    yield from correlator.step(history.last_time_ns)
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Number and text of each line that isn't blank; of an endless one only its beginning."""
+    number = 0
+    while text := file.readline(LINE_BYTES_MAX):
+        number += 1
+        whole = text
+        while len(whole) == LINE_BYTES_MAX and not whole.endswith(b"\n"):
+            whole = file.readline(LINE_BYTES_MAX)
+        if text.strip():
+            yield number, text
+
+
+def _usable(text: bytes, cluster_names: frozenset[str]) -> Usable:
+    line = decode(text)
+    if isinstance(line, AgentHeader):
+        raise ReportError("a line of kind 'agent' doesn't belong in a history")
+    if isinstance(line, Change):
+        return line
+    if line.cluster is None:
+        raise ReportError("the line lacks the key 'cluster', which every line of a history needs")
+    if line.cluster not in cluster_names:
+        raise ReportError(f"cluster '{line.cluster}' isn't in the inventory")
+    return line
+
+
+def _keep(line: Usable, history: History) -> None:
+    match line:
+        case Alive():
+            history.alive.append(line)
+        case Change():
+            history.changes.append(line)
+        case _:
+            history.faults.append(line)
+    history.last_time_ns = line.time_ns

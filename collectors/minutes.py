@@ -17,6 +17,7 @@ WINDOWS_MIN = (3, 5, 10, 15, 30, 60)
 SCANNED_STREAMS = ("dram", "sram", "gpu", "core", "host")  # a record's or canary's fault says nothing about its minute
 TIME_ERROR_MAX_S = WINDOWS_MIN[-1] * 60
 MINUTE_NS = 60_000_000_000
+DAY_NS = 1440 * MINUTE_NS
 
 
 def minute_of(time_ns: int) -> int:
@@ -45,8 +46,8 @@ class Minutes:
     @property
     def first_minute(self) -> int | None:
         """The first minute in which any cluster watched any stream."""
-        firsts = [first for watching in self._watching.values() if (first := watching.first_watched()) is not None]
-        return min(firsts, default=None)
+        firsts = [watching.first_watched for watching in self._watching.values()]
+        return min((first for first in firsts if first is not None), default=None)
 
     def observe(self, fault: Fault) -> bool:
         """Counts one fault; true if the scan will use it (novel, dated well enough, a scanned stream and cluster)."""
@@ -89,10 +90,6 @@ class Minutes:
             return np.zeros((end_minute - first_minute, len(self.cluster_names)), np.int64)
         return self._watching[stream].read(first_minute, end_minute)
 
-    def has_faults(self, first_minute: int, end_minute: int) -> bool:
-        """True if any countable fault lies in the range."""
-        return any(minute in faults for faults in self._faults.values() for minute in range(first_minute, end_minute))
-
     def take_changed(self) -> int | None:
         """The first minute that got other data since the last call; None if none did."""
         changed, self._changed_from = self._changed_from, None
@@ -114,6 +111,7 @@ class _Watching:
     """One stream's dense array [minutes, clusters], growing at both ends."""
 
     def __init__(self, clusters: int) -> None:
+        self.first_watched: int | None = None  # the first minute that ever had a host
         self._first = 0
         self._hosts = np.zeros((0, clusters), np.int64)
 
@@ -125,6 +123,10 @@ class _Watching:
             return None
         self._reserve(first_minute, end_minute)
         self._hosts[first_minute - self._first : end_minute - self._first] = hosts
+        watched = hosts.any(axis=1)
+        if watched.any():
+            first = first_minute + int(watched.argmax())
+            self.first_watched = first if self.first_watched is None else min(first, self.first_watched)
         return first_minute + int(different.argmax())
 
     def read(self, first_minute: int, end_minute: int) -> np.ndarray:
@@ -134,13 +136,11 @@ class _Watching:
             out[low - first_minute : high - first_minute] = self._hosts[low - self._first : high - self._first]
         return out
 
-    def first_watched(self) -> int | None:
-        watched = self._hosts.any(axis=1)
-        return self._first + int(watched.argmax()) if watched.any() else None
-
     def forget_before(self, minute: int) -> None:
         drop = min(max(minute - self._first, 0), len(self._hosts))
         self._hosts, self._first = self._hosts[drop:].copy(), self._first + drop
+        if self.first_watched is not None:
+            self.first_watched = max(self.first_watched, minute)
 
     def _reserve(self, first_minute: int, end_minute: int) -> None:
         if not len(self._hosts):

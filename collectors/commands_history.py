@@ -1,0 +1,224 @@
+"""The commands `simulate` and `replay`: history files out and in.
+
+Enters: the command line. Leaves: a history file, or every revision the correlator would have made of one. These
+commands own what the pure files must not: the clock (for the default end), files and printing.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.report import Line, encode
+from collectors.correlator import LEARNING_DAYS, Correlator, Revision
+from collectors.history import History, read
+from collectors.history import replay as revisions_of
+from collectors.inventory import Inventory, InventoryError, load
+from collectors.minutes import MINUTE_NS, minute_of
+from collectors.simulate import Burst, Simulation
+
+
+class Trouble(click.ClickException):
+    """One sentence on stderr and exit status 2."""
+
+    exit_code = 2
+
+
+class Moment(click.ParamType):
+    """A time like 2026-11-23T18:00:00Z, as ns since 1970."""
+
+    name = "RFC3339"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"'{value}' is not a time like 2026-11-23T18:00:00Z", param, ctx)
+        if moment.tzinfo is None:
+            self.fail(f"'{value}' has no time zone; write {value}Z for UTC", param, ctx)
+        if moment.year < 1970 or moment.year > 2200:
+            self.fail(f"'{value}' lies outside 1970 to 2200", param, ctx)
+        return int(moment.timestamp()) * 1_000_000_000
+
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--fleet", "inventory_path", type=PATH, required=True, help="The inventory, a file_sd file.")
+@click.option("--out", type=PATH, required=True, help="The history file to write; an older one is replaced at the end.")
+@click.option("--days", type=click.IntRange(1, 400), default=15, show_default=True, help="How long the history is.")
+@click.option("--end", "end_ns", type=Moment(), help="When it ends; default: now.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed, the same history.")
+@click.option("--novel-per-host-hour", type=click.FloatRange(0, 10), default=1.5e-4, show_default=True)
+@click.option(
+    "--repeat", type=click.FloatRange(0, 1000), default=2.0, show_default=True, help="Repeats per novel fault."
+)
+@click.option("--burst-at", type=Moment(), help="When a burst begins; without it there's none.")
+@click.option("--burst-ra", type=click.FloatRange(0, 360), help="Its right ascension in degrees (J2000).")
+@click.option("--burst-dec", type=click.FloatRange(-90, 90), help="Its declination in degrees.")
+@click.option("--burst-latitude", type=click.FloatRange(-90, 90), help="Or: where on Earth it stands in the zenith.")
+@click.option("--burst-longitude", type=click.FloatRange(-180, 180))
+@click.option("--burst-cluster", help="Or: the only cluster that rises; 'all' for the whole fleet.")
+@click.option("--burst-amplitude", type=click.FloatRange(0, 1e6), default=32.0, show_default=True)
+@click.option("--burst-minutes", type=click.IntRange(1, 1440), default=10, show_default=True)
+def simulate(
+    inventory_path: Path,
+    out: Path,
+    days: int,
+    end_ns: int | None,
+    seed: int,
+    novel_per_host_hour: float,
+    repeat: float,
+    burst_at: int | None,
+    burst_ra: float | None,
+    burst_dec: float | None,
+    burst_latitude: float | None,
+    burst_longitude: float | None,
+    burst_cluster: str | None,
+    burst_amplitude: float,
+    burst_minutes: int,
+) -> None:
+    """Write a simulated history of a fleet's faults, with a burst if wanted."""
+    inventory = _inventory(inventory_path)
+    places = {
+        "ra_dec_deg": _both(burst_ra, burst_dec, "--burst-ra", "--burst-dec"),
+        "ground_deg": _both(burst_latitude, burst_longitude, "--burst-latitude", "--burst-longitude"),
+        "cluster": _cluster(burst_cluster, inventory),
+    }
+    end_minute = minute_of(time.time_ns() if end_ns is None else end_ns)
+    simulation = Simulation(
+        inventory,
+        begin_minute=end_minute - days * 1440,
+        end_minute=end_minute,
+        seed=seed,
+        novel_per_host_hour=novel_per_host_hour,
+        repeats_per_novel=repeat,
+        burst=_burst(burst_at, burst_minutes, burst_amplitude, places, end_minute, days),
+    )
+    try:
+        number = _write(out, simulation.lines())
+    except OSError as error:
+        raise Trouble(f"{out}: can't write the history: {error.strerror}") from error
+    click.echo(f"{out}: {number} lines, {days} days of {len(inventory.clusters)} clusters", err=True)
+
+
+@click.command()
+@click.argument("history_path", metavar="HISTORY", type=PATH)
+@click.option("--inventory", "inventory_path", type=PATH, required=True, help="The inventory, a file_sd file.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@click.option("--false-alarms-per-year", type=click.FloatRange(1e-6, 1e4), default=1.0, show_default=True)
+def replay(history_path: Path, inventory_path: Path, as_json: bool, false_alarms_per_year: float) -> None:
+    """Run the collector's correlator over recorded history and print every revision of every burst."""
+    inventory = _inventory(inventory_path)
+    try:
+        history = read(history_path, inventory.cluster_names)
+    except OSError as error:
+        raise Trouble(f"{history_path}: can't read the history: {error.strerror}") from error
+    _say_what_was_unusable(history, history_path)
+    correlator = Correlator(inventory.clusters, false_alarms_per_year=false_alarms_per_year)
+    revisions = list(revisions_of(history, correlator))
+    if correlator.status.state == "learning":
+        days = correlator.status.history_days
+        click.echo(
+            f"{history_path}: {days:.1f} days of history; nothing is raised before {LEARNING_DAYS} days", err=True
+        )
+    if as_json:
+        click.echo(json.dumps({"bursts": [revision.document() for revision in revisions]}, indent=1))
+    else:
+        click.echo("\n".join(_text(revision) for revision in revisions) or "no burst")
+
+
+def _inventory(path: Path) -> Inventory:
+    try:
+        return load(path)
+    except InventoryError as error:
+        raise Trouble(str(error)) from error
+
+
+def _both(first: float | None, second: float | None, first_name: str, second_name: str) -> tuple[float, float] | None:
+    if first is None and second is None:
+        return None
+    if first is None or second is None:
+        raise Trouble(f"{first_name} and {second_name} go together: give both")
+    return first, second
+
+
+def _cluster(name: str | None, inventory: Inventory) -> str | None:
+    if name is not None and name != "all" and name not in inventory.cluster_names:
+        raise Trouble(f"--burst-cluster {name}: the inventory has no such cluster")
+    return name
+
+
+def _burst(
+    start_ns: int | None, minutes: int, amplitude: float, places: dict[str, Any], end_minute: int, days: int
+) -> Burst | None:
+    given = {name: place for name, place in places.items() if place is not None}
+    if start_ns is None:
+        if given:
+            raise Trouble("a place for a burst needs its time: give --burst-at")
+        return None
+    if len(given) != 1:
+        raise Trouble("--burst-at needs one place: a sky position, a point on the ground, or --burst-cluster")
+    if not end_minute - days * 1440 <= minute_of(start_ns) < end_minute:
+        raise Trouble("--burst-at lies outside the history")
+    if given.get("cluster") == "all":
+        given = {}
+    return Burst(start_ns=start_ns, duration_min=minutes, amplitude=amplitude, **given)
+
+
+def _write(out: Path, lines: Iterator[Line]) -> int:
+    """Writes beside `out` and renames at the end, so that nobody ever reads half a history. Returns the line count."""
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    number = 0
+    try:
+        with part.open("w", encoding="ascii") as file:
+            for line in lines:
+                file.write(encode(line) + "\n")
+                number += 1
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+    folder = os.open(out.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return number
+
+
+def _say_what_was_unusable(history: History, path: Path) -> None:
+    for trouble in history.troubles:
+        click.echo(f"{path}: {trouble}", err=True)
+    if history.bad_lines:
+        unnamed = history.bad_lines - len(history.troubles)
+        rest = f" ({unnamed} of them not named above)" if unnamed else ""
+        click.echo(f"{path}: {history.bad_lines} lines couldn't be used{rest}", err=True)
+    if history.last_time_ns is None:
+        raise Trouble(f"{path}: holds no usable line; is it a history file?")
+    if not history.alive:
+        raise Trouble(f"{path}: holds no 'alive' line, so nobody was watching and nothing can be judged")
+
+
+def _text(revision: Revision) -> str:
+    r = revision
+    minutes = (r.t_end_ns - r.t_start_ns) // MINUTE_NS
+    start = datetime.fromtimestamp(r.t_start_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M")
+    days = "" if r.extrapolated_from_days is None else f" (extrapolated from {r.extrapolated_from_days} days)"
+    raised = sorted(r.clusters, key=lambda share: share.expected - share.observed)
+    seen = ", ".join(f"{s.cluster} {s.observed} ({s.expected:.2g} expected)" for s in raised[:6] if s.observed)
+    return (
+        f"{r.burst_id} rev {r.rev} {r.kind}: {r.label} ({r.posterior[r.label]:.0%}), {start} UTC, {minutes} min, "
+        f"{r.statistic_nats:.1f} nats, {r.far_per_year:.1e} false alarms a year{days}\n"
+        f"    a source would stand at RA {r.ra_deg:.0f} Dec {r.dec_deg:+.0f} ({r.area90_deg2:.0f} deg2 at 90 %), "
+        f"over {r.ground_latitude_deg:+.0f} {r.ground_longitude_deg:+.0f}; {seen}"
+    )

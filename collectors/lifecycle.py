@@ -1,0 +1,61 @@
+"""The lifecycle: which crossings belong together.
+
+Enters: crossings, that is minutes whose best window scored high enough, in any order. Leaves: episodes, each the story
+of one burst. Pure.
+
+A burst raises every window that overlaps it, up to an hour after it ended. So of two crossings that overlap, the weaker
+is the shadow of the stronger and says nothing new; what is left are peaks that follow each other, and peaks that lie
+close together are one episode.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A window that ends with this minute (inclusive) and its statistic."""
+
+    minute: int
+    window_min: int
+    statistic_nats: float
+
+    @property
+    def first_minute(self) -> int:
+        return self.minute - self.window_min + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """First and last minute (inclusive) of the peaks that belong together, and the strongest of them."""
+
+    first_minute: int
+    last_minute: int
+    best: Crossing
+
+
+def episodes(crossings: Iterable[Crossing], gap_min: int) -> list[Episode]:
+    """Episodes in the order of time; peaks with at most `gap_min` quiet minutes between them are one."""
+    found: list[Episode] = []
+    for peak in _peaks(crossings):
+        if found and peak.first_minute - found[-1].last_minute - 1 <= gap_min:
+            earlier = found.pop()
+            best = max(earlier.best, peak, key=lambda crossing: crossing.statistic_nats)
+            found.append(Episode(earlier.first_minute, peak.minute, best))
+        else:
+            found.append(Episode(peak.first_minute, peak.minute, peak))
+    return found
+
+
+def overlap(a_first: int, a_last: int, b_first: int, b_last: int, gap_min: int) -> bool:
+    """True if two spans of minutes touch or lie at most `gap_min` quiet minutes apart."""
+    return a_first - b_last - 1 <= gap_min and b_first - a_last - 1 <= gap_min
+
+
+def _peaks(crossings: Iterable[Crossing]) -> Sequence[Crossing]:
+    """The crossings that no stronger one overlaps, in the order of time."""
+    peaks: list[Crossing] = []
+    for crossing in sorted(crossings, key=lambda c: (-c.statistic_nats, c.minute, c.window_min)):
+        if not any(overlap(crossing.first_minute, crossing.minute, p.first_minute, p.minute, -1) for p in peaks):
+            peaks.append(crossing)
+    return sorted(peaks, key=lambda crossing: crossing.minute)
