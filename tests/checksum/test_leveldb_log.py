@@ -188,19 +188,19 @@ def test_a_garbled_header_costs_the_rest_of_its_block() -> None:
     assert_no_phantom(items, log)
 
 
-@pytest.mark.parametrize("hole", ["garbage", "zeros", "unreadable", "gone"])
+@pytest.mark.parametrize("hole", ["garbage", "zeros", "unreadable"])
 def test_no_record_is_joined_over_a_hole(hole: str) -> None:
+    """(Only over one: that a whole block is gone, so that the next took its place, no checksum of the format tells.)"""
     log = large_log(6, [40_000, 40_000, 40_000, 40_000])
     fill: dict[str, list[bytes | Unreadable]] = {
         "garbage": [random.Random(1).randbytes(BLOCK_BYTES)],
         "zeros": [bytes(BLOCK_BYTES)],
         "unreadable": [Unreadable(BLOCK_BYTES)],
-        "gone": [],
     }
     chunks = [log.data[:BLOCK_BYTES], *fill[hole], log.data[2 * BLOCK_BYTES :]]
     items = list(scan(chunks))
     assert_no_phantom(items, log)
-    assert [item.data for item in records(items)] == list(log.payloads.values())[2 if hole != "gone" else 2 :]
+    assert [item.data for item in records(items)] == list(log.payloads.values())[2:]
     expected = {"zeros": Verdict.zeros, "unreadable": Verdict.unreadable}.get(hole, Verdict.skipped)
     assert expected in {item.verdict for item in findings(items)}
 
@@ -330,7 +330,7 @@ def test_a_scan_resumed_at_any_block_gives_the_same() -> None:
         for offset in range(0, len(damaged), BLOCK_BYTES):
             items = list(scan([damaged[offset:]], offset=offset, resumed=True))
             assert_tiles(items, offset, len(damaged))
-            assert_no_phantom(items, log)
+            assert_no_phantom(items[1:], log)
             settled = items[0].end  # the first item may be the rest of one that began before
             assert [i for i in items if i.begin >= settled] == [i for i in whole if i.begin >= settled]
 
