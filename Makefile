@@ -1,0 +1,25 @@
+# make demo [ONCE=1]   the whole of flipwatch on this machine
+# make test            lint, types and tests; PYTHON=python3.13 chooses another Python >= 3.11
+# make bench           speed and memory against the peers, as ratios
+PYTHON ?= python3
+bin := .venv/bin
+
+.PHONY: demo test bench clean
+
+demo:
+	@PYTHON=$(PYTHON) deploy/prepare.sh demo
+	$(bin)/flipwatch demo $(if $(ONCE),--once)
+
+test:
+	@PYTHON=$(PYTHON) deploy/prepare.sh test
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/python -m pytest
+
+bench:
+	@PYTHON=$(PYTHON) deploy/prepare.sh test
+	$(bin)/python -m tests.bench
+
+clean:
+	rm -rf .venv build *.egg-info checksum/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

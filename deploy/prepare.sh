@@ -1,0 +1,54 @@
+#!/bin/sh
+# Makes .venv ready for `make demo` or `make test`, and installs the Debian packages they need when run as root.
+#   usage: PYTHON=python3 deploy/prepare.sh demo|test
+# Run again, it does nothing unless the Python, the dependencies or the C source changed.
+set -eu
+cd "$(dirname "$0")/.."
+purpose=${1:?usage: deploy/prepare.sh demo|test}
+python=${PYTHON:-python3}
+
+case $purpose in
+demo) extras=collector servers="prometheus-alertmanager" ;;
+test) extras=collector,dev servers="prometheus-alertmanager prometheus prometheus-node-exporter" ;;
+*) echo "deploy/prepare.sh: '$purpose' is neither demo nor test" >&2; exit 2 ;;
+esac
+
+fail() { echo "flipwatch: $1" >&2; exit 1; }
+
+install() { # packages...
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+    echo "installing from Debian: $*"
+    [ -n "${updated:-}" ] || { apt-get update -qq; updated=yes; }
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+command -v "$python" >/dev/null || fail "$python is not installed; say which to use: make $purpose PYTHON=python3.12"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "$python is too old; flipwatch needs Python 3.11 or newer: make $purpose PYTHON=python3.12"
+
+"$python" -c 'import ensurepip, venv' 2>/dev/null || install python3-venv ||
+    fail "$python can't make virtual environments; as root: apt-get install python3-venv"
+
+# Without a compiler flipwatch works too, but verifies records hundreds of times slower; the tests want the fast one.
+header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
+if ! command -v cc >/dev/null || [ ! -e "$header" ]; then
+    install gcc libc6-dev python3-dev || echo "flipwatch: no C compiler or no $header: checksums will be slow" >&2
+fi
+
+missing=
+for server in $servers; do
+    command -v "$server" >/dev/null || missing="$missing $server"
+done
+if [ -n "$missing" ]; then
+    install $missing || echo "flipwatch: not installed and not root, so less can be shown:$missing" >&2
+fi
+
+wanted=$("$python" -c 'import sys; print(sys.version)' | cat - setup.cfg setup.py pyproject.toml checksum/*.c | cksum)
+[ "$(cat ".venv/ready-$purpose" 2>/dev/null)" = "$wanted" ] && exit 0
+if [ -e .venv/bin/python ] && [ "$(.venv/bin/python -V)" != "$("$python" -V)" ]; then
+    rm -rf .venv # it was made for another Python
+fi
+echo "preparing .venv with $("$python" -V)"
+[ -e .venv/bin/pip ] || "$python" -m venv .venv
+.venv/bin/pip install -q --disable-pip-version-check -e ".[$extras]"
+echo "$wanted" >".venv/ready-$purpose"
