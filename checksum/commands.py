@@ -98,7 +98,8 @@ class _Walk:
         if stat.S_ISDIR(status.st_mode):
             for directory, names, file_names in os.walk(path, onerror=self._unlisted):
                 names.sort()
-                yield from self._inside(Path(directory), sorted(file_names))
+                links = [name for name in names if Path(directory, name).is_symlink()]  # not walked into
+                yield from self._inside(Path(directory), sorted(file_names + links))
         else:
             yield _File(path, status.st_size, follow=True)
 
