@@ -1,0 +1,78 @@
+"""The collector's settings: the [collector] table of a TOML file becomes one frozen dataclass.
+
+Enters: the path of the file. Leaves: a CollectorConfig, or a SettingsError whose one sentence names
+file, key and value.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from checksum import settings
+from checksum.settings import SettingsError, setting
+
+TABLES = ("agent", "store", "collector")  # one file may serve all daemons of a machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectorConfig:
+    """The [collector] table."""
+
+    inventory: Path = setting("the fleet: a Prometheus file_sd file with cluster, latitude and longitude labels")
+    state_dir: Path = setting(
+        "where the store lives; the directory is made if its parent exists",
+        default=Path("/var/lib/flipwatch-collector"),
+    )
+    listen: str = setting("ADDRESS:PORT of the page, /metrics and /api", default="127.0.0.1:9862")
+    page_url: str = setting(
+        "the page's address as people reach it, for links in alerts; empty: from listen", default=""
+    )
+    pull_interval_s: float = setting("every agent is asked once in this time", default=15.0, minimum=0.2, maximum=3600)
+    pull_timeout_s: float = setting("an answer takes at most this long", default=10.0, minimum=0.1, maximum=600)
+    pull_concurrency: int = setting("how many agents are asked at once", default=1000, minimum=1, maximum=20_000)
+    pull_faults_max: int = setting("how many faults one answer may hold", default=1000, minimum=1, maximum=100_000)
+    answer_mib_max: int = setting("a longer answer of an agent is refused", default=16, minimum=1, maximum=1024)
+    alertmanager_url: str = setting("where bursts are alerted; empty: nobody is alerted", default="")
+    false_alarms_per_year: float = setting("how many false bursts to accept", default=1.0, minimum=0.001, maximum=365)
+    history_days: int = setting("how long faults and exposure are kept", default=90, minimum=1, maximum=730)
+    burst_end_after_min: int = setting("a burst is over after this quiet time", default=15, minimum=1, maximum=1440)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Address and port to listen on."""
+        return settings.address(self.listen, "[collector] listen")
+
+    @property
+    def store_path(self) -> Path:
+        """The SQLite file."""
+        return self.state_dir / "collector.sqlite3"
+
+
+def load(path: Path) -> CollectorConfig:
+    """The settings in the file at `path`.
+
+    Raises:
+        SettingsError: the file, a key or a value is unusable.
+    """
+    document = settings.read(path)
+    settings.only_tables(document, TABLES, path)
+    if "collector" not in document:
+        raise SettingsError(f"{path}: the table [collector] is missing")
+    where = f"{path}: [collector]"
+    config = settings.table(document["collector"], CollectorConfig, where)
+    settings.address(config.listen, f"{where} listen")
+    for key in ("alertmanager_url", "page_url"):
+        _check_url(getattr(config, key), f"{where} {key}")
+    return config
+
+
+def _check_url(url: str, where: str) -> None:
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that isn't a number, a torn IPv6 address
+        usable = False
+    if not usable or not url.isprintable():
+        raise SettingsError(f"{where} = {url!r}: must be a URL such as http://127.0.0.1:9093, or empty")

@@ -1,0 +1,60 @@
+"""The feed: what the store has got since the last call goes into the correlator's minutes.
+
+Enters: the store and the time. Leaves: novel faults and watching hosts in a Minutes. It makes no difference whether a
+fault was pulled by this process or imported by another. Reads no clock.
+"""
+
+from collectors.inventory import Cluster
+from collectors.minutes import DAY_NS, MINUTE_NS, SCANNED_STREAMS, Minutes, minute_of
+from collectors.store import Store
+
+
+class Feed:
+    """Remembers what was fed already. Its store is a connection of its own, used by the correlator's thread."""
+
+    def __init__(self, store: Store, minutes: Minutes, history_days: int) -> None:
+        self._store = store
+        self._minutes = minutes
+        self._history_ns = history_days * DAY_NS
+        self._last_id = 0
+        self._fed_until: int | None = None  # the last minute whose exposure was fed
+
+    def advance(self, now_ns: int, changed_from_ns: int | None) -> None:
+        """Feeds what is new; `changed_from_ns` is the earliest exposure that changed since the last call.
+
+        A fault with a time outside [now - history, now + 1 min] is not fed: its clock is wrong, it can't be placed.
+        """
+        oldest_ns = now_ns - self._history_ns
+        now_minute = minute_of(now_ns)
+        first = self._first_minute(oldest_ns, changed_from_ns)
+        if first is not None and first <= now_minute:
+            for stream in self._store.watching_streams():
+                if stream in SCANNED_STREAMS:
+                    hosts = self._store.watching_hosts(stream, first, now_minute, self._minutes.cluster_names)
+                    self._minutes.set_watching(stream, first, hosts)
+            self._fed_until = now_minute
+        for stored in self._store.novel_faults(self._last_id):
+            self._last_id = stored.id
+            if oldest_ns <= stored.fault.time_ns <= now_ns + MINUTE_NS:
+                self._minutes.observe(stored.fault)
+        self._minutes.forget_before(minute_of(oldest_ns))
+
+    def _first_minute(self, oldest_ns: int, changed_from_ns: int | None) -> int | None:
+        """From where on exposure must be fed: all there is at first, then what is new."""
+        if self._fed_until is None:
+            first = self._store.first_watched_minute()
+            return None if first is None else max(first, minute_of(oldest_ns))
+        changed = self._fed_until if changed_from_ns is None else minute_of(changed_from_ns)
+        return max(min(changed, self._fed_until), minute_of(oldest_ns))
+
+
+def same_places(one: tuple[Cluster, ...], other: tuple[Cluster, ...]) -> bool:
+    """True if a correlator for the one set of clusters serves the other: hosts may have come and gone."""
+
+    def places(clusters: tuple[Cluster, ...]) -> list[tuple[object, ...]]:
+        return [
+            (c.name, c.latitude_deg, c.longitude_deg, c.altitude_m, c.facing_azimuth_deg, c.facing_elevation_deg)
+            for c in clusters
+        ]
+
+    return places(one) == places(other)

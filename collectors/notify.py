@@ -1,0 +1,179 @@
+"""What Alertmanager has to hear: bursts in, alert objects out.
+
+Enters: the active bursts' latest revisions, what was said before, and the time. Leaves: the alerts to POST now to
+/api/v2/alerts, and what will have been said once that succeeded. Labels are an alert's identity: when one of them
+changes, the old label set is ended in the same POST. Pure: the server owns the clock and the socket.
+Format: Alertmanager's OpenAPI, api/v2/openapi.yaml, `postableAlerts`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from collectors.correlator import Revision
+
+REPEAT_NS = 60 * 10**9  # an active alert is said again this often
+LASTS_NS = 5 * REPEAT_NS  # and resolves by itself this long after the collector fell silent
+END_REPEATS = 3  # an end is said this often, in case Alertmanager was restarted in between
+
+SEVERITY = {
+    "part": "warning",
+    "local": "warning",
+    "region": "critical",
+    "fleet": "critical",
+    "incoherent": "warning",
+    "rollout": "warning",
+    "celestial": "critical",
+    "low-cutoff": "critical",
+    "none": "info",
+}
+WHAT = {
+    "part": "in machines that share a part",
+    "local": "in one cluster",
+    "region": "in one region",
+    "fleet": "in the whole fleet",
+    "incoherent": "in clusters without a common direction",
+    "rollout": "during a roll-out",
+    "celestial": "coherent with a direction in the sky",
+    "low-cutoff": "where the geomagnetic cutoff is low",
+    "none": "without a likely cause",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One label set that Alertmanager knows of, and what is left to say about it."""
+
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    start_ns: int
+    last_ns: int  # when it was last said
+    end_ns: int | None = None  # None: still active
+    ends_said: int = 0
+
+    @property
+    def key(self) -> str:
+        return key(self.labels)
+
+    def alert(self, now_ns: int, link: str) -> dict[str, Any]:
+        """The object to POST."""
+        ends_ns = now_ns + LASTS_NS if self.end_ns is None else self.end_ns
+        return {
+            "labels": dict(self.labels),
+            "annotations": dict(self.annotations),
+            "startsAt": rfc3339(self.start_ns),
+            "endsAt": rfc3339(ends_ns),
+            "generatorURL": link,
+        }
+
+    def document(self) -> dict[str, Any]:
+        """As JSON for the store; `from_document` is the way back."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "Said":
+        return cls(**document)
+
+
+def key(labels: Mapping[str, str]) -> str:
+    """A label set as one string that no other label set has."""
+    return "\0".join(part for name in sorted(labels) for part in (name, labels[name]))
+
+
+def wanted(active: Iterable[Revision], link: str) -> list[tuple[dict[str, str], dict[str, str], int]]:
+    """(labels, annotations, start_ns) of each alert that the active bursts call for."""
+    alerts: list[tuple[dict[str, str], dict[str, str], int]] = []
+    for burst in active:
+        labels = {
+            "alertname": "CorrelatedBurst",
+            "burst_id": burst.burst_id,
+            "severity": SEVERITY[burst.label],
+            "cause": burst.label,
+        }
+        alerts.append((labels, annotations(burst, link), burst.t_start_ns))
+        for name in members(burst):
+            member = {"alertname": "BurstMember", "cluster": name, "burst_id": burst.burst_id}
+            alerts.append((member, {"summary": f"{name} takes part in burst {burst.burst_id}"}, burst.t_start_ns))
+    return alerts
+
+
+def members(burst: Revision) -> list[str]:
+    """The clusters that saw more than they should."""
+    return [share.cluster for share in burst.clusters if share.observed > share.expected]
+
+
+def desired(active: Iterable[Revision], said: Sequence[Said], now_ns: int, link: str) -> list[Said]:
+    """The label sets that are due now, as they'll stand once said: new, changed, to repeat, ended or to end again."""
+    before = {entry.key: entry for entry in said}
+    due = []
+    for labels, texts, start_ns in wanted(active, link):
+        old = before.pop(key(labels), None)
+        if old is None or old.end_ns is not None:
+            due.append(Said(labels, texts, start_ns, now_ns))
+        elif dict(old.annotations) != texts or now_ns - old.last_ns >= REPEAT_NS or now_ns < old.last_ns:
+            due.append(replace(old, annotations=texts, last_ns=now_ns))
+    for old in before.values():
+        if old.end_ns is None:
+            due.append(replace(old, end_ns=now_ns, last_ns=now_ns, ends_said=1))
+        elif old.ends_said < END_REPEATS and now_ns - old.last_ns >= REPEAT_NS:
+            due.append(replace(old, last_ns=now_ns, ends_said=old.ends_said + 1))
+    return due
+
+
+def after(said: Sequence[Said], due: Sequence[Said]) -> list[Said]:
+    """What has been said once the due ones were delivered; an end that was said often enough is forgotten."""
+    now_said = {entry.key: entry for entry in said} | {entry.key: entry for entry in due}
+    return [entry for entry in now_said.values() if entry.ends_said < END_REPEATS]
+
+
+def annotations(burst: Revision, link: str) -> dict[str, str]:
+    """The words of a burst's alert."""
+    number, of = len(members(burst)), len(burst.clusters)
+    return {
+        "summary": f"Burst of memory faults {WHAT[burst.label]}: {number} of {of} clusters",
+        "description": description(burst),
+        "window": f"{rfc3339(burst.t_start_ns)} to {rfc3339(burst.t_end_ns)}",
+        "started": rfc3339(burst.t_start_ns),
+        "link": f"{link}#burst-{burst.burst_id}",
+    }
+
+
+def description(burst: Revision) -> str:
+    """What was seen, in sentences."""
+    observed = sum(share.observed for share in burst.clusters)
+    expected = sum(share.expected for share in burst.clusters)
+    probability = burst.posterior.get(burst.label, 0.0)
+    sentences = [
+        f"{observed} novel faults in {burst.window_min} minutes where {expected:.2g} were expected",
+        f"Likeliest cause: {burst.label} ({100 * probability:.0f} %), {WHAT[burst.label]}",
+    ]
+    if burst.label in ("celestial", "low-cutoff"):
+        sentences.append(f"{direction(burst)}, within {burst.area90_deg2:.0f} square degrees (90 %)")
+    shares = sorted(burst.clusters, key=lambda share: share.expected - share.observed)
+    sentences.append("Clusters (seen / expected): " + ", ".join(_share(share) for share in shares[:12]))
+    sentences.append(false_alarms(burst))
+    return ". ".join(sentences) + "."
+
+
+def _share(share: Any) -> str:
+    return f"{share.cluster} {share.observed} / {share.expected:.2g}"
+
+
+def direction(burst: Revision) -> str:
+    """Where the burst came from, for people."""
+    return f"Coherent with direction RA {burst.ra_deg:.0f}°, Dec {burst.dec_deg:+.0f}°"
+
+
+def false_alarms(burst: Revision) -> str:
+    """How often chance alone does this, and how well that is known."""
+    text = f"Chance alone does this about {burst.far_per_year:.2g} times a year"
+    if burst.extrapolated_from_days is not None:
+        text += f" (extrapolated from {burst.extrapolated_from_days} days)"
+    return text
+
+
+def rfc3339(time_ns: int) -> str:
+    """RFC 3339 in UTC, to the millisecond."""
+    moment = datetime.fromtimestamp(time_ns // 10**9, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ns // 10**6 % 1000:03d}Z"

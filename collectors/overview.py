@@ -1,0 +1,176 @@
+"""The overview: what the collector knows at one moment, gathered once for the page, the metrics and the JSON.
+
+Enters: the inventory, the agents' states, the store and the last correlation step. Leaves: an Overview, plain data.
+Reads no clock.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.report import STREAMS
+from collectors.correlator import Revision, Status
+from collectors.inventory import Inventory
+from collectors.notify import rfc3339
+from collectors.pull import STATES, Agent
+from collectors.store import Loss, Store, Total
+
+SHOWN_AGENTS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """One agent that has something to say about itself."""
+
+    host: str
+    cluster: str
+    target: str
+    state: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """One cluster: agents per state, watching hosts and expected novel faults per minute by stream."""
+
+    name: str
+    hosts: int
+    agents: Mapping[str, int]
+    watching: Mapping[str, int]
+    expected_per_minute: Mapping[str, float]
+    lag_s: float | None  # how far back the least complete of its agents lies; None: none was ever reached
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the last correlation step left."""
+
+    status: Status
+    active: tuple[Revision, ...]
+    expected_per_minute: Mapping[tuple[str, str], float]  # (cluster, stream)
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Sentences about what is wrong with the collector itself; empty strings where nothing is."""
+
+    store: str = ""
+    inventory: str = ""
+    correlator: str = ""
+    alerts: str = ""
+    alerts_wanted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    now_ns: int
+    clusters: tuple[ClusterView, ...]
+    agents: tuple[AgentView, ...]  # those in trouble, at most SHOWN_AGENTS_MAX
+    agents_in_trouble: int
+    totals: Mapping[tuple[str, str], Total]
+    losses: tuple[tuple[str, Loss], ...]
+    burst_totals: Mapping[tuple[str, str], int]
+    step: Step | None  # None before the first one
+    health: Health
+
+    @property
+    def state(self) -> str:
+        """learning, live or failed; starting before the first step."""
+        if self.health.correlator:
+            return "failed"
+        return self.step.status.state if self.step else "starting"
+
+
+def gather(
+    now_ns: int, inventory: Inventory, agents: Mapping[str, Agent], store: Store, step: Step | None, health: Health
+) -> Overview:
+    """Everything at `now_ns`; `store` is a connection that this thread may use."""
+    losses = tuple(store.losses())
+    troubled = [agent for agent in agents.values() if agent.sentence]
+    return Overview(
+        now_ns=now_ns,
+        clusters=tuple(_clusters(now_ns, inventory, agents.values(), store.complete_until(), losses, step)),
+        agents=tuple(_view(agent) for agent in troubled[:SHOWN_AGENTS_MAX]),
+        agents_in_trouble=len(troubled),
+        totals=store.totals(),
+        losses=losses,
+        burst_totals=store.burst_totals(),
+        step=step,
+        health=health,
+    )
+
+
+def _clusters(
+    now_ns: int,
+    inventory: Inventory,
+    agents: Iterable[Agent],
+    complete_until: Mapping[str, int],
+    losses: Iterable[tuple[str, Loss]],
+    step: Step | None,
+) -> Iterable[ClusterView]:
+    members: dict[str, list[Agent]] = defaultdict(list)
+    for agent in agents:
+        members[agent.host.cluster].append(agent)
+    lost: Counter[str] = Counter()
+    for cluster, loss in losses:
+        lost[cluster] += loss.faults
+    expected: dict[str, dict[str, float]] = defaultdict(dict)
+    for (cluster, stream), rate in step.expected_per_minute.items() if step else ():
+        expected[cluster][stream] = rate
+    for name in inventory.cluster_names:
+        states = Counter(agent.state for agent in members[name])
+        streams = Counter(stream for agent in members[name] if agent.state == "ok" for stream in agent.watching)
+        reached = [complete_until[a.host.name] for a in members[name] if a.host.name in complete_until]
+        yield ClusterView(
+            name=name,
+            hosts=len(members[name]),
+            agents={state: states[state] for state in STATES},
+            watching={stream: streams[stream] for stream in STREAMS if streams[stream]},
+            expected_per_minute=expected[name],
+            lag_s=max((now_ns - min(reached)) / 1e9, 0.0) if reached else None,
+            lost=lost[name],
+        )
+
+
+def _view(agent: Agent) -> AgentView:
+    return AgentView(agent.host.name, agent.host.cluster, agent.host.target, agent.state, agent.sentence)
+
+
+def status_document(overview: Overview) -> dict[str, Any]:
+    """The JSON of /api/status."""
+    status = overview.step.status if overview.step else None
+    return {
+        "time": rfc3339(overview.now_ns),
+        "state": overview.state,
+        "history_days": status.history_days if status else None,
+        "statistic_nats": status.statistic_nats if status else None,
+        "threshold_nats": status.threshold_nats if status else None,
+        "far_per_year": status.far_per_year if status else None,
+        "clusters": [_cluster_document(cluster) for cluster in overview.clusters],
+        "agents_in_trouble": overview.agents_in_trouble,
+        "agents": [{name: getattr(agent, name) for name in AgentView.__slots__} for agent in overview.agents],
+        "faults": _by_stream(overview.totals),
+        "lost": sum(loss.faults for _, loss in overview.losses),
+        "losses": [
+            {"cluster": cluster, "host": loss.host, "journal": loss.journal, "faults": loss.faults}
+            for cluster, loss in overview.losses
+        ],
+        "bursts_active": [burst.burst_id for burst in overview.step.active] if overview.step else [],
+        "health": {name: getattr(overview.health, name) for name in Health.__slots__},
+    }
+
+
+def _cluster_document(cluster: ClusterView) -> dict[str, Any]:
+    document = {name: getattr(cluster, name) for name in ClusterView.__slots__}
+    return {"cluster": document.pop("name"), **document}
+
+
+def _by_stream(totals: Mapping[tuple[str, str], Total]) -> dict[str, dict[str, int]]:
+    """Pulled faults, errors and novel faults per stream since the store began."""
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
+    for (_, stream), total in totals.items():
+        sums[stream].update(faults=total.faults, errors=total.errors, novel=total.novel)
+    return {stream: dict(numbers) for stream, numbers in sorted(sums.items())}

@@ -1,0 +1,117 @@
+"""The status page: an overview and the latest faults and bursts in, one self-contained HTML page out.
+
+Everything that came from outside (host names, paths, sentences) is escaped by the template engine. The page needs no
+JavaScript and loads nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+
+from agent.report import Fault, MemoryFault
+from collectors.correlator import Revision
+from collectors.minutes import DAY_NS
+from collectors.notify import SEVERITY, WHAT, direction, false_alarms, members, rfc3339
+from collectors.overview import Overview
+from collectors.store import Store, StoredFault
+
+LATEST_FAULTS = 50
+OPEN_FAULTS = 50
+LATEST_BURSTS = 20
+OPEN_DAYS = 7  # a device counts as open until it was quiet for the time that makes its next fault novel
+
+_PAGES = jinja2.Environment(
+    loader=jinja2.PackageLoader("dashboards", "page"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What only the page shows: queries that a scrape shouldn't pay for."""
+
+    latest: Sequence[StoredFault]
+    open: Sequence[tuple[StoredFault, int]]
+    novel_24h: Mapping[str, int]
+    bursts: Sequence[Revision]  # the latest revision of each, latest first
+
+
+def details(store: Store, now_ns: int) -> Details:
+    """Reads them; `store` is a connection that this thread may use."""
+    return Details(
+        latest=store.latest_faults(LATEST_FAULTS),
+        open=store.open_faults(now_ns - OPEN_DAYS * DAY_NS, OPEN_FAULTS),
+        novel_24h=store.novel_since(now_ns - DAY_NS),
+        bursts=latest_bursts(store)[:LATEST_BURSTS],
+    )
+
+
+def latest_bursts(store: Store) -> list[Revision]:
+    """The latest revision of each burst, the burst that began last first."""
+    latest = {document["burst_id"]: Revision.from_document(document) for document in store.revisions()}
+    return sorted(latest.values(), key=lambda burst: (burst.t_start_ns, burst.burst_id), reverse=True)
+
+
+def render(overview: Overview, shown: Details, false_alarms_per_year: float, refresh_s: int) -> bytes:
+    """The page as UTF-8."""
+    template = _PAGES.get_template("status.html")
+    active = {burst.burst_id for burst in overview.step.active} if overview.step else set()
+    html = template.render(
+        overview=overview,
+        shown=shown,
+        active=active,
+        budget=false_alarms_per_year,
+        refresh_s=refresh_s,
+        open_days=OPEN_DAYS,
+        WHAT=WHAT,
+        SEVERITY=SEVERITY,
+        when=when,
+        words=words,
+        flip=flip,
+        verdict=verdict,
+        direction=direction,
+        false_alarms=false_alarms,
+        members=members,
+    )
+    return html.encode("utf-8", "replace")  # a detail may hold what no encoding can
+
+
+def when(time_ns: int) -> str:
+    """A time for people, in UTC."""
+    return rfc3339(time_ns)[:19].replace("T", " ")
+
+
+def verdict(fault: Fault) -> str:
+    """What kind of fault it is, in a word."""
+    if isinstance(fault, MemoryFault):
+        return fault.severity
+    return str(fault.detail.get("verdict", "corrupt"))
+
+
+def words(fault: Fault) -> str:
+    """A fault's detail as a line: the known keys of a record first, else all keys."""
+    detail = dict(fault.detail)
+    if "path" in detail:
+        place = f"{detail['path']} [{detail.get('begin', '?')}, {detail.get('end', '?')})"
+        return f"{place} {detail['format']}" if "format" in detail else place
+    return ", ".join(f"{name} {_short(value)}" for name, value in detail.items() if value not in (None, ""))
+
+
+def flip(fault: Fault) -> str:
+    """Which bit flipped, where one bit explains the damage."""
+    found = fault.detail.get("flip")
+    if not isinstance(found, dict) or not {"offset_bytes", "bit", "stored"} <= found.keys():
+        return ""
+    stored = found["stored"]
+    was = {0: 1, 1: 0}.get(stored, "?") if isinstance(stored, int) else "?"
+    return f"byte {found['offset_bytes']} bit {found['bit']}: {was} became {stored}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

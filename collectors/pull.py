@@ -1,0 +1,252 @@
+"""Pulling: each agent is asked for what is new, and only a whole, sound answer counts.
+
+Enters: the hosts to ask and their cursors. Leaves: Answers, handed to a `commit` function that returns once they are
+durable, and per agent a state with one sentence that says what is wrong. A slow, silent or garbled agent delays nobody:
+each has at most one request in flight, with bounds on time and size. The session and the clock are the server's.
+"""
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from agent.report import AgentHeader, Fault, Line, MemoryFault, RecordFault, ReportError, decode
+from collectors.config import CollectorConfig
+from collectors.inventory import Host
+from collectors.store import Conflict, Pulled, Recorded, StoreError, more_text
+
+STATES = ("ok", "silent", "slow", "garbage", "refused", "conflict")
+CONTENT_TYPE = "application/x-ndjson"
+TICK_S = 0.05  # how finely the requests of one interval are spread
+CLOCK_OFF_S = 30.0  # an agent whose clock is further off than this is told about
+CHUNK_BYTES = 1 << 16
+NOT_ASKED = "not asked yet"
+SEQ_MAX = 2**62  # beyond it the sums of what was lost would outgrow 64 bits
+
+Commit = Callable[[Pulled], Awaitable[Recorded | Conflict]]
+_log = logging.getLogger("flipwatch.pull")
+
+
+class PullError(Exception):
+    """One answer that can't be used: the agent's new state and the sentence that says why."""
+
+    def __init__(self, state: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.state = state
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer of /v1/faults."""
+
+    header: AgentHeader
+    faults: tuple[Fault, ...]
+
+
+@dataclass(slots=True)
+class Agent:
+    """One agent as the collector sees it."""
+
+    host: Host
+    cursor: str | None = None
+    state: str = "silent"
+    sentence: str = NOT_ASKED
+    faults_max: int = 0  # how many faults to ask for; halved while its answers are too long
+    is_in_flight: bool = False
+    watching: frozenset[str] = frozenset()  # the streams it watched in its last answer
+
+
+def parse(body: bytes) -> Answer:
+    """The answer these bytes hold.
+
+    Raises:
+        PullError: it isn't whole or not sound; nothing of it may be used.
+    """
+    if not body.endswith(b"\n"):
+        raise PullError("garbage", "its answer stops in the middle of a line")
+    lines = body[:-1].split(b"\n")
+    header = _decode(lines[0], 1)
+    if not isinstance(header, AgentHeader):
+        raise PullError("garbage", "the first line of its answer is not of kind 'agent'")
+    if any(span.last_seq > SEQ_MAX or span.first_seq > SEQ_MAX for span in header.journals):
+        raise PullError("garbage", f"its journals count beyond {SEQ_MAX}")
+    faults = tuple(_fault(line, number) for number, line in enumerate(lines[1:], start=2))
+    reached: dict[str, int] = {}
+    for number, fault in enumerate(faults, start=2):
+        assert fault.journal is not None and fault.seq is not None
+        if fault.seq > SEQ_MAX:
+            raise PullError("garbage", f"line {number} of its answer: seq {fault.seq} is beyond {SEQ_MAX}")
+        if fault.seq <= reached.get(fault.journal, -1):
+            raise PullError("garbage", f"line {number} of its answer: seq {fault.seq} does not ascend")
+        reached[fault.journal] = fault.seq
+    return Answer(header, faults)
+
+
+def _fault(line: bytes, number: int) -> Fault:
+    fault = _decode(line, number)
+    if not isinstance(fault, MemoryFault | RecordFault):
+        raise PullError("garbage", f"line {number} of its answer is no fault")
+    if fault.journal is None or fault.seq is None:
+        raise PullError("garbage", f"line {number} of its answer lacks journal or seq")
+    try:
+        more_text(fault)
+    except (ValueError, RecursionError) as error:
+        raise PullError("garbage", f"line {number} of its answer: its detail can't be stored") from error
+    return fault
+
+
+def _decode(line: bytes, number: int) -> Line:
+    try:
+        return decode(line)
+    except ReportError as error:
+        raise PullError("garbage", f"line {number} of its answer: {error}") from error
+
+
+class Puller:
+    """Asks every agent once per interval, spread evenly over it."""
+
+    def __init__(
+        self, config: CollectorConfig, session: aiohttp.ClientSession, clock_ns: Callable[[], int], commit: Commit
+    ) -> None:
+        self.agents: dict[str, Agent] = {}  # by host name
+        self._config = config
+        self._session = session
+        self._clock_ns = clock_ns
+        self._commit = commit
+        self._slots = asyncio.Semaphore(config.pull_concurrency)
+        self._buckets: list[list[Agent]] = [[] for _ in range(max(round(config.pull_interval_s / TICK_S), 1))]
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def set_hosts(self, hosts: Sequence[Host], cursors: dict[str, str]) -> None:
+        """Takes over another inventory; an agent that stays keeps its state, one with a new target is asked there."""
+        known = self.agents
+        self.agents = {
+            host.name: known.get(host.name) or Agent(host, cursors.get(host.name), faults_max=self._faults_max)
+            for host in hosts
+        }
+        self._buckets = [[] for _ in self._buckets]
+        for host in hosts:
+            agent = self.agents[host.name]
+            agent.host = host
+            self._buckets[zlib.crc32(host.name.encode()) % len(self._buckets)].append(agent)
+
+    async def run(self) -> None:
+        """Pulls until cancelled; requests in flight are then given up, which loses nothing."""
+        loop = asyncio.get_running_loop()
+        tick, begin_s = 0, loop.time()
+        try:
+            while True:
+                for agent in self._buckets[tick % len(self._buckets)]:
+                    self._start(agent)
+                tick += 1
+                step_s = self._config.pull_interval_s / len(self._buckets)
+                await asyncio.sleep(max(begin_s + tick * step_s - loop.time(), 0))
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def _faults_max(self) -> int:
+        return self._config.pull_faults_max
+
+    def _start(self, agent: Agent) -> None:
+        if not agent.is_in_flight:
+            agent.is_in_flight = True
+            task = asyncio.create_task(self._pull(agent))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pull(self, agent: Agent) -> None:
+        try:
+            async with self._slots:
+                while await self._pull_once(agent):  # what waits is fetched at once
+                    pass
+        except PullError as error:
+            self._note(agent, error.state, str(error))
+        except StoreError:
+            pass  # the server has said so; nothing was acknowledged, and the agent is asked again
+        finally:
+            agent.is_in_flight = False
+
+    async def _pull_once(self, agent: Agent) -> bool:
+        """One request, made durable; true if the agent has more."""
+        answer = parse(await self._fetch(agent))
+        now_ns = self._clock_ns()
+        outcome = await self._commit(Pulled(agent.host.name, agent.host.cluster, answer.header, answer.faults, now_ns))
+        if isinstance(outcome, Conflict):
+            raise PullError("conflict", outcome.sentence)
+        agent.cursor = answer.header.cursor
+        agent.watching = frozenset(answer.header.watching)
+        agent.faults_max = self._faults_max
+        for loss in outcome.losses:
+            _log.warning("%s lost %d faults of journal %s before they were read", loss.host, loss.faults, loss.journal)
+        self._note(agent, "ok", _clock_sentence(answer.header.time_ns, now_ns))
+        return outcome.is_behind and outcome.faults > 0
+
+    async def _fetch(self, agent: Agent) -> bytes:
+        """The body of one answer.
+
+        Raises:
+            PullError: no whole answer came, or it isn't one of /v1/faults.
+        """
+        target, timeout_s = agent.host.target, self._config.pull_timeout_s
+        query = {"limit": str(agent.faults_max)} | ({"after": agent.cursor} if agent.cursor else {})
+        try:
+            timeout = aiohttp.ClientTimeout(total=timeout_s)
+            url = f"http://{target}/v1/faults"
+            async with self._session.get(url, params=query, timeout=timeout, allow_redirects=False) as response:
+                _check_head(response, agent)
+                return await self._body(response, agent)
+        except TimeoutError as error:
+            raise PullError("slow", f"gave no whole answer at {target} within {timeout_s:g} s") from error
+        except aiohttp.ClientPayloadError as error:
+            raise PullError("silent", f"went away at {target} in the middle of its answer") from error
+        except aiohttp.ClientConnectorError as error:
+            raise PullError("silent", f"does not answer at {target}: {error.os_error.strerror or error}") from error
+        except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
+            raise PullError("garbage", f"does not speak HTTP at {target}: {_one_line(error)}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise PullError("silent", f"went away at {target}: {_one_line(error)}") from error
+
+    async def _body(self, response: aiohttp.ClientResponse, agent: Agent) -> bytes:
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+            body += chunk
+            if len(body) > self._config.answer_mib_max << 20:
+                agent.faults_max = max(agent.faults_max // 2, 1)  # its faults may be long: ask for fewer
+                raise PullError("garbage", f"its answer is longer than answer_mib_max = {self._config.answer_mib_max}")
+        return bytes(body)
+
+    def _note(self, agent: Agent, state: str, sentence: str) -> None:
+        if agent.state != state or agent.sentence == NOT_ASKED:
+            level = logging.INFO if state == "ok" else logging.WARNING
+            _log.log(level, "agent %s is %s%s", agent.host.name, state, f": {sentence}" if sentence else "")
+        agent.state, agent.sentence = state, sentence
+
+
+def _check_head(response: aiohttp.ClientResponse, agent: Agent) -> None:
+    target = agent.host.target
+    if response.status == 400 and agent.cursor:
+        agent.cursor = None  # it doesn't know our cursor: from the oldest; what is known is recognised by its seq
+    if response.status != 200:
+        raise PullError("refused", f"answers with status {response.status} at {target}")
+    if response.content_type != CONTENT_TYPE:
+        raise PullError("garbage", f"answers with {response.content_type} at {target}, not {CONTENT_TYPE}")
+    if response.content_length is None and "chunked" not in response.headers.get("Transfer-Encoding", "").lower():
+        # only a closing connection would mark the end, and a cut between two lines would look whole
+        raise PullError("garbage", f"answers without a length at {target}")
+
+
+def _clock_sentence(agent_ns: int, now_ns: int) -> str:
+    off_s = (agent_ns - now_ns) / 1e9
+    if abs(off_s) <= CLOCK_OFF_S:
+        return ""
+    return f"its clock is {abs(off_s):.0f} s {'ahead of' if off_s > 0 else 'behind'} the collector's"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,475 @@
+"""The conductor of the collector: it owns the clock, the sockets and the threads.
+
+Enters: the settings. Leaves: nothing; it runs until SIGTERM or SIGINT. The road: pull -> commit (faults and cursor in
+one transaction) -> feed -> correlate -> store the revisions -> tell Alertmanager. Each piece of trouble becomes a log
+line, a sentence on the page and a metric, and is tried again; what isn't committed is never acknowledged.
+
+Threads: the event loop (pulls, web), one that writes the store, one that correlates, one that reads for the web. Each
+has a connection of its own, so that no two threads share one.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import aiohttp
+import uvloop
+from aiohttp import web
+
+from collectors import inventory as inventories
+from collectors import metrics, notify, overview, page
+from collectors.config import CollectorConfig
+from collectors.correlator import LATE_MIN, Correlator, Revision
+from collectors.feed import Feed, same_places
+from collectors.inventory import Inventory, InventoryError
+from collectors.minutes import DAY_NS, SCANNED_STREAMS, minute_of
+from collectors.overview import Health, Step
+from collectors.pull import Puller
+from collectors.store import Conflict, Pulled, Recorded, Store, StoreError
+
+T = TypeVar("T")
+
+STEP_IDLE_S = 15.0  # a step is made at least this often, also when nothing new has come
+STEP_GAP_S = 1.0  # and at most this often
+RETRY_S = 2.0  # after a failed write or POST
+HEARTBEAT_S = 60.0  # Alertmanager is spoken to at least this often, so that its absence is noticed before a burst
+INVENTORY_CHECK_S = 2.0
+FORGET_S = 3600.0
+POST_TIMEOUT_S = 10.0
+EXPECTED_GAP_MIN = 60  # a longer gap between two steps was an outage: nothing was expected of it
+
+_log = logging.getLogger("flipwatch.collector")
+
+
+class ServerError(Exception):
+    """The collector can't start; the message is one sentence."""
+
+
+def serve(config: CollectorConfig) -> None:
+    """Runs the collector until SIGTERM or SIGINT.
+
+    Raises:
+        ServerError, StoreError, InventoryError: it can't start.
+    """
+    fleet = inventories.load(config.inventory)
+    with (
+        contextlib.closing(Store(config.store_path)) as store,
+        _alone(config),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(Server(config, fleet, store).run())
+
+
+@contextlib.contextmanager
+def _alone(config: CollectorConfig) -> Iterator[None]:
+    """Keeps a second collector out of the state directory."""
+    lock = os.open(config.state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ServerError(f"state_dir = {config.state_dir}: another collector is using it") from error
+        yield
+    finally:
+        os.close(lock)
+
+
+class Server:
+    """One running collector."""
+
+    def __init__(self, config: CollectorConfig, fleet: Inventory, store: Store) -> None:
+        self._config = config
+        self._fleet = fleet
+        self._store = store  # used by the writing thread only, once the loop runs
+        self._health = Health(alerts_wanted=bool(config.alertmanager_url))
+        self._step: Step | None = None
+        self._waiting: list[tuple[Pulled, asyncio.Future[Recorded | Conflict]]] = []
+        self._waiting_event = asyncio.Event()
+        self._news = asyncio.Event()  # something to correlate
+        self._stepped = asyncio.Event()  # something to tell
+        self._exposure_from_ns: int | None = None
+        self._fleet_changed = False
+        self._link = config.page_url
+        self._writing = ThreadPoolExecutor(1, "store")
+        self._correlating = ThreadPoolExecutor(1, "correlator")
+        self._reading = ThreadPoolExecutor(1, "web")
+        self._reader = Store(config.store_path, create=False)
+        self._correlation = _Correlation(config, fleet)
+
+    async def run(self) -> None:
+        """Until a signal says stop."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
+        # answers are taken as they come: a compressed one could be larger than the bound on what is received
+        async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+            self._puller = Puller(self._config, session, time.time_ns, self._commit)
+            self._puller.set_hosts(self._fleet.hosts, self._store.cursors())
+            try:
+                async with self._web():
+                    await self._run_until(stop, session)
+            finally:
+                for executor in (self._correlating, self._writing, self._reading):
+                    executor.shutdown()
+                self._correlation.close()
+                self._reader.close()
+
+    async def _run_until(self, stop: asyncio.Event, session: aiohttp.ClientSession) -> None:
+        roads = [self._puller.run(), self._commit_forever(), self._correlate_forever()]
+        roads += [self._watch_inventory(), self._forget_forever()]
+        if self._config.alertmanager_url:
+            roads.append(self._notify_forever(session))
+        else:
+            _log.warning("alertmanager_url is not set: bursts are shown, nobody is alerted")
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(road) for road in roads]
+            await stop.wait()
+            _log.info("stopping")
+            for task in tasks:
+                task.cancel()
+
+    def _set_health(self, name: str, sentence: str) -> None:
+        """Notes a piece of trouble, or with an empty sentence its end, and logs the change."""
+        if getattr(self._health, name) != sentence:
+            _log.log(logging.ERROR if sentence else logging.INFO, "%s: %s", name, sentence or "well again")
+            change: dict[str, Any] = {name: sentence}
+            self._health = replace(self._health, **change)
+
+    # -- the store
+
+    async def _write(self, write: Callable[..., T], *arguments: Any) -> T:
+        """Calls a method of the store in its thread.
+
+        Raises:
+            StoreError: it failed, and nothing of it was stored.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            result = await loop.run_in_executor(self._writing, write, *arguments)
+        except sqlite3.Error as error:
+            self._set_health("store", f"{self._config.store_path}: can't be written: {error}")
+            raise StoreError(str(error)) from error
+        self._set_health("store", "")
+        return result
+
+    async def _write_until_done(self, write: Callable[..., T], *arguments: Any) -> T:
+        while True:
+            try:
+                return await self._write(write, *arguments)
+            except StoreError:
+                await asyncio.sleep(RETRY_S)
+
+    def _commit(self, answer: Pulled) -> Awaitable[Recorded | Conflict]:
+        """Durable, or a StoreError: what the puller waits for before it moves on."""
+        future: asyncio.Future[Recorded | Conflict] = asyncio.get_running_loop().create_future()
+        self._waiting.append((answer, future))
+        self._waiting_event.set()
+        return future
+
+    async def _commit_forever(self) -> None:
+        """Group commit: what has come in while the disk was busy shares the next transaction."""
+        while True:
+            await self._waiting_event.wait()
+            self._waiting_event.clear()
+            batch, self._waiting = self._waiting, []
+            try:
+                hosts = self._puller.agents.keys()
+                outcomes = await self._write(self._store.record, [answer for answer, _ in batch], hosts)
+            except StoreError as error:
+                for _, future in batch:
+                    _settle(future, error)
+                continue
+            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                self._note_news(outcome)
+                _settle(future, outcome)
+
+    def _note_news(self, outcome: Recorded | Conflict) -> None:
+        if isinstance(outcome, Recorded) and outcome.exposure_from_ns is not None:
+            earliest = self._exposure_from_ns
+            from_ns = outcome.exposure_from_ns
+            self._exposure_from_ns = from_ns if earliest is None else min(earliest, from_ns)
+            self._news.set()
+
+    async def _forget_forever(self) -> None:
+        while True:
+            await self._write_until_done(self._store.forget_before, time.time_ns() - self._config.history_days * DAY_NS)
+            await asyncio.sleep(FORGET_S)
+
+    async def _watch_inventory(self) -> None:
+        """Takes over the inventory when its file changes; a bad one is shown, and the old one stays."""
+        seen = _fingerprint(self._config)
+        while True:
+            await asyncio.sleep(INVENTORY_CHECK_S)
+            now = _fingerprint(self._config)
+            if now == seen:
+                continue
+            seen = now
+            try:
+                fleet = await asyncio.to_thread(inventories.load, self._config.inventory)
+            except InventoryError as error:
+                self._set_health("inventory", f"{error}; the former inventory stays in force")
+                continue
+            self._set_health("inventory", "")
+            _log.info("inventory: %d hosts in %d clusters", len(fleet.hosts), len(fleet.clusters))
+            cursors = await self._write_until_done(self._store.cursors)
+            self._fleet = fleet
+            self._puller.set_hosts(fleet.hosts, cursors)
+            self._news.set()
+
+    # -- correlation
+
+    async def _correlate_forever(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), STEP_IDLE_S)
+            self._news.clear()
+            from_ns, self._exposure_from_ns = self._exposure_from_ns, None
+            loop = asyncio.get_running_loop()
+            try:
+                now_ns = time.time_ns()
+                revisions, step = await loop.run_in_executor(
+                    self._correlating, self._correlation.step, now_ns, from_ns, self._fleet
+                )
+            except Exception as error:  # whatever it is, pulling must go on, and people must hear of it
+                _log.exception("the correlation step failed")
+                self._set_health("correlator", f"the last step failed: {type(error).__name__}: {error}")
+                self._correlation.start_over()
+                await asyncio.sleep(RETRY_S)
+                continue
+            self._set_health("correlator", "")
+            await self._keep_step(now_ns, revisions, step)
+            await asyncio.sleep(STEP_GAP_S)
+
+    async def _keep_step(self, now_ns: int, revisions: list[Revision], step: Step) -> None:
+        """A burst is told only once it is stored; a restart then continues it instead of raising it again."""
+        rows = [(r.burst_id, r.rev, r.kind, r.label, r.document()) for r in revisions]
+        await self._write_until_done(self._record_step, now_ns, rows, step)
+        for revision in revisions:
+            _log.warning("burst %s rev %d %s: %s", revision.burst_id, revision.rev, revision.kind, revision.label)
+        if self._step is None or self._step.status.state != step.status.state:
+            _log.info("correlator: %s, %.1f days of history", step.status.state, step.status.history_days)
+        self._step = step
+        self._stepped.set()
+
+    def _record_step(self, now_ns: int, rows: list[tuple[str, int, str, str, dict[str, Any]]], step: Step) -> None:
+        minute = minute_of(now_ns)
+        counted = self._store.number("expected_until_minute")
+        passed = minute - counted if counted is not None and 0 < minute - counted <= EXPECTED_GAP_MIN else 0
+        if counted == minute and not rows:
+            return  # nothing to keep before the next minute
+        numbers = {"expected_until_minute": minute}
+        if step.status.scanned_until_minute is not None:
+            numbers["scanned_until_minute"] = step.status.scanned_until_minute
+        expected = {key: rate * passed for key, rate in step.expected_per_minute.items()} if passed else {}
+        self._store.record_step(rows, numbers, expected)
+
+    # -- alerts
+
+    async def _notify_forever(self, session: aiohttp.ClientSession) -> None:
+        await self._stepped.wait()  # before the first step nobody knows which bursts go on
+        documents = await self._write_until_done(self._store.said)
+        said = [notify.Said.from_document(document) for document in documents.values()]
+        spoken_s = -HEARTBEAT_S
+        while True:
+            self._stepped.clear()
+            assert self._step is not None
+            now_ns = time.time_ns()
+            due = notify.desired(self._step.active, said, now_ns, self._link)
+            if due or time.monotonic() - spoken_s >= HEARTBEAT_S or self._health.alerts:
+                said = await self._tell(session, said, due, now_ns)
+                spoken_s = time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stepped.wait(), RETRY_S)
+
+    async def _tell(
+        self, session: aiohttp.ClientSession, said: list[notify.Said], due: list[notify.Said], now_ns: int
+    ) -> list[notify.Said]:
+        """POSTs what is due (nothing is a heartbeat) and returns what has been said then."""
+        known = {entry.key for entry in said}
+        new = [replace(entry, last_ns=0) for entry in due if entry.key not in known]
+        if new:  # first on paper: a label set that Alertmanager knows and we don't could never be ended
+            said = [*said, *new]
+            await self._keep_said(said)
+        sentence = await self._post(session, [entry.alert(now_ns, self._link) for entry in due])
+        self._set_health("alerts", sentence)
+        if sentence or not due:
+            return said
+        said = notify.after(said, due)
+        await self._keep_said(said)
+        return said
+
+    async def _keep_said(self, said: list[notify.Said]) -> None:
+        documents = {entry.key: entry.document() for entry in said}
+        await self._write_until_done(self._store.record_said, documents)
+
+    async def _post(self, session: aiohttp.ClientSession, alerts: list[dict[str, Any]]) -> str:
+        """Why Alertmanager didn't take them; empty if it did."""
+        url = self._config.alertmanager_url.rstrip("/") + "/api/v2/alerts"
+        try:
+            timeout = aiohttp.ClientTimeout(total=POST_TIMEOUT_S)
+            async with session.post(url, json=alerts, timeout=timeout) as response:
+                if response.status == 200:
+                    return ""
+                return f"{url} answers with status {response.status}: {(await response.content.read(300))!r}"
+        except TimeoutError:
+            return f"{url} doesn't answer within {POST_TIMEOUT_S:g} s"
+        except (aiohttp.ClientError, OSError) as error:
+            return f"{url} can't be reached: {' '.join(str(error).split())}"
+
+    # -- the web
+
+    @contextlib.asynccontextmanager
+    async def _web(self) -> AsyncIterator[None]:
+        """The page, /metrics, /healthz and /api, while it lasts."""
+        app = web.Application()
+        pages = {"/": self._page, "/metrics": self._metrics, "/healthz": self._healthz}
+        pages |= {"/api/status": self._api_status, "/api/bursts": self._api_bursts}
+        app.add_routes([web.get(path, handler) for path, handler in pages.items()])
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        try:
+            self._link = self._config.page_url or await self._listen(runner)
+            yield
+        finally:
+            await runner.cleanup()
+
+    async def _listen(self, runner: web.AppRunner) -> str:
+        """The URL where it listens: with port 0 in the settings, any free port."""
+        address, port = self._config.address
+        try:
+            await web.TCPSite(runner, address, port).start()
+        except OSError as error:
+            reason = error.strerror or error
+            raise ServerError(f"listen = {self._config.listen}: can't listen there: {reason}") from error
+        url = f"http://{f'[{address}]' if ':' in address else address}:{runner.addresses[0][1]}"
+        _log.info("listening on %s", url)
+        return f"{url}/"
+
+    async def _read(self, read: Callable[..., T], *arguments: Any) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reading, read, *arguments)
+        except sqlite3.Error as error:
+            raise web.HTTPServiceUnavailable(text=f"the store can't be read: {error}\n") from error
+
+    def _overview(self, now_ns: int) -> overview.Overview:
+        agents = dict(self._puller.agents)  # the loop may replace it while this thread reads
+        return overview.gather(now_ns, self._fleet, agents, self._reader, self._step, self._health)
+
+    async def _page(self, request: web.Request) -> web.Response:
+        def build() -> bytes:
+            now_ns = time.time_ns()
+            refresh_s = max(round(self._config.pull_interval_s), 5)
+            shown = page.details(self._reader, now_ns)
+            return page.render(self._overview(now_ns), shown, self._config.false_alarms_per_year, refresh_s)
+
+        return web.Response(body=await self._read(build), content_type="text/html", charset="utf-8")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        text = await self._read(lambda: metrics.render(self._overview(time.time_ns())))
+        return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        troubles = [sentence for sentence in (self._health.store, self._health.correlator) if sentence]
+        return web.Response(text="\n".join(troubles or ["ok"]) + "\n", status=503 if troubles else 200)
+
+    async def _api_status(self, request: web.Request) -> web.Response:
+        return _json(await self._read(lambda: overview.status_document(self._overview(time.time_ns()))))
+
+    async def _api_bursts(self, request: web.Request) -> web.Response:
+        return _json({"bursts": await self._read(self._reader.revisions)})
+
+
+class _Correlation:
+    """The correlator with what feeds it, for the one thread that correlates."""
+
+    def __init__(self, config: CollectorConfig, fleet: Inventory) -> None:
+        self._config = config
+        self._store = Store(config.store_path, create=False)
+        self._clusters = fleet.clusters
+        self._correlator: Correlator | None = None
+        self._feed: Feed | None = None
+        self._import = 0
+
+    def close(self) -> None:
+        self._store.close()
+
+    def start_over(self) -> None:
+        """The next step builds everything from the store."""
+        self._correlator = None
+
+    def step(self, now_ns: int, exposure_from_ns: int | None, fleet: Inventory) -> tuple[list[Revision], Step]:
+        """Feeds what is new and scans it."""
+        begin_s = time.perf_counter()
+        last_import = self._store.last_import()
+        if last_import != self._import or not same_places(fleet.clusters, self._clusters):
+            self.start_over()
+        self._import, self._clusters = last_import, fleet.clusters
+        correlator = self._correlator or self._build(now_ns)
+        assert self._feed is not None
+        self._feed.advance(now_ns, exposure_from_ns)
+        revisions = correlator.step(now_ns)
+        return revisions, Step(
+            status=correlator.status,
+            active=tuple(correlator.active(now_ns)),
+            expected_per_minute=_expected(correlator),
+            seconds=time.perf_counter() - begin_s,
+        )
+
+    def _build(self, now_ns: int) -> Correlator:
+        """A correlator that knows what the store knows; nothing that was raised is raised again."""
+        config = self._config
+        correlator = Correlator(
+            self._clusters,
+            false_alarms_per_year=config.false_alarms_per_year,
+            history_days=config.history_days,
+            burst_end_after_min=config.burst_end_after_min,
+        )
+        scanned_until = self._store.number("scanned_until_minute")
+        if scanned_until is None:  # the very first start: what is older is history, not news
+            scanned_until = minute_of(now_ns) - LATE_MIN
+        correlator.restore([Revision.from_document(d) for d in self._store.revisions()], scanned_until)
+        self._feed = Feed(self._store, correlator.minutes, config.history_days)
+        self._correlator = correlator
+        return correlator
+
+
+def _expected(correlator: Correlator) -> dict[tuple[str, str], float]:
+    names = correlator.minutes.cluster_names
+    return {
+        (name, stream): float(rate)
+        for stream in SCANNED_STREAMS
+        if stream in correlator.minutes.streams
+        for name, rate in zip(names, correlator.expected_per_minute(stream), strict=True)
+    }
+
+
+def _settle(future: asyncio.Future[Recorded | Conflict], outcome: Recorded | Conflict | StoreError) -> None:
+    if future.done():  # the puller has given up meanwhile
+        return
+    if isinstance(outcome, StoreError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _fingerprint(config: CollectorConfig) -> tuple[int, int, int] | None:
+    try:
+        status = config.inventory.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _json(document: Any) -> web.Response:
+    return web.Response(body=json.dumps(document).encode(), content_type="application/json")

@@ -1,0 +1,544 @@
+"""The store: everything the collector must not forget, in one SQLite file.
+
+Enters: pulled answers, imported histories, burst revisions, what Alertmanager was told. Leaves: the same, after any
+crash: a pull's faults and its cursor stand in one transaction, so that each fault counts exactly once. Every write goes
+through `Store.transaction`; `synchronous=FULL` makes a returned commit durable. Several processes may have it open.
+Reads no clock: every time is an argument.
+
+A cluster's exposure is kept as intervals per (host, stream): from `watching[stream]` of the agent's header to its
+`complete_until_ns`. A silent host's interval just stops.
+"""
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.report import AgentHeader, Fault, JournalSpan, MemoryFault, RecordFault, encode
+from collectors.minutes import MINUTE_NS
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 20.0  # how long another process (an import) may hold the lock before a write fails
+
+_SCHEMA = """
+CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE agents (host TEXT PRIMARY KEY, cluster TEXT NOT NULL, cursor TEXT NOT NULL,
+  complete_until_ns INTEGER NOT NULL);
+CREATE TABLE journals (journal TEXT PRIMARY KEY, host TEXT NOT NULL, next_seq INTEGER NOT NULL,
+  last_seq INTEGER NOT NULL);
+CREATE TABLE losses (cluster TEXT, host TEXT, journal TEXT, faults INTEGER NOT NULL,
+  PRIMARY KEY (cluster, host, journal));
+CREATE TABLE faults (id INTEGER PRIMARY KEY AUTOINCREMENT, journal TEXT NOT NULL, seq INTEGER NOT NULL,
+  time_ns INTEGER NOT NULL, time_error_s REAL NOT NULL, cluster TEXT NOT NULL, host TEXT NOT NULL,
+  device TEXT NOT NULL, stream TEXT NOT NULL, severity TEXT, count INTEGER NOT NULL, novel INTEGER NOT NULL,
+  more TEXT NOT NULL, UNIQUE (journal, seq));
+CREATE INDEX faults_by_time ON faults (time_ns);
+CREATE TABLE watching (host TEXT, stream TEXT, begin_ns INTEGER, end_ns INTEGER NOT NULL, cluster TEXT NOT NULL,
+  PRIMARY KEY (host, stream, begin_ns));
+CREATE TABLE imported_watching (cluster TEXT, stream TEXT, begin_minute INTEGER, end_minute INTEGER NOT NULL,
+  hosts INTEGER NOT NULL, PRIMARY KEY (cluster, stream, begin_minute));
+CREATE TABLE imports (id INTEGER PRIMARY KEY AUTOINCREMENT, sha256 TEXT NOT NULL UNIQUE, name TEXT NOT NULL);
+CREATE TABLE totals (cluster TEXT, stream TEXT, faults INTEGER NOT NULL, errors REAL NOT NULL, novel INTEGER NOT NULL,
+  expected REAL NOT NULL, PRIMARY KEY (cluster, stream));
+CREATE TABLE revisions (burst_id TEXT, rev INTEGER, kind TEXT NOT NULL, label TEXT NOT NULL, document TEXT NOT NULL,
+  PRIMARY KEY (burst_id, rev));
+CREATE TABLE said (labels TEXT PRIMARY KEY, document TEXT NOT NULL);
+"""
+
+
+class StoreError(Exception):
+    """The store can't be used; the message is one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """One complete answer of an agent. Host and cluster are the inventory's words."""
+
+    host: str
+    cluster: str
+    header: AgentHeader
+    faults: tuple[Fault, ...]
+    received_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Faults of a journal that were gone before they could be read."""
+
+    host: str
+    journal: str
+    faults: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of one answer.
+
+    How many of its faults were new, what was found missing, whether the agent has more, and from when on the exposure
+    is another than before (None: it isn't).
+    """
+
+    faults: int
+    losses: tuple[Loss, ...]
+    is_behind: bool
+    exposure_from_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """An answer that must not be believed; nothing of it was stored."""
+
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Counters of one cluster and stream since the store began; imported history isn't counted in them."""
+
+    faults: int = 0
+    errors: int = 0
+    novel: int = 0
+    expected: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFault:
+    """A fault with the store's own ascending id."""
+
+    id: int
+    fault: Fault
+
+
+class Store:
+    """One connection to the store. A connection belongs to one thread at a time."""
+
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        """Opens the store, and makes it if there is none and `create` is set.
+
+        Raises:
+            StoreError: there is none, it can't be opened, or another version of flipwatch wrote it.
+        """
+        self.path = path
+        if not create and not path.exists():
+            raise StoreError(f"{path}: there is no store yet; start the collector or import a history first")
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"state_dir = {path.parent}: can't be made: {error.strerror}") from error
+        try:
+            self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise StoreError(f"{path}: can't open the store: {error}") from error
+        try:
+            self._prepare()
+        except (sqlite3.Error, StoreError) as error:
+            self._db.close()
+            raise error if isinstance(error, StoreError) else StoreError(f"{path}: not usable: {error}") from error
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        with self.transaction() as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in _SCHEMA.split(";")[:-1]:
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            elif version != SCHEMA_VERSION:
+                raise StoreError(
+                    f"{self.path}: the store has schema version {version}, this flipwatch reads {SCHEMA_VERSION}: "
+                    f"use the flipwatch that wrote it, or another state_dir"
+                )
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """The only place that begins and commits: all or nothing, and durable once it returns."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    # -- pulls
+
+    def cursors(self) -> dict[str, str]:
+        """Where to go on, per host."""
+        return dict(self._db.execute("SELECT host, cursor FROM agents"))
+
+    def complete_until(self) -> dict[str, int]:
+        """Until when everything of a host is stored, in ns, per host."""
+        return dict(self._db.execute("SELECT host, complete_until_ns FROM agents"))
+
+    def record(self, answers: Sequence[Pulled], hosts: Collection[str]) -> list[Recorded | Conflict]:
+        """Stores faults and cursors of several agents in one transaction; one outcome per answer.
+
+        `hosts` are the inventory's host names: a journal may move from a host that is no longer among them.
+        """
+        outcomes: list[Recorded | Conflict] = []
+        with self.transaction() as db:
+            for answer in answers:
+                outcomes.append(_conflict(db, answer, hosts) or _record(db, answer))
+        return outcomes
+
+    # -- what was seen
+
+    def novel_faults(self, after_id: int) -> Iterator[StoredFault]:
+        """Novel faults stored after the one with this id, in the order they were stored."""
+        query = f"SELECT {_FAULT_COLUMNS} FROM faults WHERE id > ? AND novel ORDER BY id"
+        return (_stored_fault(row) for row in self._db.execute(query, (after_id,)))
+
+    def latest_faults(self, limit: int) -> list[StoredFault]:
+        """The latest faults by their own time, latest first."""
+        query = f"SELECT {_FAULT_COLUMNS} FROM faults ORDER BY time_ns DESC, id DESC LIMIT ?"
+        return [_stored_fault(row) for row in self._db.execute(query, (limit,))]
+
+    def open_faults(self, since_ns: int, limit: int) -> list[tuple[StoredFault, int]]:
+        """Per device (record faults: per file and place) its latest fault since then, and its number of errors."""
+        query = f"""SELECT {_FAULT_COLUMNS}, errors FROM (SELECT *, total(count) AS errors, max(time_ns) FROM faults
+            WHERE time_ns >= ? GROUP BY cluster, host, device, stream, severity, CASE stream WHEN 'record' THEN
+            json_extract(more, '$.detail.path') || ' ' || json_extract(more, '$.detail.begin') END)
+            ORDER BY time_ns DESC LIMIT ?"""
+        return [(_stored_fault(row[:-1]), int(row[-1])) for row in self._db.execute(query, (since_ns, limit))]
+
+    def novel_since(self, since_ns: int) -> dict[str, int]:
+        """How many novel faults each cluster had since then."""
+        query = "SELECT cluster, count(*) FROM faults WHERE time_ns >= ? AND novel GROUP BY cluster"
+        return dict(self._db.execute(query, (since_ns,)))
+
+    def totals(self) -> dict[tuple[str, str], Total]:
+        """The persisted counters per (cluster, stream)."""
+        rows = self._db.execute("SELECT cluster, stream, faults, errors, novel, expected FROM totals")
+        return {
+            (cluster, stream): Total(faults, int(errors), novel, expected)
+            for cluster, stream, faults, errors, novel, expected in rows
+        }
+
+    def losses(self) -> list[tuple[str, Loss]]:
+        """(cluster, loss) for each journal with a hole."""
+        rows = self._db.execute("SELECT cluster, host, journal, faults FROM losses ORDER BY cluster, host, journal")
+        return [(cluster, Loss(host, journal, faults)) for cluster, host, journal, faults in rows]
+
+    # -- exposure
+
+    def watching_streams(self) -> list[str]:
+        """The streams that any host ever watched."""
+        query = "SELECT DISTINCT stream FROM watching UNION SELECT DISTINCT stream FROM imported_watching"
+        return [stream for (stream,) in self._db.execute(query)]
+
+    def first_watched_minute(self) -> int | None:
+        """The first minute that any host watched, or None."""
+        query = """SELECT min(minute) FROM (SELECT min(begin_ns) / ? AS minute FROM watching
+            UNION ALL SELECT min(begin_minute) FROM imported_watching)"""
+        (minute,) = self._db.execute(query, (MINUTE_NS,)).fetchone()
+        return minute
+
+    def watching_hosts(self, stream: str, first_minute: int, last_minute: int, clusters: Sequence[str]) -> np.ndarray:
+        """Watching hosts [minutes, clusters] from `first_minute` to `last_minute`, both included.
+
+        A host watches a minute if it watched from the minute's begin; the minute in which its interval stops still
+        counts, so that the running minute has the exposure that belongs to its faults. Where an imported history says
+        more hosts than the agents do, the history's number holds, since both may speak of the same hosts.
+        """
+        minutes = max(last_minute - first_minute + 1, 0)
+        column = {name: index for index, name in enumerate(clusters)}
+        steps = np.zeros((minutes + 1, len(clusters)), np.int64)
+        query = "SELECT cluster, begin_ns, end_ns FROM watching WHERE stream = ? AND end_ns >= ? AND begin_ns <= ?"
+        bounds = (stream, first_minute * MINUTE_NS, (last_minute + 1) * MINUTE_NS)
+        for cluster, begin_ns, end_ns in self._db.execute(query, bounds):
+            begin = max(-(-begin_ns // MINUTE_NS) - first_minute, 0)
+            end = min((end_ns - 1) // MINUTE_NS + 1 - first_minute, minutes)
+            if cluster in column and begin < end:
+                steps[begin, column[cluster]] += 1
+                steps[end, column[cluster]] -= 1
+        hosts = steps.cumsum(axis=0)[:minutes]
+        query = """SELECT cluster, begin_minute, end_minute, hosts FROM imported_watching
+            WHERE stream = ? AND end_minute > ? AND begin_minute <= ?"""
+        for cluster, begin, end, number in self._db.execute(query, (stream, first_minute, last_minute)):
+            if cluster in column:
+                block = hosts[max(begin - first_minute, 0) : max(end - first_minute, 0), column[cluster]]
+                np.maximum(block, number, out=block)
+        return hosts
+
+    # -- imports
+
+    def last_import(self) -> int:
+        """A number that grows with each finished import."""
+        (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM imports").fetchone()
+        return int(last)
+
+    def was_imported(self, sha256: str) -> bool:
+        """True if a file with this content was imported to its end."""
+        return self._db.execute("SELECT 1 FROM imports WHERE sha256 = ?", (sha256,)).fetchone() is not None
+
+    def import_faults(self, faults: Iterable[Fault], occurrences: Counter[str]) -> int:
+        """Stores faults of a history in one transaction; returns how many weren't there yet.
+
+        A line without journal and seq gets its content as its key, and as seq how often the file has held it before
+        (`occurrences` carries that from call to call), so that importing a line again changes nothing.
+        """
+        with self.transaction() as db:
+            return sum(_insert(db, fault, *_import_key(fault, occurrences)) for fault in faults)
+
+    def finish_import(self, sha256: str, name: str, exposure: Iterable[tuple[str, str, int, int, int]]) -> None:
+        """The history's (cluster, stream, begin_minute, end_minute, hosts) and the mark that all of it is in."""
+        with self.transaction() as db:
+            db.executemany(
+                "INSERT INTO imported_watching VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "end_minute = excluded.end_minute, hosts = excluded.hosts",
+                exposure,
+            )
+            db.execute("INSERT INTO imports (sha256, name) VALUES (?, ?) ON CONFLICT DO NOTHING", (sha256, name))
+
+    # -- bursts and alerts
+
+    def number(self, name: str) -> int | None:
+        """A number that outlives the process."""
+        row = self._db.execute("SELECT value FROM numbers WHERE name = ?", (name,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def record_step(
+        self,
+        revisions: Iterable[tuple[str, int, str, str, dict[str, Any]]],
+        numbers: dict[str, int],
+        expected: dict[tuple[str, str], float],
+    ) -> None:
+        """What one correlation step brought, in one transaction.
+
+        `revisions` are (burst_id, rev, kind, label, document), `numbers` replace the old ones, `expected` is added to
+        the counters per (cluster, stream).
+        """
+        rows = [(*head, json.dumps(document)) for *head, document in revisions]
+        with self.transaction() as db:
+            db.executemany("INSERT INTO revisions VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
+            db.executemany("INSERT OR REPLACE INTO numbers VALUES (?, ?)", numbers.items())
+            db.executemany(_ADD_TOTAL, [(*key, 0, 0.0, 0, amount) for key, amount in expected.items()])
+
+    def revisions(self) -> list[dict[str, Any]]:
+        """Every burst revision's document, in the order they were stored."""
+        return [json.loads(text) for (text,) in self._db.execute("SELECT document FROM revisions ORDER BY rowid")]
+
+    def burst_totals(self) -> dict[tuple[str, str], int]:
+        """How many revisions there were per (cause, kind)."""
+        rows = self._db.execute("SELECT label, kind, count(*) FROM revisions GROUP BY label, kind")
+        return {(label, kind): number for label, kind, number in rows}
+
+    def said(self) -> dict[str, dict[str, Any]]:
+        """What Alertmanager was told and must still hear about, by label set."""
+        return {key: json.loads(text) for key, text in self._db.execute("SELECT labels, document FROM said")}
+
+    def record_said(self, said: dict[str, dict[str, Any]]) -> None:
+        """Replaces what `said` returns."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM said")
+            db.executemany("INSERT INTO said VALUES (?, ?)", [(key, json.dumps(value)) for key, value in said.items()])
+
+    # -- bounds
+
+    def forget_before(self, time_ns: int) -> int:
+        """Drops faults and exposure older than this; returns how many faults. Bursts and counters are kept."""
+        with self.transaction() as db:
+            faults = db.execute("DELETE FROM faults WHERE time_ns < ?", (time_ns,)).rowcount
+            db.execute("DELETE FROM watching WHERE end_ns < ?", (time_ns,))
+            db.execute("DELETE FROM imported_watching WHERE end_minute < ?", (time_ns // MINUTE_NS,))
+        return faults
+
+
+_FAULT_COLUMNS = "id, journal, seq, time_ns, time_error_s, cluster, host, device, stream, severity, count, novel, more"
+_INSERT_FAULT = (
+    "INSERT INTO faults (journal, seq, time_ns, time_error_s, cluster, host, device, stream, severity, count, novel, "
+    "more) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (journal, seq) DO NOTHING"
+)
+_ADD_TOTAL = (
+    "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET faults = faults + excluded.faults, "
+    "errors = errors + excluded.errors, novel = novel + excluded.novel, expected = expected + excluded.expected"
+)
+
+
+def more_text(fault: Fault) -> str:
+    """The keys of a fault that have no column of their own, as JSON.
+
+    Raises:
+        ValueError, RecursionError: the detail isn't JSON that another program could read (NaN, nested too deeply).
+    """
+    more: dict[str, Any] = {"detail": fault.detail}
+    if isinstance(fault, MemoryFault):
+        more |= {"witnesses": fault.witnesses, "epoch": fault.epoch}
+    return json.dumps(more, allow_nan=False)
+
+
+def _insert(db: sqlite3.Connection, fault: Fault, journal: str, seq: int) -> int:
+    """1 if the fault is new, 0 if (journal, seq) was there."""
+    severity = fault.severity if isinstance(fault, MemoryFault) else None
+    row = (journal, seq, fault.time_ns, fault.time_error_s, fault.cluster, fault.host, fault.device, fault.stream)
+    return db.execute(_INSERT_FAULT, (*row, severity, fault.count, fault.novel, more_text(fault))).rowcount
+
+
+def _stored_fault(row: Sequence[Any]) -> StoredFault:
+    number, journal, seq, time_ns, time_error_s, cluster, host, device, stream, severity, count, novel, text = row
+    more = json.loads(text)
+    place = {"cluster": cluster, "host": host, "device": device, "stream": stream, "journal": journal, "seq": seq}
+    what = {"time_ns": time_ns, "time_error_s": time_error_s, "count": count, "novel": bool(novel)}
+    if severity is None:
+        return StoredFault(number, RecordFault(**place, **what, detail=more["detail"]))
+    witnesses = tuple(more["witnesses"])
+    fault = MemoryFault(
+        **place, **what, severity=severity, witnesses=witnesses, epoch=more["epoch"], detail=more["detail"]
+    )
+    return StoredFault(number, fault)
+
+
+def _import_key(fault: Fault, occurrences: Counter[str]) -> tuple[str, int]:
+    if fault.journal is not None and fault.seq is not None:
+        return fault.journal, fault.seq
+    key = "import:" + hashlib.sha256(encode(fault).encode()).hexdigest()[:32]
+    occurrences[key] += 1
+    return key, occurrences[key]
+
+
+def _conflict(db: sqlite3.Connection, answer: Pulled, hosts: Collection[str]) -> Conflict | None:
+    """Why this answer must not be believed: its journal belongs to another host, or its numbers were used before."""
+    for span in answer.header.journals:
+        row = db.execute("SELECT host, next_seq FROM journals WHERE journal = ?", (span.journal,)).fetchone()
+        if row is None:
+            continue
+        owner, next_seq = row
+        if owner != answer.host and owner in hosts:
+            return Conflict(
+                f"journal {span.journal} is seen at two hosts, {owner} and {answer.host}: "
+                f"remove the copied state directory on one of them"
+            )
+        if span.last_seq + 1 < next_seq:
+            return Conflict(
+                f"journal {span.journal} of {answer.host} ended at {next_seq - 1} before and now at {span.last_seq}: "
+                f"an old state directory was put back; remove it and the agent begins a new journal"
+            )
+    return None
+
+
+def _record(db: sqlite3.Connection, answer: Pulled) -> Recorded:
+    first_contact = db.execute("SELECT 1 FROM agents WHERE host = ?", (answer.host,)).fetchone() is None
+    next_seqs = _known_journals(db, answer, first_contact)
+    losses: Counter[str] = Counter()
+    fresh = []
+    for fault in answer.faults:
+        assert fault.journal is not None and fault.seq is not None, "a pulled fault has its place"
+        expected_seq = next_seqs.setdefault(fault.journal, fault.seq)
+        losses[fault.journal] += max(fault.seq - expected_seq, 0)
+        next_seqs[fault.journal] = max(expected_seq, fault.seq + 1)
+        if fault.seq >= expected_seq and _insert(db, _placed(fault, answer), fault.journal, fault.seq):
+            fresh.append(fault)
+    for span in answer.header.journals:  # trimmed beyond what was reached
+        losses[span.journal] += max(span.first_seq - next_seqs[span.journal], 0)
+        next_seqs[span.journal] = max(span.first_seq, next_seqs[span.journal])
+    _lose_vanished_journals(db, answer, losses)
+    _write_journals(db, answer, next_seqs)
+    exposure_from_ns = _write_agent(db, answer)
+    _add_totals(db, answer.cluster, fresh)
+    db.executemany(
+        "INSERT INTO losses VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET faults = faults + excluded.faults",
+        [(answer.cluster, answer.host, journal, lost) for journal, lost in losses.items() if lost],
+    )
+    is_behind = any(span.last_seq >= next_seqs[span.journal] for span in answer.header.journals)
+    found = tuple(Loss(answer.host, journal, lost) for journal, lost in losses.items() if lost)
+    return Recorded(len(fresh), found, is_behind and bool(answer.faults), exposure_from_ns)
+
+
+def _known_journals(db: sqlite3.Connection, answer: Pulled, first_contact: bool) -> dict[str, int]:
+    """The seq to expect next, per journal of the header.
+
+    What a host had trimmed before it was ever asked isn't a loss of ours; a journal that a known host began later is
+    expected from its first fault, 1.
+    """
+    known = {}
+    for span in answer.header.journals:
+        row = db.execute("SELECT next_seq FROM journals WHERE journal = ?", (span.journal,)).fetchone()
+        known[span.journal] = row[0] if row else (span.first_seq if first_contact else min(span.first_seq, 1))
+    return known
+
+
+def _lose_vanished_journals(db: sqlite3.Connection, answer: Pulled, losses: Counter[str]) -> None:
+    """A journal that the host no longer has may have held faults that were never read."""
+    present = {span.journal for span in answer.header.journals}
+    rows = db.execute("SELECT journal, next_seq, last_seq FROM journals WHERE host = ?", (answer.host,)).fetchall()
+    for journal, next_seq, last_seq in rows:
+        if journal not in present and last_seq >= next_seq:
+            losses[journal] += last_seq + 1 - next_seq
+            db.execute("UPDATE journals SET next_seq = ? WHERE journal = ?", (last_seq + 1, journal))
+
+
+def _write_journals(db: sqlite3.Connection, answer: Pulled, next_seqs: dict[str, int]) -> None:
+    spans = {span.journal: span for span in answer.header.journals}
+    for journal, next_seq in next_seqs.items():
+        last_seq = spans.get(journal, JournalSpan(journal=journal, first_seq=0, last_seq=next_seq - 1)).last_seq
+        db.execute(
+            "INSERT INTO journals VALUES (?, ?, ?, ?) ON CONFLICT (journal) DO UPDATE SET host = excluded.host, "
+            "next_seq = excluded.next_seq, last_seq = excluded.last_seq",
+            (journal, answer.host, next_seq, last_seq),
+        )
+
+
+def _write_agent(db: sqlite3.Connection, answer: Pulled) -> int | None:
+    """Moves the cursor and the exposure; returns from when on the exposure is another."""
+    header = answer.header
+    until_ns = min(header.complete_until_ns, answer.received_ns)  # a clock that is ahead watches no future
+    db.execute(
+        "INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?)", (answer.host, answer.cluster, header.cursor, until_ns)
+    )
+    watched = [(stream, since_ns) for stream, since_ns in header.watching.items() if since_ns < until_ns]
+    changes = [_extend_watching(db, answer, stream, since_ns, until_ns) for stream, since_ns in watched]
+    return min(changes, default=None)
+
+
+def _extend_watching(db: sqlite3.Connection, answer: Pulled, stream: str, begin_ns: int, end_ns: int) -> int:
+    """Adds [begin, end) to the host's intervals; returns from when on they are others.
+
+    Those that touch become one, so that no host counts twice. What the host watched as part of another cluster stays
+    that cluster's.
+    """
+    touched = db.execute(
+        "SELECT begin_ns, end_ns, cluster FROM watching "
+        "WHERE host = ? AND stream = ? AND end_ns >= ? AND begin_ns <= ?",
+        (answer.host, stream, begin_ns, end_ns),
+    ).fetchall()
+    mine = [(begin, end) for begin, end, cluster in touched if cluster == answer.cluster]
+    begin_ns = max([begin_ns, *(end for _, end, cluster in touched if cluster != answer.cluster)])
+    grown_from_ns = mine[0][1] if len(mine) == 1 and mine[0][0] <= begin_ns else begin_ns
+    begin_ns = min([begin_ns, *(begin for begin, _ in mine)])
+    end_ns = max([end_ns, *(end for _, end in mine)])
+    if begin_ns >= end_ns:
+        return end_ns
+    for begin, _ in mine:
+        if begin != begin_ns:
+            db.execute(
+                "DELETE FROM watching WHERE host = ? AND stream = ? AND begin_ns = ?", (answer.host, stream, begin)
+            )
+    db.execute(
+        "INSERT INTO watching VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET end_ns = excluded.end_ns",
+        (answer.host, stream, begin_ns, end_ns, answer.cluster),
+    )
+    return grown_from_ns
+
+
+def _placed(fault: Fault, answer: Pulled) -> Fault:
+    """The fault with the inventory's host and cluster instead of the agent's own word."""
+    return replace(fault, host=answer.host, cluster=answer.cluster)
+
+
+def _add_totals(db: sqlite3.Connection, cluster: str, faults: Sequence[Fault]) -> None:
+    for stream in {fault.stream for fault in faults}:
+        mine = [fault for fault in faults if fault.stream == stream]
+        errors, novel = float(sum(fault.count for fault in mine)), sum(fault.novel for fault in mine)
+        db.execute(_ADD_TOTAL, (cluster, stream, len(mine), errors, novel, 0.0))
