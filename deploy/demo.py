@@ -22,6 +22,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,8 @@ class Demo:
 
     def flipwatch(self, *arguments: object) -> None:
         """Runs one command of flipwatch to its end."""
-        done = subprocess.run(
-            command(*arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
+        line = command(*arguments)
+        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
             raise Missing(f"`flipwatch {arguments[0]}` failed: {done.stderr.strip() or done.stdout.strip()}")
 
@@ -210,8 +210,7 @@ def _start_agents(show: Demo) -> None:
         show.agents[host.name] = show.start(*command("agent", "--config", host.directory / "agent.toml"), log=log)
     for host in show.hosts:
         log = host.directory / "agent.log"
-        found = show.wait_for(f"agent of {host.name}", START_S, lambda log=log: _listening(log))
-        show.addresses[host.name] = found
+        show.addresses[host.name] = show.wait_for(f"agent of {host.name}", START_S, partial(_listening, log))
     _write_inventory(show)
     show.say("all agents listen; the scrubbers start")
     for host in show.hosts:
@@ -222,13 +221,12 @@ def _start_agents(show: Demo) -> None:
 def _start_centre(show: Demo, receiver: "Receiver") -> str:
     inventory, history = show.directory / "inventory.json", show.directory / "history.ndjson"
     show.say(
-        f"{HISTORY_DAYS} days of simulated history for these hosts, at a raised rate: {NOVEL_PER_HOST_HOUR} novel faults "
-        f"per host and hour, some three hundred times that of real machines"
+        f"{HISTORY_DAYS} days of simulated history for these hosts, at a raised rate: {NOVEL_PER_HOST_HOUR} novel "
+        f"faults per host and hour, some three hundred times that of real machines"
     )
     fleet = ("--fleet", inventory, "--out", history, "--days", HISTORY_DAYS)
-    show.flipwatch(
-        "simulate", *fleet, "--novel-per-host-hour", NOVEL_PER_HOST_HOUR, "--seed", show.rng.randrange(10**6)
-    )
+    rate = ("--novel-per-host-hour", NOVEL_PER_HOST_HOUR)
+    show.flipwatch("simulate", *fleet, *rate, "--seed", show.rng.randrange(10**6))
     alertmanager_url = _start_alertmanager(show, receiver)
     directory, toml = show.directory / "collector", show.directory / "collector.toml"
     port = _free_port()
@@ -377,11 +375,9 @@ def _check_records(show: Demo) -> None:
         detail = fault["detail"]
         where = f"{detail['path']}: bytes {detail['begin']} to {detail['end']}"
         key = _flip_key(fault)
-        if key in wanted:
-            show.say(
-                f"corrupt record skipped: {fault['host']} {where.removeprefix(str(show.directory))}: bit {key[2]} of "
-            )
-            show.say(f"  byte {key[1]} flipped from {1 - key[3]} to {key[3]}")
+        if key and key in wanted:
+            show.say(f"corrupt record skipped: {where.removeprefix(str(show.directory) + '/')}")
+            show.say(f"  bit {key[2]} of byte {key[1]} flipped from {1 - key[3]} to {key[3]}")
         elif key or detail["path"] not in paths:
             show.missing.append(f"{where} was reported {detail['verdict']}, but nobody touched it")
 

@@ -35,6 +35,12 @@ if ! command -v cc >/dev/null || [ ! -e "$header" ]; then
     install gcc libc6-dev python3-dev || echo "flipwatch: no C compiler or no $header: checksums will be slow" >&2
 fi
 
+# PyPI has no ready-made LevelDB binding for the newest Pythons; there it is built against Debian's LevelDB.
+if [ "$purpose" = test ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
+    [ -e /usr/include/leveldb/db.h ] && command -v c++ >/dev/null || install libleveldb-dev g++ ||
+        fail "LevelDB's headers are missing; as root: apt-get install libleveldb-dev g++"
+fi
+
 missing=
 for server in $servers; do
     command -v "$server" >/dev/null || missing="$missing $server"
