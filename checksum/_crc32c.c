@@ -1,6 +1,6 @@
-/* CRC-32C (Castagnoli, RFC 3720 appendix B.4) and the place of a flipped bit.
+/* CRC-32C (Castagnoli, RFC 3720 appendix B.4), the place of a flipped bit, and the short way through a LevelDB log.
  *
- * Enters: any contiguous buffer. Leaves: its checksum. Two kernels give the same answer: "sse4.2" uses the processor's
+ * Enters: any contiguous buffer. Leaves: its checksum, or the run of intact LevelDB log fragments in it. Two kernels give the same answer: "sse4.2" uses the processor's
  * crc32 instruction on three streams 128 bytes apart (its latency is three cycles, so one stream alone would leave two
  * thirds of it idle; streams further apart lose memory bandwidth), "table" is slicing-by-8 for every other processor.
  * checksum/crc32c.py holds the Python twin and decides after a self-test whether this extension is used at all.
@@ -17,6 +17,10 @@
 #define X_TO_THE_0 0x80000000u
 #define GIL_KEPT_BYTES 4096 /* below this a release costs more than another thread could gain */
 #define STREAM_BYTES 128
+#define MASK_DELTA 0xa282ead8u
+#define HEADER_BYTES 7 /* of a LevelDB log: masked checksum (4), length (2), type (1); checksum/leveldb_log.py explains */
+#define TYPE_AT 6
+#define LAST_TYPE 4 /* types are 1 (FULL) to 4 (LAST) */
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAVE_SSE42_KERNEL 1
@@ -131,6 +135,15 @@ static int as_word(PyObject *number, uint32_t *word) {
     return 0;
 }
 
+static uint32_t checksum_of(kernel_t run, uint32_t crc, const uint8_t *bytes, size_t length) {
+    if (length < GIL_KEPT_BYTES)
+        return ~run(~crc, bytes, length);
+    Py_BEGIN_ALLOW_THREADS
+    crc = ~run(~crc, bytes, length);
+    Py_END_ALLOW_THREADS
+    return crc;
+}
+
 static PyObject *checksum_with(kernel_t run, PyObject *const *args, Py_ssize_t count) {
     uint32_t crc = 0;
     Py_buffer view;
@@ -142,13 +155,7 @@ static PyObject *checksum_with(kernel_t run, PyObject *const *args, Py_ssize_t c
         return NULL;
     if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0)
         return NULL;
-    if (view.len >= GIL_KEPT_BYTES) {
-        Py_BEGIN_ALLOW_THREADS
-        crc = ~run(~crc, view.buf, (size_t)view.len);
-        Py_END_ALLOW_THREADS
-    } else {
-        crc = ~run(~crc, view.buf, (size_t)view.len);
-    }
+    crc = checksum_of(run, crc, view.buf, (size_t)view.len);
     PyBuffer_Release(&view);
     return PyLong_FromUnsignedLong(crc);
 }
@@ -189,12 +196,85 @@ static PyObject *py_locate_exponent(PyObject *module, PyObject *const *args, Py_
     return PyLong_FromLongLong(found);
 }
 
+static inline uint32_t mask(uint32_t crc) {
+    return (crc >> 15 | crc << 17) + MASK_DELTA;
+}
+
+/* The end of the intact fragment of a LevelDB log at `position`, or 0 if there is none. */
+static Py_ssize_t intact_end(const uint8_t *block, Py_ssize_t size, Py_ssize_t position) {
+    if (size - position < HEADER_BYTES)
+        return 0;
+    const uint8_t *header = block + position;
+    Py_ssize_t length = header[4] | header[5] << 8;
+    if (header[TYPE_AT] < 1 || header[TYPE_AT] > LAST_TYPE || length > size - position - HEADER_BYTES)
+        return 0;
+    uint32_t crc = checksum_of(kernel, 0, header + TYPE_AT, (size_t)length + 1);
+    return mask(crc) == little_endian_32(header) ? position + HEADER_BYTES + length : 0;
+}
+
+/* `end`, or the end of a full block if only its trailer of zeros follows. */
+static Py_ssize_t past_trailer(const uint8_t *block, Py_ssize_t size, Py_ssize_t end, int is_full) {
+    if (!is_full || size - end >= HEADER_BYTES)
+        return end;
+    for (Py_ssize_t i = end; i < size; i++)
+        if (block[i] != 0)
+            return end;
+    return size;
+}
+
+/* One fragment as (type, begin, end, payload or None), with offsets in the file. */
+static PyObject *fragment(const uint8_t *block, Py_ssize_t position, Py_ssize_t end, Py_ssize_t past, long long offset,
+                          int with_data) {
+    const char *payload = (const char *)block + position + HEADER_BYTES;
+    long kind = block[position + TYPE_AT];
+    if (!with_data)
+        return Py_BuildValue("(lLLO)", kind, offset + position, offset + past, Py_None);
+    return Py_BuildValue("(lLLy#)", kind, offset + position, offset + past, payload, end - position - HEADER_BYTES);
+}
+
+/* Appends the run of intact fragments that begins at `position`; -1 at an error. */
+static int append_run(PyObject *list, const uint8_t *block, Py_ssize_t size, Py_ssize_t position, long long offset,
+                      int is_full, int with_data) {
+    for (Py_ssize_t end; (end = intact_end(block, size, position)) != 0;) {
+        Py_ssize_t past = past_trailer(block, size, end, is_full);
+        PyObject *item = fragment(block, position, end, past, offset, with_data);
+        if (item == NULL)
+            return -1;
+        int failed = PyList_Append(list, item);
+        Py_DECREF(item);
+        if (failed < 0)
+            return -1;
+        position = past;
+    }
+    return 0;
+}
+
+static PyObject *py_leveldb_run(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer view;
+    Py_ssize_t position;
+    long long offset;
+    int is_full, with_data;
+    if (!PyArg_ParseTuple(args, "y*nLpp", &view, &position, &offset, &is_full, &with_data))
+        return NULL;
+    PyObject *list = NULL;
+    if (position < 0 || position > view.len)
+        PyErr_SetString(PyExc_ValueError, "the position must lie in the block");
+    else if ((list = PyList_New(0)) != NULL &&
+             append_run(list, view.buf, view.len, position, offset, is_full, with_data) < 0)
+        Py_CLEAR(list);
+    PyBuffer_Release(&view);
+    return list;
+}
+
 static PyMethodDef methods[] = {
     {"crc32c", (PyCFunction)(void (*)(void))py_crc32c, METH_FASTCALL, "crc32c(data, crc=0): the fastest kernel here."},
     {"crc32c_table", (PyCFunction)(void (*)(void))py_crc32c_table, METH_FASTCALL,
      "crc32c_table(data, crc=0): the same through the portable kernel."},
     {"locate_exponent", (PyCFunction)(void (*)(void))py_locate_exponent, METH_FASTCALL,
      "locate_exponent(syndrome, bits_max): the d with x^d = syndrome, or -1."},
+    {"leveldb_run", py_leveldb_run, METH_VARARGS,
+     "leveldb_run(block, position, offset, is_full, with_data): the intact fragments of a LevelDB log from a position."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -92,19 +92,19 @@ def _load_extension() -> Any:
     return extension if _computes_rightly(extension) else None
 
 
-_extension = _load_extension()
+extension = _load_extension()
 
 crc32c: Callable[..., int]
 locate_exponent: Callable[[int, int], int]
-if _extension is None:
+if extension is None:
     crc32c, locate_exponent = reference, reference_locate_exponent
 else:
-    crc32c, locate_exponent = _extension.crc32c, _extension.locate_exponent
+    crc32c, locate_exponent = extension.crc32c, extension.locate_exponent
 
 
 def implementation() -> str:
     """What computes: "sse4.2" or "table" (both C), or "python", which is hundreds of times slower."""
-    return "python" if _extension is None else str(_extension.KERNEL)
+    return "python" if extension is None else str(extension.KERNEL)
 
 
 def mask(crc: int) -> int:

@@ -8,9 +8,8 @@ passed its checksum, and no hole lies between them. The grammar and the rules at
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from checksum.crc32c import crc32c, locate_exponent, mask, unmask
+from checksum.crc32c import crc32c, extension, locate_exponent, mask, unmask
 from checksum.finding import Finding, Flip, Record, Unreadable, Verdict
 
 BLOCK_BYTES = 32768
@@ -73,35 +72,31 @@ def scan(
     assert record_bytes_max >= BLOCK_BYTES, "a record within one block is never too long"
     assembly = _Assembly(with_data, record_bytes_max, resumed)
     for block in _blocks(chunks, offset):
-        for span in _spans(block):
-            if isinstance(span, Finding):
-                yield from assembly.drop(Verdict.torn if span.verdict in _UNWRITTEN else Verdict.skipped)
-                yield span
-            elif span.kind == FULL and assembly.is_idle:  # the short way that most records take
-                yield Record(span.begin, span.end, bytes(span.payload) if with_data else None)
-            else:
-                yield from assembly.add(span)
+        for fragments, findings in _runs(block, with_data):
+            for fragment in fragments:
+                if fragment[0] == FULL and assembly.is_idle:  # the short way that most records take
+                    yield Record(*fragment[1:])
+                else:
+                    yield from assembly.add(fragment)
+            for finding in findings:
+                yield from assembly.drop(Verdict.torn if finding.verdict in _UNWRITTEN else Verdict.skipped)
+                yield finding
     yield from assembly.drop(Verdict.torn)
 
 
 _UNWRITTEN = (Verdict.torn, Verdict.zeros)  # a record that ends in such a stretch was never written to its end
 
 
+# An intact fragment: type, begin and end in the file (with header and trailer), payload if it is wanted.
+_Fragment = tuple[int, int, int, bytes | None]
+
+
 def recognises(block: bytes) -> bool:
     """Whether one block of a file holds a fragment of this format: an intact one, or one whose flipped bit is known."""
     return any(
-        isinstance(span, _Fragment) or (span.verdict is Verdict.flipped and span.stored is not None)
-        for span in _spans(_Block(0, memoryview(block), []))
+        fragments or any(finding.verdict is Verdict.flipped and finding.stored is not None for finding in findings)
+        for fragments, findings in _runs(_Block(0, memoryview(block), []), with_data=False)
     )
-
-
-class _Fragment(NamedTuple):
-    """An intact fragment, bytes [begin, end) of the file with header and trailer."""
-
-    kind: int
-    begin: int
-    end: int
-    payload: memoryview
 
 
 class _Assembly:
@@ -121,16 +116,17 @@ class _Assembly:
         return not (self._open or self._leading)
 
     def add(self, fragment: _Fragment) -> Iterator[Record | Finding]:
-        if fragment.kind in (FULL, FIRST):
+        kind, begin, end, payload = fragment
+        if kind in (FULL, FIRST):
             yield from self.drop(Verdict.skipped)
-            self._start(fragment.begin, keeps=self._with_data)
+            self._start(begin, keeps=self._with_data)
         elif self._leading and not self._open:
-            self._start(fragment.begin, keeps=False)
+            self._start(begin, keeps=False)
         if not self._open:  # MIDDLE or LAST without a FIRST
-            yield Finding(fragment.begin, fragment.end, Verdict.skipped)
+            yield Finding(begin, end, Verdict.skipped)
             return
-        self._extend(fragment)
-        if fragment.kind in (FULL, LAST):
+        self._extend(end, payload)
+        if kind in (FULL, LAST):
             yield self._finish()
 
     def drop(self, verdict: Verdict) -> Iterator[Finding]:
@@ -143,13 +139,15 @@ class _Assembly:
     def _start(self, begin: int, *, keeps: bool) -> None:
         self._open, self._keeps, self._begin, self._length_bytes, self._pieces = True, keeps, begin, 0, []
 
-    def _extend(self, fragment: _Fragment) -> None:
-        self._end = fragment.end
-        self._length_bytes += len(fragment.payload)
-        if self._keeps and not self._is_too_long():
-            self._pieces.append(bytes(fragment.payload))
-        else:
+    def _extend(self, end: int, payload: bytes | None) -> None:
+        self._end = end
+        if not self._keeps or payload is None:
+            return
+        self._length_bytes += len(payload)
+        if self._is_too_long():
             self._pieces = []
+        else:
+            self._pieces.append(payload)
 
     def _finish(self) -> Record | Finding:
         self._open = self._leading = False
@@ -199,24 +197,35 @@ def _blocks(chunks: Iterable[bytes | Unreadable], offset: int) -> Iterator[_Bloc
         yield _Block(offset, memoryview(data), holes)
 
 
-def _spans(block: _Block) -> Iterator[_Fragment | Finding]:
-    """Intact fragments and findings; they tile the block."""
+def _runs(block: _Block, with_data: bool) -> Iterator[tuple[list[_Fragment], list[Finding]]]:
+    """Runs of intact fragments in turn with the findings between them; they tile the block."""
     position = 0
     while position < len(block.data):
-        run = _intact_run(block, position)
-        for span in run or _damage(block, position):
-            yield span
-            position = span.end - block.begin
+        fragments = _intact_run(block, position, with_data)
+        if fragments:
+            yield fragments, []
+            position = fragments[-1][2] - block.begin
+        else:
+            findings = list(_damage(block, position))
+            yield [], findings
+            position = findings[-1].end - block.begin
 
 
-def _intact_run(block: _Block, position: int) -> list[_Fragment]:
-    """The fragments from `position` on, up to the first whose checksum doesn't hold."""
-    run = []
-    last_header_at = len(block.data) - HEADER_BYTES
+def _intact_run(block: _Block, position: int, with_data: bool) -> list[_Fragment]:
+    """The fragments from `position` on, up to the first whose checksum doesn't hold; in C if nothing is missing."""
+    if extension is None or block.holes:
+        return _python_run(block, position, with_data)
+    run: list[_Fragment] = extension.leveldb_run(block.data, position, block.begin, block.is_full, with_data)
+    return run
+
+
+def _python_run(block: _Block, position: int, with_data: bool) -> list[_Fragment]:
+    """The twin of the extension's leveldb_run, which also minds holes."""
+    run: list[_Fragment] = []
     while end := _intact_end(block, position):
-        past = end if end <= last_header_at else _past_trailer(block, end)
-        payload = block.data[position + HEADER_BYTES : end]
-        run.append(_Fragment(block.data[position + _TYPE_AT], block.begin + position, block.begin + past, payload))
+        past = _past_trailer(block, end)
+        payload = bytes(block.data[position + HEADER_BYTES : end]) if with_data else None
+        run.append((block.data[position + _TYPE_AT], block.begin + position, block.begin + past, payload))
         position = past
     return run
 

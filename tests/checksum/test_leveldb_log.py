@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checksum import leveldb_log
+from checksum import _crc32c, leveldb_log
 from checksum.crc32c import crc32c, mask
 from checksum.finding import Finding, Flip, Record, Unreadable, Verdict, merge
 from checksum.leveldb_log import BLOCK_BYTES, HEADER_BYTES, encode, recognises, scan
@@ -371,6 +371,26 @@ def test_any_damage_is_tiled_and_gives_no_phantom() -> None:
         items = list(scan(cut(damaged, rng)))
         assert_tiles(items, 0, len(damaged))
         assert_no_phantom(items, log)
+
+
+def test_the_extension_and_its_twin_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(21)
+    log = large_log(21, MIXED)
+    files = [log.data, *(garble(log.data, rng) for _ in range(15)), *(random_flip(log.data, rng)[0] for _ in range(15))]
+    in_c = [list(scan([data], with_data=with_data)) for data in files for with_data in (True, False)]
+    monkeypatch.setattr(leveldb_log, "extension", None)
+    assert in_c == [list(scan([data], with_data=with_data)) for data in files for with_data in (True, False)]
+
+
+def test_the_extension_minds_the_end_of_its_buffer() -> None:
+    block = encode(b"payload", 0)
+    for size in range(len(block) + 1):
+        for position in range(size + 1):
+            run = _crc32c.leveldb_run(block[:size], position, 100, False, True)
+            assert run == ([(1, 100, 100 + len(block), b"payload")] if (size, position) == (len(block), 0) else [])
+    for position in (-1, len(block) + 1):
+        with pytest.raises(ValueError, match="position"):
+            _crc32c.leveldb_run(block, position, 0, False, True)
 
 
 # recognition
