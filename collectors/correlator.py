@@ -34,8 +34,9 @@ REMEMBERED_MIN = 12 * HOUR_MIN  # crossings this old can't change any more
 FAULTS_MIN = 3  # one or two faults are never a burst, however rare they are
 SLIDE_BLOCK_H = 48
 UNSLID_H = 2 * WARM_UP_H  # the first levels are too rough to be judged by
-INCIDENT_NATS = 12.0  # from here on an episode of a known cause is cut out before sliding
-CUT_CAUSES = ("local", "fleet")
+# From these on an episode is cut out before sliding. Chance hardly ever reaches the second, so to cut there hides no
+# false alarm; without it one real burst, slid apart into a dozen lone rises, would blind the scan for months.
+INCIDENT_NATS = {"local": 12.0, "fleet": 12.0, "celestial": 24.0, "none": 24.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,14 +273,14 @@ class Correlator:
         return slide_maxima(self._scan, rows.counts, rows.means, rows.arrived, (self._seed, block))
 
     def _cut_incidents(self, rows: Rows) -> None:
-        """Takes out of the rows what known causes did, or a single rack would set everyone's threshold."""
+        """Takes out of the rows what wasn't chance, or a single rack would set everyone's threshold."""
         statistics = self._statistics(rows)
-        suspects = np.argwhere(statistics >= INCIDENT_NATS)
+        suspects = np.argwhere(statistics >= min(INCIDENT_NATS.values()))
         found = [Crossing(rows.begin + m, WINDOWS_MIN[w], float(statistics[w, m])) for w, m in suspects]
         for episode in episodes(found, self._gap_min):
             minute, window = episode.best.minute - rows.begin, WINDOWS_MIN.index(episode.best.window_min)
             verdict = self._causes.judge(*rows.row(window, minute))
-            if verdict.label not in CUT_CAUSES:
+            if episode.best.statistic_nats < INCIDENT_NATS[verdict.label]:
                 continue
             begin, end = episode.first_minute - rows.begin, episode.last_minute - rows.begin + WINDOWS_MIN[-1]
             columns = rows.most_raised(window, minute) if verdict.label == "local" else slice(None)
@@ -331,25 +332,23 @@ class Correlator:
     def _revise(self) -> list[Revision]:
         """Compares the episodes with the bursts that were told, and tells the difference."""
         assert self._threshold is not None
-        revisions = []
-        open_bursts = self._open_bursts()
+        revisions: list[Revision | None] = []
+        told = self._recent_bursts()
         for episode in episodes(self._crossings.values(), self._gap_min):
-            known = [burst for burst in open_bursts if self._same(burst, episode)]
-            if known:
-                open_bursts.remove(known[0])
-                revision = self._updated(known[0], episode)
-            elif episode.best.statistic_nats >= self._threshold:
-                revision = self._raised(episode)
-            else:
-                continue
-            if revision is not None:
-                revisions.append(revision)
-        revisions += [self._retracted(burst) for burst in open_bursts if not self._partly_forgotten(burst)]
-        return revisions
+            high = episode.best.statistic_nats >= self._threshold
+            # what was told is kept on a lower statistic than it takes to tell it, or to tell it again
+            same = next((b for b in told if self._same(b, episode) and (high or b.kind != "retract")), None)
+            if same is not None:
+                told.remove(same)
+                revisions.append(self._updated(same, episode))
+            elif high:
+                revisions.append(self._raised(episode))
+        gone = [burst for burst in told if burst.kind != "retract" and not self._partly_forgotten(burst)]
+        return [r for r in revisions if r is not None] + [self._retracted(burst) for burst in gone]
 
-    def _open_bursts(self) -> list[Revision]:
+    def _recent_bursts(self) -> list[Revision]:
         remembered_ns = (self._now_minute - REMEMBERED_MIN) * MINUTE_NS
-        bursts = [b for b in self._bursts.values() if b.kind != "retract" and b.t_end_ns >= remembered_ns]
+        bursts = [burst for burst in self._bursts.values() if burst.t_end_ns >= remembered_ns]
         return sorted(bursts, key=lambda burst: (burst.t_start_ns, burst.burst_id))
 
     def _same(self, burst: Revision, episode: Episode) -> bool:
@@ -361,10 +360,10 @@ class Correlator:
         assert self._crossings_from is not None
         return minute_of(burst.t_start_ns) < self._crossings_from
 
-    def _raised(self, episode: Episode) -> Revision | None:
+    def _raised(self, episode: Episode) -> Revision:
         burst_id = _burst_id(episode.first_minute)
-        if burst_id in self._bursts:  # it was retracted, and late data brought it back
-            return self._updated(self._bursts[burst_id], episode)
+        while burst_id in self._bursts:  # one that begins alike was told, but this one is not the same
+            burst_id += "b"
         self._judged[burst_id] = episode
         self._bursts[burst_id] = self._revision(burst_id, 1, "new", episode)
         return self._bursts[burst_id]

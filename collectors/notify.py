@@ -167,7 +167,10 @@ def direction(burst: Revision) -> str:
 
 def false_alarms(burst: Revision) -> str:
     """How often chance alone does this, and how well that is known."""
-    text = f"Chance alone does this about {burst.far_per_year:.2g} times a year"
+    often = f"about {burst.far_per_year:.2g} times a year"
+    if burst.far_per_year < 1e-6:  # the tail is far from anything that was measured
+        often = "less than once in a million years"
+    text = f"Chance alone does this {often}"
     if burst.extrapolated_from_days is not None:
         text += f" (extrapolated from {burst.extrapolated_from_days} days)"
     return text

@@ -223,7 +223,9 @@ class Puller:
 
     def _note(self, agent: Agent, state: str, sentence: str) -> None:
         if agent.state != state or agent.sentence == NOT_ASKED:
-            level = logging.INFO if state == "ok" else logging.WARNING
+            level = logging.WARNING if state != "ok" else logging.INFO
+            if state == "ok" and agent.sentence == NOT_ASKED:
+                level = logging.DEBUG  # at the start of a large fleet this is no news
             _log.log(level, "agent %s is %s%s", agent.host.name, state, f": {sentence}" if sentence else "")
         agent.state, agent.sentence = state, sentence
 

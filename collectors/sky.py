@@ -76,30 +76,30 @@ def earth_rotation_deg(time_ns: int) -> float:
 def right_ascension_declination_deg(direction: np.ndarray, time_ns: int) -> tuple[float, float]:
     """Right ascension (0 to 360) and declination, J2000, of a direction in the frame that turns with the Earth."""
     declination, longitude = angles_deg(direction)
-    right_ascension = longitude + _sidereal_deg(time_ns)
+    right_ascension = longitude + sidereal_deg(time_ns)
     of_date = unit_vectors(np.array(declination), np.array(right_ascension))
-    declination_2000, right_ascension_2000 = angles_deg(_precession(time_ns).T @ of_date)
+    declination_2000, right_ascension_2000 = angles_deg(precession(time_ns).T @ of_date)
     return right_ascension_2000, declination_2000
 
 
 def ground_direction(ra_deg: float, dec_deg: float, time_ns: int) -> np.ndarray:
     """The reverse: where in the turning frame a J2000 position stands at this time."""
-    of_date = _precession(time_ns) @ unit_vectors(np.array(dec_deg), np.array(ra_deg))
+    of_date = precession(time_ns) @ unit_vectors(np.array(dec_deg), np.array(ra_deg))
     declination, right_ascension = angles_deg(of_date)
-    return unit_vectors(np.array(declination), np.array(right_ascension - _sidereal_deg(time_ns)))
+    return unit_vectors(np.array(declination), np.array(right_ascension - sidereal_deg(time_ns)))
 
 
 def _centuries(time_ns: int) -> float:
     return (time_ns - J2000_NS) / DAY_NS / CENTURY_DAYS
 
 
-def _sidereal_deg(time_ns: int) -> float:
+def sidereal_deg(time_ns: int) -> float:
     """Greenwich mean sidereal time: rotation angle plus precession in right ascension (Capitaine et al. 2003)."""
     t = _centuries(time_ns)
     return earth_rotation_deg(time_ns) + (0.014506 + 4612.156534 * t + 1.3915817 * t * t) / 3600
 
 
-def _precession(time_ns: int) -> np.ndarray:
+def precession(time_ns: int) -> np.ndarray:
     """The rotation from J2000 to the mean equator of date (IAU 1976, Lieske et al. 1977)."""
     t = _centuries(time_ns)
     zeta = 2306.2181 * t + 0.30188 * t**2 + 0.017998 * t**3

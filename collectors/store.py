@@ -248,8 +248,8 @@ class Store:
     def watching_hosts(self, stream: str, first_minute: int, last_minute: int, clusters: Sequence[str]) -> np.ndarray:
         """Watching hosts [minutes, clusters] from `first_minute` to `last_minute`, both included.
 
-        A host watches a minute if it watched from the minute's begin; the minute in which its interval stops still
-        counts, so that the running minute has the exposure that belongs to its faults. Where an imported history says
+        A host watches a minute if it watched any part of it: the expected count is then a little too high, which is the
+        safe side, and no fault is left without the exposure that belongs to it. Where an imported history says
         more hosts than the agents do, the history's number holds, since both may speak of the same hosts.
         """
         minutes = max(last_minute - first_minute + 1, 0)
@@ -258,7 +258,7 @@ class Store:
         query = "SELECT cluster, begin_ns, end_ns FROM watching WHERE stream = ? AND end_ns >= ? AND begin_ns <= ?"
         bounds = (stream, first_minute * MINUTE_NS, (last_minute + 1) * MINUTE_NS)
         for cluster, begin_ns, end_ns in self._db.execute(query, bounds):
-            begin = max(-(-begin_ns // MINUTE_NS) - first_minute, 0)
+            begin = max(begin_ns // MINUTE_NS - first_minute, 0)
             end = min((end_ns - 1) // MINUTE_NS + 1 - first_minute, minutes)
             if cluster in column and begin < end:
                 steps[begin, column[cluster]] += 1
@@ -513,13 +513,13 @@ def _extend_watching(db: sqlite3.Connection, answer: Pulled, stream: str, begin_
         "WHERE host = ? AND stream = ? AND end_ns >= ? AND begin_ns <= ?",
         (answer.host, stream, begin_ns, end_ns),
     ).fetchall()
-    mine = [(begin, end) for begin, end, cluster in touched if cluster == answer.cluster]
     begin_ns = max([begin_ns, *(end for _, end, cluster in touched if cluster != answer.cluster)])
+    if begin_ns >= end_ns:
+        return end_ns
+    mine = [(begin, end) for begin, end, cluster in touched if cluster == answer.cluster and end >= begin_ns]
     grown_from_ns = mine[0][1] if len(mine) == 1 and mine[0][0] <= begin_ns else begin_ns
     begin_ns = min([begin_ns, *(begin for begin, _ in mine)])
     end_ns = max([end_ns, *(end for _, end in mine)])
-    if begin_ns >= end_ns:
-        return end_ns
     for begin, _ in mine:
         if begin != begin_ns:
             db.execute(
