@@ -196,7 +196,7 @@ def _stopping_at_interrupt() -> Iterator[None]:
 
 def _warn_if_slow() -> None:
     if implementation() == "python":
-        _say("checksums run in pure Python, hundreds of times slower than in C: install with a C compiler")
+        _say("checksums run in pure Python, a thousand times slower than in C: install with a C compiler")
 
 
 def _print_reports(reports: list[FileReport]) -> None:

@@ -103,7 +103,7 @@ else:
 
 
 def implementation() -> str:
-    """What computes: "sse4.2" or "table" (both C), or "python", which is hundreds of times slower."""
+    """What computes: "sse4.2" or "table" (both C), or "python", which is a thousand times slower."""
     return "python" if extension is None else str(extension.KERNEL)
 
 

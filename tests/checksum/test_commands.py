@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pty
 import random
 import resource
 import signal
@@ -194,6 +195,32 @@ def test_an_interrupt_is_neither_clean_nor_corrupt(tmp_path: Path, log: Pristine
         assert process.wait(timeout=60) == 130
         assert process.stderr is not None
         assert process.stderr.read() == "flipwatch: interrupted; not everything was read\n"
+
+
+def test_a_terminal_shows_progress(tmp_path: Path, log: PristineLog) -> None:
+    path = write(tmp_path / "log", log.data)
+    screen, terminal = pty.openpty()
+    command = [sys.executable, str(ROOT / "flipwatch.py"), "verify", str(path)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, timeout=60, check=False)
+    os.close(terminal)
+    shown = os.read(screen, 10_000).decode()
+    os.close(screen)
+    assert result.returncode == 0
+    assert "100%" in shown
+    assert b"%" not in result.stdout
+
+
+def test_without_the_extension_the_user_is_told(tmp_path: Path, log: PristineLog) -> None:
+    path = write(tmp_path / "log", flip(log.data[:20_000], 100, 2)[0])
+    program = (
+        "import sys; sys.modules['checksum._crc32c'] = None; sys.argv[0] = 'flipwatch'\n"
+        "from checksum.commands import verify; verify()"
+    )
+    command = [sys.executable, "-c", program, "--json", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert "pure Python" in result.stderr
+    assert json.loads(result.stdout)["files"][0]["findings"] == verified(path)[1][0]["findings"]
 
 
 def _has_open(pid: int, path: Path) -> bool:
