@@ -45,11 +45,12 @@ def verify_file(fd: int, path: Path, format: str, now_s: float, pace: Callable[[
         OSError: reading failed, other than by a disk that would not give some of the bytes.
     """
     before = os.fstat(fd)
-    records = 0
+    records = end = 0
 
     def findings() -> Iterator[Finding]:
-        nonlocal records
+        nonlocal records, end
         for item in FORMATS[format].scan(_paced(fd, before.st_size, pace), with_data=False):
+            end = item.end
             if isinstance(item, Record):
                 records += 1
             else:
@@ -59,7 +60,7 @@ def verify_file(fd: int, path: Path, format: str, now_s: float, pace: Callable[[
     after = os.fstat(fd)
     changed = (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size)
     is_settling = changed or now_s - after.st_mtime < SETTLING_S
-    settling = _unfinished(merged, before.st_size) if is_settling else 0
+    settling = _unfinished(merged, end) if is_settling else 0
     return FileReport(path, format, before.st_size, records, merged, settling)
 
 
@@ -69,9 +70,9 @@ def _paced(fd: int, size: int, pace: Callable[[int], None]) -> Iterator[bytes | 
         pace(piece.length if isinstance(piece, Unreadable) else len(piece))
 
 
-def _unfinished(findings: tuple[Finding, ...], size: int) -> int:
-    """How many of the last findings are torn or zero and reach to the end of the file."""
-    count, begin = 0, size
+def _unfinished(findings: tuple[Finding, ...], end: int) -> int:
+    """How many of the last findings are torn or zero and reach to the `end` of what was read."""
+    count, begin = 0, end
     for finding in reversed(findings):
         if finding.end < begin or finding.verdict not in _UNFINISHED:
             break

@@ -23,9 +23,12 @@ def run(name: str, small: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
-    parser.add_argument("names", nargs="*", choices=[[], *NAMES], metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--small", action="store_true", help="tiny sizes: does it still run?")
     arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in NAMES:
+            parser.error(f"no benchmark '{name}'; there are {', '.join(NAMES)}")
     print(f"{machine()}\n")
     for name in arguments.names or NAMES:
         run(name, arguments.small)

@@ -110,6 +110,19 @@ def test_a_file_changed_during_the_read_is_settling(tmp_path: Path, log: Pristin
     assert report.settling == len(report.findings) == 1
 
 
+def test_a_file_that_shrinks_during_the_read_is_settling(tmp_path: Path) -> None:
+    log = PristineLog.of(bytes(1000) for _ in range(3000))
+    path = write(tmp_path / "log", log.data)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        report = verify_file(fd, path, "leveldb-log", LONG_AGO_S + 9999, lambda _: os.truncate(path, 2_000_000))
+    finally:
+        os.close(fd)
+    assert [finding.verdict for finding in report.findings] == ["torn"]
+    assert report.corrupt == ()
+    assert report.records == sum(begin + 1007 <= 2_000_000 for begin in log.payloads)
+
+
 def test_a_directory_is_walked_in_order(tmp_path: Path, log: PristineLog) -> None:
     for name in ("b", "a", "c/d", "c/b/x"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

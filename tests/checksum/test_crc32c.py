@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import crcmod.predefined
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checksum import _crc32c, crc32c
 
 KERNELS = [_crc32c.crc32c, _crc32c.crc32c_table, crc32c.reference]
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 WORDS = st.integers(0, 2**32 - 1)
 
 
@@ -35,6 +36,7 @@ def test_kernels_agree_with_twin_and_crcmod(kernel: Callable[..., int]) -> None:
         assert kernel(data) == independent(bytes(data))
 
 
+@UNHURRIED
 @given(st.binary(max_size=2000), st.integers(0, 2000), WORDS)
 def test_a_checksum_goes_on_from_any_cut(data: bytes, at: int, crc: int) -> None:
     for kernel in KERNELS:
@@ -61,6 +63,7 @@ def test_senseless_arguments_are_refused(kernel: Callable[..., int]) -> None:
         kernel()
 
 
+@UNHURRIED
 @given(WORDS)
 def test_mask_and_unmask(crc: int) -> None:
     assert crc32c.unmask(crc32c.mask(crc)) == crc
@@ -74,6 +77,7 @@ def test_mask_by_its_definition() -> None:
     assert crc32c.mask(1) == 0xA282EAD8 + (1 << 17)
 
 
+@UNHURRIED
 @given(st.binary(min_size=1, max_size=300), st.data())
 def test_a_flipped_bit_is_the_exponent_of_its_syndrome(data: bytes, draw: st.DataObject) -> None:
     byte, bit = draw.draw(st.integers(0, len(data) - 1)), draw.draw(st.integers(0, 7))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import plyvel
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checksum import _crc32c, leveldb_log
@@ -75,7 +75,7 @@ def test_a_record_by_hand() -> None:
     assert encode(b"hello", BLOCK_BYTES - 7) == first + last + b"hello"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 400) | st.integers(0, 70_000), max_size=12), st.integers(0, 2**32))
 def test_round_trip_with_any_cuts(lengths: list[int], seed: int) -> None:
     log = large_log(seed, lengths)
@@ -350,7 +350,7 @@ def test_the_rest_of_a_record_begun_before_is_intact_but_has_no_data() -> None:
 # any bytes
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=600), st.integers(0, 2**32), st.booleans(), st.booleans())
 def test_any_bytes_are_tiled(data: bytes, seed: int, resumed: bool, with_data: bool) -> None:
     chunks = [*cut(data, random.Random(seed)), Unreadable(seed % 40_000)]
