@@ -21,6 +21,7 @@ _HEADER = struct.Struct("<IHB")
 _TYPES = (FULL, FIRST, MIDDLE, LAST)
 _LENGTH_AT, _TYPE_AT = 4, 6  # in the header
 _CRC_BITS, _LENGTH_BITS = 32, 16
+_UNWRITTEN = (Verdict.torn, Verdict.zeros)  # a record that ends in such a stretch was never written to its end
 
 
 def encode(payload: bytes, offset: int) -> bytes:
@@ -82,9 +83,6 @@ def scan(
                 yield from assembly.drop(Verdict.torn if finding.verdict in _UNWRITTEN else Verdict.skipped)
                 yield finding
     yield from assembly.drop(Verdict.torn)
-
-
-_UNWRITTEN = (Verdict.torn, Verdict.zeros)  # a record that ends in such a stretch was never written to its end
 
 
 # An intact fragment: type, begin and end in the file (with header and trailer), payload if it is wanted.
