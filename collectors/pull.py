@@ -7,6 +7,7 @@ each has at most one request in flight, with bounds on time and size. The sessio
 
 import asyncio
 import logging
+import os
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ class Puller:
             raise PullError("conflict", outcome.sentence)
         agent.cursor = answer.header.cursor
         agent.watching = frozenset(answer.header.watching)
-        agent.faults_max = self._faults_max
+        agent.faults_max = min(2 * agent.faults_max, self._faults_max)
         for loss in outcome.losses:
             _log.warning("%s lost %d faults of journal %s before they were read", loss.host, loss.faults, loss.journal)
         self._note(agent, "ok", _clock_sentence(answer.header.time_ns, now_ns))
@@ -206,7 +207,7 @@ class Puller:
         except aiohttp.ClientPayloadError as error:
             raise PullError("silent", f"went away at {target} in the middle of its answer") from error
         except aiohttp.ClientConnectorError as error:
-            raise PullError("silent", f"does not answer at {target}: {error.os_error.strerror or error}") from error
+            raise PullError("silent", f"does not answer at {target}: {_reason(error.os_error)}") from error
         except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
             raise PullError("garbage", f"does not speak HTTP at {target}: {_one_line(error)}") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -248,6 +249,10 @@ def _clock_sentence(agent_ns: int, now_ns: int) -> str:
     if abs(off_s) <= CLOCK_OFF_S:
         return ""
     return f"its clock is {abs(off_s):.0f} s {'ahead of' if off_s > 0 else 'behind'} the collector's"
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else _one_line(error)
 
 
 def _one_line(error: Exception) -> str:

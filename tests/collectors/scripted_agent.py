@@ -69,7 +69,10 @@ class ScriptedAgent:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
-        text = self.answer(request.query.get("after"), int(request.query.get("limit", "1000")))
+        try:
+            text = self.answer(request.query.get("after"), int(request.query.get("limit", "1000")))
+        except ValueError:
+            return web.Response(status=400, text="malformed cursor")
         if self.manners is None:
             return web.Response(text=text, content_type=NDJSON)
         outcome = self.manners(self, request, text)
