@@ -18,6 +18,7 @@ SCANNED_STREAMS = ("dram", "sram", "gpu", "core", "host")  # a record's or canar
 TIME_ERROR_MAX_S = WINDOWS_MIN[-1] * 60
 MINUTE_NS = 60_000_000_000
 DAY_NS = 1440 * MINUTE_NS
+FORGET_MIN = 1440
 
 
 def minute_of(time_ns: int) -> int:
@@ -36,6 +37,7 @@ class Minutes:
         self._column = {name: column for column, name in enumerate(self.cluster_names)}
         self._faults: dict[str, dict[int, list[tuple[int, int]]]] = {}  # stream -> minute -> (window index, column)
         self._watching: dict[str, _Watching] = {}
+        self._faults_from = 0
         self._changed_from: int | None = None
 
     @property
@@ -96,12 +98,15 @@ class Minutes:
         return changed
 
     def forget_before(self, minute: int) -> None:
-        """Drops everything older."""
+        """Drops everything older. Cheap to call often: most calls only mask what a later one takes away."""
+        for watching in self._watching.values():
+            watching.forget_before(minute)
+        if minute < self._faults_from + FORGET_MIN:
+            return
+        self._faults_from = minute
         for faults in self._faults.values():
             for old in [other for other in faults if other < minute]:
                 del faults[old]
-        for watching in self._watching.values():
-            watching.forget_before(minute)
 
     def _note_change(self, minute: int) -> None:
         self._changed_from = minute if self._changed_from is None else min(minute, self._changed_from)
@@ -138,7 +143,9 @@ class _Watching:
 
     def forget_before(self, minute: int) -> None:
         drop = min(max(minute - self._first, 0), len(self._hosts))
-        self._hosts, self._first = self._hosts[drop:].copy(), self._first + drop
+        self._hosts[:drop] = 0
+        if drop >= FORGET_MIN:
+            self._hosts, self._first = self._hosts[drop:].copy(), self._first + drop
         if self.first_watched is not None:
             self.first_watched = max(self.first_watched, minute)
 

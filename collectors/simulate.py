@@ -90,20 +90,19 @@ class Simulation:
         for begin in range(self.begin_minute, self.end_minute, SLICE_MIN):
             end = min(begin + SLICE_MIN, self.end_minute)
             if (begin - self.begin_minute) % ALIVE_EVERY_MIN == 0:
-                yield from self._alive(begin)
+                yield from self._alive(begin * MINUTE_NS)
             for fault in self._novel(begin, end):
                 yield from self._repeats_until(fault.time_ns)
                 yield fault
                 self._plan_repeats(fault)
-        yield from self._repeats_until(self.end_minute * MINUTE_NS - 1)
         # the history covers its last minute, whether or not a fault fell into it
-        yield from self._alive(self.end_minute - 1)
+        yield from self._alive(self.end_minute * MINUTE_NS - 1)
 
-    def _alive(self, minute: int) -> Iterator[Line]:
-        yield from self._repeats_until(minute * MINUTE_NS)
+    def _alive(self, time_ns: int) -> Iterator[Line]:
+        yield from self._repeats_until(time_ns)
         for cluster in self.inventory.clusters:
             up = cluster.hosts - int(self._random.binomial(cluster.hosts, DOWN_SHARE))
-            yield Alive(time_ns=minute * MINUTE_NS, cluster=cluster.name, hosts_up=up, hosts=cluster.hosts)
+            yield Alive(time_ns=time_ns, cluster=cluster.name, hosts_up=up, hosts=cluster.hosts)
 
     def _novel(self, begin: int, end: int) -> list[MemoryFault]:
         clusters = self.inventory.clusters
