@@ -27,7 +27,7 @@ from collectors.inventory import InventoryError
 from collectors.minutes import DAY_NS, SCANNED_STREAMS
 from collectors.page import latest_bursts
 from collectors.server import ServerError
-from collectors.store import Store, StoreError, more_text
+from collectors.store import Store, StoreError
 
 __all__ = ["bursts", "collector", "import_", "replay", "simulate"]
 
@@ -94,28 +94,18 @@ def import_(history_path: Path, config_path: Path) -> None:
     click.echo(
         f"{counts['new']} faults and {len(lines.alive)} alive lines imported; "
         f"{counts['known']} faults were there already, {counts['old']} are older than history_days, "
-        f"{counts['unusable'] + lines.bad_lines} lines unusable"
+        f"{lines.bad_lines} lines unusable"
     )
 
 
 def _import_faults(store: Store, faults: Sequence[Fault], oldest_ns: int) -> Counter[str]:
-    """Stores them in batches; counts the new, known, old and unusable ones."""
+    """Stores them in batches; counts the new, the known and the old ones."""
     recent = [fault for fault in faults if fault.time_ns >= oldest_ns]
-    usable = [fault for fault in recent if _is_storable(fault)]
     occurrences: Counter[str] = Counter()
     new = 0
-    for begin in range(0, len(usable), IMPORT_BATCH):
-        new += store.import_faults(usable[begin : begin + IMPORT_BATCH], occurrences)
-    old, unusable = len(faults) - len(recent), len(recent) - len(usable)
-    return Counter(new=new, known=len(usable) - new, old=old, unusable=unusable)
-
-
-def _is_storable(fault: Fault) -> bool:
-    try:
-        more_text(fault)
-    except (ValueError, RecursionError):
-        return False
-    return True
+    for begin in range(0, len(recent), IMPORT_BATCH):
+        new += store.import_faults(recent[begin : begin + IMPORT_BATCH], occurrences)
+    return Counter(new=new, known=len(recent) - new, old=len(faults) - len(recent))
 
 
 def _exposure(lines: history.History, clusters: Sequence[str]) -> Iterator[tuple[str, str, int, int, int]]:

@@ -61,7 +61,7 @@ def render(overview: Overview, shown: Details, false_alarms_per_year: float, ref
     """The page as UTF-8."""
     template = _PAGES.get_template("status.html")
     active = {burst.burst_id for burst in overview.step.active} if overview.step else set()
-    html = template.render(
+    return template.render(
         overview=overview,
         shown=shown,
         active=active,
@@ -77,8 +77,7 @@ def render(overview: Overview, shown: Details, false_alarms_per_year: float, ref
         direction=direction,
         false_alarms=false_alarms,
         members=members,
-    )
-    return html.encode("utf-8", "replace")  # a detail may hold what no encoding can
+    ).encode()
 
 
 def when(time_ns: int) -> str:

@@ -17,7 +17,7 @@ import aiohttp
 from agent.report import AgentHeader, Fault, Line, MemoryFault, RecordFault, ReportError, decode
 from collectors.config import CollectorConfig
 from collectors.inventory import Host
-from collectors.store import Conflict, Pulled, Recorded, StoreError, more_text
+from collectors.store import Conflict, Pulled, Recorded, StoreError
 
 STATES = ("ok", "silent", "slow", "garbage", "refused", "conflict")
 CONTENT_TYPE = "application/x-ndjson"
@@ -92,10 +92,6 @@ def _fault(line: bytes, number: int) -> Fault:
         raise PullError("garbage", f"line {number} of its answer is no fault")
     if fault.journal is None or fault.seq is None:
         raise PullError("garbage", f"line {number} of its answer lacks journal or seq")
-    try:
-        more_text(fault)
-    except (ValueError, RecursionError) as error:
-        raise PullError("garbage", f"line {number} of its answer: its detail can't be stored") from error
     return fault
 
 

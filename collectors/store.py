@@ -367,23 +367,19 @@ _ADD_TOTAL = (
 )
 
 
-def more_text(fault: Fault) -> str:
-    """The keys of a fault that have no column of their own, as JSON.
-
-    Raises:
-        ValueError, RecursionError: the detail isn't JSON that another program could read (NaN, nested too deeply).
-    """
+def _more_text(fault: Fault) -> str:
+    """The keys of a fault that have no column of their own, as JSON."""
     more: dict[str, Any] = {"detail": fault.detail}
     if isinstance(fault, MemoryFault):
         more |= {"witnesses": fault.witnesses, "epoch": fault.epoch}
-    return json.dumps(more, allow_nan=False)
+    return json.dumps(more)
 
 
 def _insert(db: sqlite3.Connection, fault: Fault, journal: str, seq: int) -> int:
     """1 if the fault is new, 0 if (journal, seq) was there."""
     severity = fault.severity if isinstance(fault, MemoryFault) else None
     row = (journal, seq, fault.time_ns, fault.time_error_s, fault.cluster, fault.host, fault.device, fault.stream)
-    return db.execute(_INSERT_FAULT, (*row, severity, fault.count, fault.novel, more_text(fault))).rowcount
+    return db.execute(_INSERT_FAULT, (*row, severity, fault.count, fault.novel, _more_text(fault))).rowcount
 
 
 def _stored_fault(row: Sequence[Any]) -> StoredFault:
