@@ -301,7 +301,8 @@ class Server:
         if new:  # first on paper: a label set that Alertmanager knows and we don't could never be ended
             said = [*said, *new]
             await self._keep_said(said)
-        sentence = await self._post(session, [entry.alert(now_ns, self._link) for entry in due])
+        alerts = [entry.alert(now_ns, self._link) for entry in due]
+        sentence = await post_alerts(session, self._config.alertmanager_url, alerts)
         self._set_health("alerts", sentence)
         if sentence or not due:
             return said
@@ -312,20 +313,6 @@ class Server:
     async def _keep_said(self, said: list[notify.Said]) -> None:
         documents = {entry.key: entry.document() for entry in said}
         await self._write_until_done(self._store.record_said, documents)
-
-    async def _post(self, session: aiohttp.ClientSession, alerts: list[dict[str, Any]]) -> str:
-        """Why Alertmanager didn't take them; empty if it did."""
-        url = self._config.alertmanager_url.rstrip("/") + "/api/v2/alerts"
-        try:
-            timeout = aiohttp.ClientTimeout(total=POST_TIMEOUT_S)
-            async with session.post(url, json=alerts, timeout=timeout) as response:
-                if response.status == 200:
-                    return ""
-                return f"{url} answers with status {response.status}: {(await response.content.read(300))!r}"
-        except TimeoutError:
-            return f"{url} doesn't answer within {POST_TIMEOUT_S:g} s"
-        except (aiohttp.ClientError, OSError) as error:
-            return f"{url} can't be reached: {' '.join(str(error).split())}"
 
     # -- the web
 
@@ -388,6 +375,20 @@ class Server:
 
     async def _api_bursts(self, request: web.Request) -> web.Response:
         return _json({"bursts": await self._read(self._reader.revisions)})
+
+
+async def post_alerts(session: aiohttp.ClientSession, alertmanager_url: str, alerts: list[dict[str, Any]]) -> str:
+    """Why Alertmanager didn't take them; empty if it did."""
+    url = alertmanager_url.rstrip("/") + "/api/v2/alerts"
+    try:
+        async with session.post(url, json=alerts, timeout=aiohttp.ClientTimeout(total=POST_TIMEOUT_S)) as response:
+            if response.status == 200:
+                return ""
+            return f"{url} answers with status {response.status}: {(await response.content.read(300))!r}"
+    except TimeoutError:
+        return f"{url} doesn't answer within {POST_TIMEOUT_S:g} s"
+    except (aiohttp.ClientError, OSError) as error:
+        return f"{url} can't be reached: {' '.join(str(error).split())}"
 
 
 class _Correlation:

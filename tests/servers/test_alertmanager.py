@@ -1,0 +1,202 @@
+"""Against Debian's own Alertmanager: a burst is delivered, renamed, resolved, and mutes what it should."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from collectors.notify import Said, after, desired
+from collectors.server import post_alerts
+from collectors.store import Store
+from tests.collectors.bursts import revision
+from tests.collectors.running import CITIES, RunningCollector, flipwatch, wait_for, write_config, write_inventory
+from tests.collectors.scripted_agent import Agents, ScriptedAgent
+from tests.conftest import require
+from tests.servers.webhook import Webhook
+
+CONFIG = """
+route:
+  receiver: people
+  group_by: ["..."]
+  group_wait: 0s
+  group_interval: 1s
+  routes:
+    - matchers: ['alertname="BurstMember"']
+      receiver: nobody
+receivers:
+  - name: people
+    webhook_configs: [{{url: "{url}", send_resolved: true}}]
+  - name: nobody
+inhibit_rules:
+  - source_matchers: ['alertname="BurstMember"']
+    target_matchers: ['alertname="CorrectedMemoryErrors"']
+    equal: [cluster]
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def running_alertmanager(directory: Path, webhook: Webhook, port: int | None = None) -> Iterator[str]:
+    program = require("prometheus-alertmanager")
+    config = directory / "alertmanager.yml"
+    config.write_text(CONFIG.format(url=webhook.url))
+    url = f"http://127.0.0.1:{port or free_port()}"
+    arguments = [f"--config.file={config}", f"--storage.path={directory / 'am'}", "--cluster.listen-address="]
+    with (directory / "alertmanager.log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, *arguments, f"--web.listen-address={url.removeprefix('http://')}"], stdout=log, stderr=log
+        )
+    try:
+        wait_for(lambda: is_ready(url))
+        yield url
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/-/ready", timeout=5) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
+def alerts(url: str) -> list[dict[str, Any]]:
+    with urllib.request.urlopen(f"{url}/api/v2/alerts", timeout=5) as response:
+        return json.loads(response.read())
+
+
+def post(url: str, objects: list[dict[str, Any]]) -> str:
+    async def once() -> str:
+        async with aiohttp.ClientSession() as session:
+            return await post_alerts(session, url, objects)
+
+    return asyncio.run(once())
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    with Webhook() as receiver:
+        yield receiver
+
+
+def test_a_burst_is_delivered_renamed_and_resolved(tmp_path, webhook):
+    with running_alertmanager(tmp_path, webhook) as url:
+        said: list[Said] = []
+
+        def tell(*active) -> None:
+            nonlocal said
+            now_ns = time.time_ns()
+            due = desired(active, said, now_ns, "http://centre/")
+            assert post(url, [entry.alert(now_ns, "http://centre/") for entry in due]) == ""
+            said = after(said, due)
+
+        burst = revision(t_start_ns=time.time_ns() - 60 * 10**9)
+        tell(burst)
+        wait_for(lambda: webhook.states(cause="celestial") == ["firing"])
+        tell(revision(rev=2, label="fleet", t_start_ns=burst.t_start_ns))
+        wait_for(lambda: webhook.states(cause="celestial") == ["firing", "resolved"])
+        wait_for(lambda: webhook.states(cause="fleet") == ["firing"])
+        assert post(url, []) == ""  # the heartbeat
+        tell()
+        wait_for(lambda: webhook.states(cause="fleet") == ["firing", "resolved"])
+        assert webhook.states(alertname="BurstMember") == []
+        (delivered,) = [a for a in webhook.received if a["status"] == "firing" and a["labels"]["cause"] == "celestial"]
+        assert "RA 84°" in delivered["annotations"]["description"]
+    assert "can't be reached" in post(url, [])
+
+
+def test_a_member_mutes_corrected_errors_of_its_cluster_and_nothing_else(tmp_path, webhook):
+    with running_alertmanager(tmp_path, webhook) as url:
+        now_ns = time.time_ns()
+        due = desired([revision(t_start_ns=now_ns)], [], now_ns, "http://centre/")
+        ends = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+        others = [
+            {"labels": {"alertname": name, "cluster": cluster, "device": "mc0/channel0/slot0"}, "endsAt": ends}
+            for name in ("CorrectedMemoryErrors", "UncorrectedMemoryError")
+            for cluster in ("fra", "syd")
+        ]
+        assert post(url, [entry.alert(now_ns, "http://centre/") for entry in due] + others) == ""
+
+        def muted() -> list[tuple[str, str]]:
+            found = [a for a in alerts(url) if a["status"]["state"] == "suppressed"]
+            return [(a["labels"]["alertname"], a["labels"]["cluster"]) for a in found]
+
+        # fra takes part in the burst, syd doesn't
+        wait_for(lambda: muted() == [("CorrectedMemoryErrors", "fra")])
+        wait_for(lambda: webhook.states(alertname="UncorrectedMemoryError", cluster="fra") == ["firing"])
+
+
+def test_what_alertmanager_refuses_is_said(tmp_path, webhook):
+    with running_alertmanager(tmp_path, webhook) as url:
+        assert "status 400" in post(url, [{"labels": {"alertname": ""}}])
+
+
+def test_from_faults_over_the_wire_to_the_webhook_and_to_the_end_after_a_restart(tmp_path, webhook):
+    agents = [ScriptedAgent(f"{city}-{n}") for city, *_ in CITIES for n in range(2)]
+    port = free_port()
+    with Agents(*agents), contextlib.ExitStack() as later:
+        config = write_config(
+            tmp_path,
+            write_inventory(tmp_path / "inventory.json", agents),
+            alertmanager_url=f"http://127.0.0.1:{port}",
+        )
+        import_quiet_history(tmp_path, config)
+        with RunningCollector(config) as collector:
+            wait_for(lambda: collector.json("/api/status")["state"] == "live")
+            for agent in agents[:2] + agents[12:14] + agents[22:24]:  # Frankfurt, London, Moscow
+                agent.add(3)
+            (burst_id,) = wait_for(lambda: collector.json("/api/status")["bursts_active"])
+            wait_for(lambda: "flipwatch_alert_delivery_up 0.0" in collector.get("/metrics"))
+            url = later.enter_context(running_alertmanager(tmp_path, webhook, port))  # what was due is told now
+            wait_for(lambda: "firing" in webhook.states(alertname="CorrelatedBurst", burst_id=burst_id))
+            wait_for(lambda: "flipwatch_alert_delivery_up 1.0" in collector.get("/metrics"))
+            members = {a["labels"]["cluster"] for a in alerts(url) if a["labels"]["alertname"] == "BurstMember"}
+            assert {"fra", "lon", "mow"} <= members
+            before = collector.json("/api/bursts")["bursts"]
+        # kill -9: the next life goes on with the same burst, and raises nothing anew
+        with RunningCollector(config) as collector:
+            wait_for(lambda: collector.json("/api/status")["bursts_active"] == [burst_id])
+            after_restart = collector.json("/api/bursts")["bursts"]
+            assert after_restart[: len(before)] == before
+            assert [b["kind"] for b in after_restart].count("new") == 1
+        retract(tmp_path / "state" / "collector.sqlite3")
+        with RunningCollector(config) as collector:  # it still knows what it once said, and ends it
+            wait_for(lambda: webhook.states(alertname="CorrelatedBurst", burst_id=burst_id)[-1] == "resolved")
+            assert collector.json("/api/status")["bursts_active"] == []
+
+
+def import_quiet_history(directory: Path, config: Path) -> None:
+    """Fifteen days of background at a raised rate, so that two hosts a cluster are enough to learn from."""
+    inventory, history = directory / "inventory.json", directory / "history.ndjson"
+    rate = ("--novel-per-host-hour", 0.05, "--seed", 1)
+    simulate = flipwatch("simulate", "--fleet", inventory, "--out", history, *rate)
+    for command in (simulate, flipwatch("import", history, "--config", config)):
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+def retract(path: Path) -> None:
+    """As if the faults had been a mistake: they're gone, and the burst is taken back."""
+    with contextlib.closing(Store(path)) as store:
+        last = store.revisions()[-1]
+        taken_back = last | {"rev": last["rev"] + 1, "kind": "retract"}
+        row = (taken_back["burst_id"], taken_back["rev"], "retract", taken_back["label"], taken_back)
+        store.record_step([row], {}, {})
+        with store.transaction() as db:
+            db.execute("DELETE FROM faults WHERE journal LIKE 'journal-of-%'")
