@@ -100,11 +100,11 @@ def build_host(name: str, cluster: str, directory: Path, now_s: float, rng: rand
 
 
 def burst_source(rng: random.Random) -> Source:
-    """A direction that enough of the clusters face, so that it can be told from a fleet-wide rise."""
+    """A direction that enough of the clusters face, and enough don't."""
     while True:
         source = Source(math.degrees(math.asin(rng.uniform(-0.8, 0.8))), rng.uniform(-180, 180))
-        faults = burst_faults(source)
-        if 5 <= len(faults) <= len(CLUSTERS) - 4:
+        facing = [count for count in burst_faults(source).values() if count >= MEMBER_FAULTS_MIN]
+        if 5 <= len(facing) <= len(CLUSTERS) - 4:
             return source
 
 
@@ -114,7 +114,7 @@ def burst_faults(source: Source) -> dict[str, int]:
         name: BURST_FAULTS_AT_ZENITH * source.cosine(latitude, longitude)
         for name, (_, latitude, longitude, _) in CLUSTERS.items()
     }
-    return {name: round(value) for name, value in expected.items() if value >= MEMBER_FAULTS_MIN}
+    return {name: round(value) for name, value in expected.items() if round(value) > 0}
 
 
 def count_error(host: Host, dimm: int, count: int, kind: str = "ce") -> None:
