@@ -51,6 +51,8 @@ def _run(daemon: Any, config_path: Path) -> None:
         process = daemon(config)
     except SettingsError as error:
         raise ConfigTrouble(str(error)) from error
+    except UnicodeError as error:
+        raise ConfigTrouble(f"{config.agent.listen}: can't start: not a host name") from error
     except OSError as error:
         place = error.filename or config.agent.listen
         raise ConfigTrouble(f"{place}: can't start: {error.strerror or error}") from error

@@ -33,7 +33,9 @@ class AgentSettings:
         minimum=0.05,
         maximum=3600,
     )
-    journal_max_mib: int = setting("bound of each journal; the oldest faults go first", default=256, minimum=1)
+    journal_max_mib: int = setting(
+        "bound of each journal; the oldest faults go first", default=256, minimum=1, maximum=1 << 20
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,14 @@ class StoreSettings:
     period_days: float = setting(
         "days for one pass over the store; sets the rate", default=21.0, minimum=1e-5, maximum=3660
     )
-    rate_mib_s: float | None = setting("MiB per second, instead of a rate from the period", default=None, minimum=0.001)
+    rate_mib_s: float | None = setting(
+        "MiB per second, instead of a rate from the period", default=None, minimum=0.001, maximum=1e6
+    )
     settle_s: float = setting(
-        "damage in a file changed within this time is read again before it counts", default=600.0, minimum=0
+        "damage in a file changed within this time is read again before it counts",
+        default=600.0,
+        minimum=0,
+        maximum=86400,
     )
     pressure_max_percent: float = setting(
         "slow down while this share of the time some task waits for the disk", default=10.0, minimum=0, maximum=100

@@ -36,6 +36,7 @@ class Agent:
         self.config = config
         self.host = config.agent.host or host.name()
         self._facts = host.facts(config.agent.sysfs, config.agent.proc)
+        self._boot_id = host.now(config.agent.proc).boot_id
         self._journal = Journal(
             config.memory_journal_dir, config.journal_max_bytes, host.machine_id(config.agent.machine_id)
         )
@@ -54,7 +55,6 @@ class Agent:
         self._written_s = 0.0
         self._statuses: dict[str, SourceStatus] = {}
         self._complete_until_ns = 0
-        self._boot_id = ""
         self._stop = threading.Event()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(AgentCollector(self._view))
@@ -167,7 +167,7 @@ class Agent:
         if dropped:
             changes["journal/dropped"] = state.get("journal/dropped", 0) + dropped
         self._pending_faults = [*self._pending_faults, *faults][dropped:]
-        self._pending_changes.update({k: v for k, v in changes.items() if self._journal.state.get(k) != v})
+        self._pending_changes.update({k: v for k, v in changes.items() if state.get(k) != v})
 
     def _write(self, force: bool) -> None:
         """Writes what is waiting, if it is more than the passing of time or a heartbeat is due."""

@@ -74,8 +74,8 @@ def temperatures() -> list[Temperature]:
 
 
 def machine_id(file: Path) -> str:
-    """Which machine this is; a machine without an id is "unknown", and then a cloned disk can't be noticed."""
-    return _first_line(file) or "unknown"
+    """Which machine this is; a machine without an id is "", and then a cloned disk can't be noticed."""
+    return _first_line(file)
 
 
 def name() -> str:

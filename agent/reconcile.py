@@ -34,9 +34,9 @@ def reconcile(
     view = _Overlay(state, changes)
     for poll in polls.values():
         for device in poll.devices:
-            _remember_device(view, device)
+            _remember_device(view, device, now)
         for sight in poll.first_sights:
-            _remember_first_sight(view, sight, now)
+            _remember_first_sight(view, sight)
         for gap in poll.gaps:
             _remember_gap(view, gap)
     faults = []
@@ -95,13 +95,15 @@ def _key(stream: str, device: str) -> str:
     return f"device/{stream}/{device}"
 
 
-def _remember_device(view: _Overlay, device: Device) -> None:
+def _remember_device(view: _Overlay, device: Device, now: Moment) -> None:
     known = view.get(_key(device.stream, device.name), {"errors": {}, "last_ns": {}, "history": {}})
     attributes = {"label": device.label, "serial": "", "part": "", "size_bytes": device.size_bytes}
     view.put(_key(device.stream, device.name), {**known, **attributes})
+    if view.get(f"watch/{device.stream}") is None:
+        view.put(f"watch/{device.stream}", now.time_ns)
 
 
-def _remember_first_sight(view: _Overlay, sight: FirstSight, now: Moment) -> None:
+def _remember_first_sight(view: _Overlay, sight: FirstSight) -> None:
     key = _key(sight.stream, sight.device)
     known = view.get(key)
     history = History(since_ns=sight.since_ns)
@@ -109,8 +111,6 @@ def _remember_first_sight(view: _Overlay, sight: FirstSight, now: Moment) -> Non
         old = History.from_json(known["history"][sight.error_class])
         history = History(max(sight.since_ns, old.since_ns), old.last_fault_ns)
     view.put(key, {**known, "history": {**known["history"], sight.error_class: history.as_json()}})
-    if view.get(f"watch/{sight.stream}") is None:
-        view.put(f"watch/{sight.stream}", now.time_ns)
 
 
 def _remember_gap(view: _Overlay, gap: Gap) -> None:
@@ -129,7 +129,9 @@ def _fault(view: _Overlay, source: str, observation: Observation, now: Moment, h
     known = view.get(key)
     severity = observation.severity
     error_class = CORRECTED if severity == "corrected" else NOT_CORRECTED
-    history = History.from_json(known["history"][error_class])
+    history = History(since_ns=now.time_ns)  # no proof of quiet: nobody saw the counter's beginning, or it was lost
+    if error_class in known["history"]:
+        history = History.from_json(known["history"][error_class])
     novel = history.is_novel(now.time_ns)
     view.put(
         key,

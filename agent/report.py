@@ -138,7 +138,7 @@ def decode(text: str | bytes) -> Line:
         ReportError: not JSON, an unknown kind, or a key that is missing or senseless; the message names it.
     """
     try:
-        document = json.loads(text)
+        document = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ReportError(f"not JSON: {_show(text)}") from error
     if not isinstance(document, dict):
@@ -156,6 +156,10 @@ def decode(text: str | bytes) -> Line:
         taken[name] = check(document[name], f"{kind}: {name}")
     line: Line = into(**taken)
     return line
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _show(value: Any) -> str:
@@ -209,6 +213,16 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
+def _detail(value: Any, where: str) -> dict[str, Any]:
+    """An object whose content is nobody's business here, but which must be storable and sendable as it is."""
+    entries = _object(value, where)
+    try:
+        json.dumps(entries, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:  # a lone surrogate, a number beyond all bounds, endless nesting
+        raise ReportError(f"{where} can't be written as JSON again") from error
+    return entries
+
+
 def _texts(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ReportError(f"{where} must be a list of strings, not {_show(value)}")
@@ -259,7 +273,7 @@ _FAULT_KEYS = {
     "cluster": (_text, _OPTIONAL),
     "journal": (_text, _OPTIONAL),
     "seq": (_SEQ, _OPTIONAL),
-    "detail": (_object, _OPTIONAL),
+    "detail": (_detail, _OPTIONAL),
 }
 _KEYS: dict[type, dict[str, tuple[Any, bool]]] = {
     MemoryFault: {
@@ -290,6 +304,6 @@ _KEYS: dict[type, dict[str, tuple[Any, bool]]] = {
         "cursor": (_text, _REQUIRED),
         "journals": (_journals, _REQUIRED),
         "watching": (_per_stream(_TIME), _REQUIRED),
-        "facts": (_object, _OPTIONAL),
+        "facts": (_detail, _OPTIONAL),
     },
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent.config import MIB, StoreSettings
 from checksum import files
-from checksum.finding import Finding, Record, Unreadable, Verdict
+from checksum.finding import Finding, Record, Unreadable, Verdict, merge
 from checksum.formats import FORMATS
 
 PIECE_BYTES = 128 << 10
@@ -37,7 +37,11 @@ class Candidate:
 
 
 def walk(store: StoreSettings, unreadable: Callable[[Path, OSError], None]) -> Iterator[Candidate]:
-    """The store's files in the order of their parts. Symlinks and everything but regular files are passed over."""
+    """The store's files in the order of their parts. Symlinks and everything but regular files are passed over.
+
+    Raises:
+        OSError: the store itself can't be read; it may not be mounted yet.
+    """
     if store.path.is_file() and not store.path.is_symlink():
         yield Candidate((), store.path, store.path.stat().st_size)
         return
@@ -51,6 +55,8 @@ def _walk_directory(
         with os.scandir(directory) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
+        if not above:
+            raise
         unreadable(directory, error)
         return
     for entry in entries:
@@ -176,13 +182,12 @@ def confirm(
     """
     form = FORMATS[format_name]
     begin = found[0].begin - found[0].begin % form.BLOCK_BYTES
-    drop_from_cache(fd, begin, end - begin)
-    chunks = polite_chunks(fd, begin, end, before_piece)
-    again = [
-        item
-        for item in form.scan(chunks, offset=begin, resumed=begin > 0, with_data=False)
-        if not isinstance(item, Record) and item.end > found[0].begin
-    ]
+    block_end = min(os.fstat(fd).st_size, -(-end // form.BLOCK_BYTES) * form.BLOCK_BYTES)
+    drop_from_cache(fd, begin, block_end - begin)
+    chunks = polite_chunks(fd, begin, block_end, before_piece)
+    scan = form.scan(chunks, offset=begin, resumed=begin > 0, with_data=False)
+    inside = (item for item in scan if not isinstance(item, Record) and item.end > found[0].begin and item.begin < end)
+    again = list(merge(inside))
     standing = {(item.begin, item.end) for item in again}
     passing = [
         Finding(item.begin, item.end, Verdict.transient, item.stored, item.computed, item.flip)
@@ -199,7 +204,7 @@ def volume(proc: Path, device_number: int) -> str:
     """
     numbers = f"{os.major(device_number)}:{os.minor(device_number)}"
     try:
-        lines = (proc / "self/mountinfo").read_text().splitlines()
+        lines = (proc / "self/mountinfo").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
     for line in lines:

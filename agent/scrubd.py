@@ -11,8 +11,11 @@ State keys (all values are JSON):
     volume/<device>   History of the volume, for novelty
 """
 
+import contextlib
 import logging
 import os
+import stat
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +32,7 @@ from agent.novelty import History
 from agent.reconcile import Changes
 from agent.report import RecordFault
 from checksum import files
-from checksum.finding import Finding, Record, Verdict
+from checksum.finding import Finding, Record, Verdict, merge
 from checksum.formats import FORMATS, recognise
 
 CHECKPOINT_S = 10.0
@@ -38,6 +41,8 @@ IDLE_S = 1.0
 PRESSURE_EVERY_S = 1.0
 FINDINGS_PER_FILE_MAX = 1000  # of one file; the rest of a file so damaged is one fault with a count
 NICE = 10
+
+Advance = Callable[[int, bool, int], None]
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +66,8 @@ class Scrubber:
     def run(self) -> None:
         """Until `stop` is called."""
         _be_nice()
+        with contextlib.suppress(Stopped):
+            self._forget_other_stores()
         threads = [
             threading.Thread(target=StoreScrub(self, store).run, name=f"scrub {store.path}", daemon=True)
             for store in self.config.stores
@@ -93,6 +100,16 @@ class Scrubber:
         with self._lock:
             return [(key, value) for key, value in self._journal.state.items() if key.startswith(prefix)]
 
+    def _forget_other_stores(self) -> None:
+        """What is open in a store that is no longer configured would never be looked at again."""
+        stores = {str(store.path) for store in self.config.stores}
+        items = [(key, value) for key, value in self.state.items() if key.startswith(("open/", "settling/"))]
+        owners = {key: value["store"] for key, value in items}
+        owners |= {key: key.removeprefix("store/") for key in self.state if key.startswith("store/")}
+        forgotten = {key: None for key, store in owners.items() if store not in stores}
+        if forgotten:
+            self.commit([], forgotten)
+
     def commit(self, faults: list[RecordFault], changes: Changes) -> None:
         """Returns when the faults and changes are durable; on a full disk it waits, since nothing may be lost."""
         is_told = False
@@ -108,12 +125,16 @@ class Scrubber:
                 self.wait(RETRY_S)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _OpenFile:
+    """A file that is being scanned from `scan_begin` to its end."""
+
     fd: int
     path: Path
     format: str
     status: os.stat_result  # before the first byte was read
+    scan_begin: int
+    is_settling: bool = False  # damage was seen that must be read again
 
 
 @dataclass(slots=True)
@@ -121,9 +142,18 @@ class _Section:
     """A stretch of a file between two checkpoints."""
 
     begin: int
+    room: int  # how many findings may be listed
     records: int = 0
     found: list[Finding] = field(default_factory=list)
     unlisted: int = 0  # findings beyond those listed; the last one listed then reaches over them
+
+    def add(self, finding: Finding) -> None:
+        joined = list(merge([*self.found[-1:], finding]))
+        if len(self.found[:-1]) + len(joined) <= self.room:
+            self.found[-1:] = joined
+        else:
+            self.found[-1] = Finding(self.found[-1].begin, finding.end, Verdict.skipped)
+            self.unlisted += 1
 
 
 class StoreScrub:
@@ -134,6 +164,7 @@ class StoreScrub:
         self._store = store
         self._key = f"store/{store.path}"
         self._progress: dict[str, Any] = {}
+        self._trouble = ""
         self._committed_s = 0.0
         self._bucket = scrub.TokenBucket(scrub.RATE_MIN_BYTES_S, time.monotonic())
         self._pressure_read_s = 0.0
@@ -146,7 +177,9 @@ class StoreScrub:
                     self._pass()
                     self._idle()
                 except OSError as error:
-                    log.error("store %s: %s; trying again", self._store.path, error)
+                    if str(error) != self._trouble:
+                        log.error("store %s: %s; trying again", self._store.path, error)
+                    self._trouble = str(error)
                     self._scrubber.wait(RETRY_S)
         except Stopped:
             pass
@@ -198,16 +231,17 @@ class StoreScrub:
         progress["cursor"] = None
         changes: Changes = {}
         for key, _ in self._own_items("open/") + self._own_items("settling/"):
-            path = key.partition("/")[2]
-            if not os.path.lexists(path):
+            path = Path(key.partition("/")[2])
+            if _is_gone(path):
                 log.info("%s: gone, and its damage with it", path)
                 changes[key] = None
         self._commit([], changes)
 
     def _idle(self) -> None:
         """Until the next pass is due."""
-        due_ns = self._progress["started_ns"] + int(self._store.period_days * scrub.DAY_S * 1e9)
-        while time.time_ns() < due_ns:
+        started_ns = self._progress["started_ns"]
+        due_ns = started_ns + int(self._store.period_days * scrub.DAY_S * 1e9)
+        while started_ns <= time.time_ns() < due_ns:  # a clock that was set back mustn't mean a pause for years
             self._settle_due()
             self._commit_if_due()
             self._scrubber.wait(min(IDLE_S, max(0.01, (due_ns - time.time_ns()) / 1e9)))
@@ -219,19 +253,21 @@ class StoreScrub:
                 continue
             path = Path(key.removeprefix("settling/"))
             try:
-                fd = files.open_regular(path, follow=False)
+                self._settle(key, path, entry)
             except OSError:  # gone, or no longer to be read: the pass will say so
                 self._commit([], {key: None})
-                continue
-            try:
-                status = os.fstat(fd)
-                if self._is_live(status, status):
-                    self._commit([], {key: {**entry, "due_ns": status.st_mtime_ns + self._settle_ns}})
-                else:
-                    file = _OpenFile(fd, path, entry["format"], status)
-                    self._scan(file, entry["begin"], lambda _offset, _is_whole, _bytes: None)
-            finally:
-                os.close(fd)
+
+    def _settle(self, key: str, path: Path, entry: dict[str, Any]) -> None:
+        fd = files.open_regular(path, follow=False)
+        try:
+            status = os.fstat(fd)
+            if self._is_live(status, status):
+                self._commit([], {key: {**entry, "due_ns": status.st_mtime_ns + self._settle_ns}})
+            else:
+                file = _OpenFile(fd, path, entry["format"], status, entry["begin"])
+                self._scan(file, lambda _offset, _is_whole, _bytes: None)
+        finally:
+            os.close(fd)
 
     def _own_items(self, prefix: str) -> list[tuple[str, Any]]:
         items = self._scrubber.items(prefix)
@@ -260,55 +296,61 @@ class StoreScrub:
 
         try:
             fd = files.open_regular(candidate.path, follow=False)
+            try:
+                self._verify_open(fd, candidate.path, begin, advance)
+            finally:
+                os.close(fd)
         except FileNotFoundError:
             return
-        except OSError as error:
+        except OSError as error:  # it must not keep the others from their turn
             self._unreadable(candidate.path, error)
             self._count_unverifiable("unreadable", candidate.size_bytes)
-            advance(0, True, candidate.size_bytes)
+            advance(candidate.size_bytes, True, candidate.size_bytes)
+
+    def _verify_open(self, fd: int, path: Path, begin: int, advance: Advance) -> None:
+        status = os.fstat(fd)
+        name = self._store.format
+        if name == "auto":
+            known = self._scrubber.state.get(f"open/{path}", {"format": ""})  # perhaps nothing sensible is left of it
+            name = recognise(files.reader_at(fd), status.st_size) or known["format"]
+        if name:
+            self._scan(_OpenFile(fd, path, name, status, begin), advance)
             return
-        try:
-            status = os.fstat(fd)
-            name = self._store.format
-            if name == "auto":
-                name = recognise(files.reader_at(fd), status.st_size) or ""
-            if name:
-                self._scan(_OpenFile(fd, candidate.path, name, status), begin, advance)
-            else:
-                if status.st_size:
-                    self._count_unverifiable("unrecognised", status.st_size)
-                advance(0, True, status.st_size)
-        finally:
-            os.close(fd)
+        if status.st_size:
+            self._count_unverifiable("unrecognised", status.st_size)
+        advance(status.st_size, True, status.st_size)
 
     def _count_unverifiable(self, reason: str, size_bytes: int) -> None:
         so_far = self._progress["unverifiable_so_far"]
         self._progress["unverifiable_so_far"] = {**so_far, reason: so_far.get(reason, 0) + size_bytes}
 
-    def _scan(self, file: _OpenFile, begin: int, advance: Callable[[int, bool, int], None]) -> None:
-        """Judges the file from `begin` to its end; `advance` hears how far that is (offset, whole file?, bytes)."""
+    def _scan(self, file: _OpenFile, advance: Advance) -> None:
+        """Judges the file from its `scan_begin` on; `advance` hears how far that is (offset, whole file?, bytes)."""
         form = FORMATS[file.format]
+        begin, size = file.scan_begin, file.status.st_size
         start = begin - begin % form.BLOCK_BYTES
-        size = file.status.st_size
         chunks = scrub.polite_chunks(file.fd, start, size, self._before_piece)
-        section = _Section(begin)
+        section = self._section(file, begin)
         for item in form.scan(chunks, offset=start, resumed=start > 0, with_data=False):
             if item.end <= begin:  # judged before the last stop
                 continue
             if isinstance(item, Record):
                 section.records += 1
-            elif len(section.found) < FINDINGS_PER_FILE_MAX:
-                section.found.append(item)
             else:
-                section.found[-1] = Finding(section.found[-1].begin, item.end, Verdict.skipped)
-                section.unlisted += 1
+                section.add(item)
             if time.monotonic() - self._committed_s >= CHECKPOINT_S:
-                self._close(file, section, item.end)
+                faults, changes = self._close(file, section, item.end)
                 advance(item.end, False, item.end - section.begin)
-                self._commit([], {})
-                section = _Section(item.end)
-        self._close(file, section, size)
+                self._commit(faults, changes)
+                section = self._section(file, item.end)
+        faults, changes = self._close(file, section, size)
         advance(size, True, size - section.begin)
+        if faults or changes:
+            self._commit(faults, changes)
+
+    def _section(self, file: _OpenFile, begin: int) -> _Section:
+        opened = self._scrubber.state.get(f"open/{file.path}", {"findings": []})["findings"]
+        return _Section(begin, max(1, FINDINGS_PER_FILE_MAX - sum(entry["begin"] < begin for entry in opened)))
 
     def _before_piece(self, size_bytes: int) -> None:
         self._scrubber.wait(self._bucket.delay_s(size_bytes, time.monotonic()))
@@ -317,37 +359,39 @@ class StoreScrub:
             self._scrubber.wait(scrub.back_off_s(pressure, self._store.pressure_max_percent))
             self._pressure_read_s = time.monotonic()
 
-    def _close(self, file: _OpenFile, section: _Section, end: int) -> None:
+    def _close(self, file: _OpenFile, section: _Section, end: int) -> tuple[list[RecordFault], Changes]:
         """Judges what was found in [section.begin, end) and counts what was verified."""
         verified = self._progress["verified"]
         count = verified.get(file.format, 0) + section.records
         self._progress["verified"] = {**verified, file.format: count}
-        self._progress["bytes"] += end - section.begin
-        settling, opened = f"settling/{file.path}", f"open/{file.path}"
+        self._progress["bytes"] += max(0, end - section.begin)
+        settling = f"settling/{file.path}"
+        waiting = self._scrubber.state.get(settling)
         status = os.fstat(file.fd)
-        changes: Changes = {}
         if section.found and self._is_live(file.status, status):
-            changes[settling] = {
-                "store": str(self._store.path),
-                "format": file.format,
-                "begin": section.found[0].begin,
-                "due_ns": max(status.st_mtime_ns, time.time_ns() - self._settle_ns) + self._settle_ns,
+            file.is_settling = True
+            begin = section.found[0].begin
+            return [], {
+                settling: {
+                    "store": str(self._store.path),
+                    "format": file.format,
+                    "begin": min(begin, waiting["begin"]) if waiting else begin,
+                    "due_ns": max(status.st_mtime_ns, time.time_ns() - self._settle_ns) + self._settle_ns,
+                }
             }
-            self._commit([], changes)
-            return
-        faults = self._judge(file, section, end, changes, opened)
-        if settling in self._scrubber.state:
+        faults, changes = self._judge(file, section, end)
+        is_last = end >= file.status.st_size
+        if waiting and is_last and not file.is_settling and file.scan_begin <= waiting["begin"]:
             changes[settling] = None
-        if changes or faults:
-            self._commit(faults, changes)
+        return faults, changes
 
     def _is_live(self, before: os.stat_result, after: os.stat_result) -> bool:
-        """Is somebody writing it? Then damage may be half a write."""
+        """Is somebody writing it? Then damage may be half a write. A time far in the future is nobody's doing now."""
         has_changed = (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns)
-        return has_changed or time.time_ns() - after.st_mtime_ns < self._settle_ns
+        return has_changed or abs(time.time_ns() - after.st_mtime_ns) < self._settle_ns
 
-    def _judge(self, file: _OpenFile, section: _Section, end: int, changes: Changes, opened: str) -> list[RecordFault]:
-        """The faults that are new; what is open in the file is updated in `changes`."""
+    def _judge(self, file: _OpenFile, section: _Section, end: int) -> tuple[list[RecordFault], Changes]:
+        """The faults that are new, and the changes to what is open in the file."""
         standing = section.found
         passing: list[Finding] = []
         if section.found and not section.unlisted:
@@ -355,18 +399,20 @@ class StoreScrub:
         documents = [finding_document(finding) for finding in standing]
         if section.unlisted:
             documents[-1]["count"] = section.unlisted + 1
+        opened = f"open/{file.path}"
         before = self._scrubber.state.get(opened, {"findings": []})["findings"]
-        here = [entry for entry in before if section.begin <= entry["begin"] < end]
-        elsewhere = [entry for entry in before if entry not in here]
-        now_open = sorted([*elsewhere, *documents], key=lambda entry: int(entry["begin"]))
+        here_end = end if end < file.status.st_size else sys.maxsize  # what lay beyond the end of the file is gone
+        here = [entry for entry in before if section.begin <= entry["begin"] < here_end]
+        now_open = sorted([*(e for e in before if e not in here), *documents], key=lambda entry: int(entry["begin"]))
+        changes: Changes = {}
         if now_open != before:
             healed = [entry for entry in here if entry not in documents]
             if healed:
-                log.info("%s: %d stretches that were corrupt are whole again", file.path, len(healed))
+                log.info("%s: %d stretches that were corrupt are so no longer", file.path, len(healed))
             entry = {"store": str(self._store.path), "format": file.format, "findings": now_open}
             changes[opened] = entry if now_open else None
         new = [entry for entry in documents if entry not in here] + [finding_document(finding) for finding in passing]
-        return [self._fault(file, entry, changes) for entry in new]
+        return [self._fault(file, entry, changes) for entry in new], changes
 
     def _fault(self, file: _OpenFile, document: dict[str, Any], changes: Changes) -> RecordFault:
         now_ns = time.time_ns()
@@ -385,7 +431,7 @@ class StoreScrub:
             device=device,
             count=document.get("count", 1),
             novel=history.is_novel(now_ns),
-            detail={"path": str(file.path), "format": file.format, **detail, "layer": "unknown"},
+            detail={"path": _readable(file.path), "format": file.format, **detail, "layer": "unknown"},
         )
 
 
@@ -400,6 +446,20 @@ def finding_document(finding: Finding) -> dict[str, Any]:
         "computed": finding.computed,
         "flip": {"offset_bytes": flip.offset_bytes, "bit": flip.bit, "stored": flip.stored} if flip else None,
     }
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        return not stat.S_ISREG(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # not to be seen now, which is another thing
+        return False
+
+
+def _readable(path: Path) -> str:
+    """A file's name may be any bytes; a fault line is Unicode."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _be_nice() -> None:

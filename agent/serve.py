@@ -1,9 +1,10 @@
 """The agent's HTTP face: /metrics, /v1/faults and /healthz.
 
 Enters: requests, and a Desk that answers them. Leaves: text. One thread per connection, at most CONNECTIONS_MAX of
-them, and no connection may idle: a client that hangs costs one thread for TIMEOUT_S and nothing else.
+them: when one more comes, the oldest is cut, so that clients that hang or dawdle can't keep the others out.
 """
 
+import contextlib
 import logging
 import re
 import socket
@@ -44,20 +45,24 @@ class Server(ThreadingMixIn, TCPServer):
     def __init__(self, address: tuple[str, int], desk: Desk) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.desk = desk
-        self._slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        self._guard = threading.Lock()
+        self._open: dict[socket.socket, None] = {}  # oldest first
         super().__init__(address, _Handler)
 
     def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
-        if not self._slots.acquire(timeout=TIMEOUT_S):
-            self.shutdown_request(request)
-            return
+        with self._guard:
+            if len(self._open) >= CONNECTIONS_MAX:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with contextlib.suppress(OSError):  # it went away by itself
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[request] = None
         super().process_request(request, client_address)  # type: ignore[arg-type]
 
-    def process_request_thread(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
-        try:
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
-        finally:
-            self._slots.release()
+    def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
+        with self._guard:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:  # type: ignore[override]
         log.debug("a client at %s went away in the middle of an answer", client_address, exc_info=True)
@@ -66,12 +71,17 @@ class Server(ThreadingMixIn, TCPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Server
     timeout = TIMEOUT_S
+    wbufsize = -1  # one packet for head and body, or the second would wait for the acknowledgement of the first
     protocol_version = "HTTP/1.1"
     server_version = "flipwatch"
     sys_version = ""
 
     def do_GET(self) -> None:
-        url = urlsplit(self.path)
+        try:
+            url = urlsplit(self.path)
+        except ValueError:  # such as //[
+            self._text(400, f"not an address: {self.path!r}")
+            return
         if url.path == "/metrics":
             self._answer(200, CONTENT_TYPE_LATEST, self.server.desk.metrics())
         elif url.path == "/v1/faults":

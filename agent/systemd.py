@@ -28,4 +28,4 @@ def watchdog_interval_s() -> float | None:
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     limit_us = os.environ.get("WATCHDOG_USEC", "")
-    return int(limit_us) / 2e6 if limit_us.isdigit() else None
+    return int(limit_us) / 2e6 if limit_us.isdecimal() and int(limit_us) else None

@@ -18,10 +18,15 @@ An epoch is the lifetime of the counters. A new one begins iff the boot differs 
 previous poll (2 s tolerance, because the kernel tells whole seconds). Inside an epoch a fall is a wrap of the unsigned
 32-bit counter if that is the shorter way, otherwise a reset that the kernel didn't date (it fell into the tolerance, or
 the driver has no seconds_since_reset).
+
+The cursor of a controller: its epoch; "counts", what each counter showed when it was last read; "unread", when that
+was, for those that couldn't be read at the previous poll; "names", the device of each place; "surplus", the part of it
+that is "surplus_booked", and "arisen", the last time at which what isn't booked yet wasn't there. Times are on
+CLOCK_BOOTTIME, which is comparable as long as the epoch lasts.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +36,21 @@ from agent.observation import CORRECTED, NOT_CORRECTED, Device, FirstSight, Gap,
 STREAM = "dram"
 MIB = 1 << 20
 WRAP = 1 << 32
-EPOCH_TOLERANCE_NS = 2 * 10**9
+SECOND_NS = 10**9
+EPOCH_TOLERANCE_NS = 2 * SECOND_NS
+ATTEMPTS = 3
 FILE_BYTES_MAX = 4096  # a sysfs attribute is at most one page
 LABEL_CHARACTERS_MAX = 128
 
 KINDS = {"ce": ("corrected", CORRECTED), "ue": ("uncorrected", NOT_CORRECTED)}
+TOTAL = "total"
 
 Counts = dict[str, int]  # "ce" | "ue" -> errors; a kind that couldn't be read, or doesn't exist there, is absent
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
+    entry: str  # its directory, or directory and file
     device: Device
     counts: Counts
 
@@ -60,9 +69,10 @@ class _Reading:
 @dataclass(frozen=True, slots=True)
 class _Epoch:
     id: str
-    start_ns: int  # wall clock
+    start_boottime_ns: int
     is_new: bool
-    last_polled_ns: int | None  # wall clock; None at first sight
+    gap_ns: tuple[int, int] | None  # wall clock: between the last poll of the old epoch and the beginning of this one
+    proven_ns: int  # wall clock: a counter that is zero has been zero since then
 
 
 def poll(sysfs: Path, cursor: dict[str, Any], now: Moment) -> Poll:
@@ -80,22 +90,22 @@ def poll(sysfs: Path, cursor: dict[str, Any], now: Moment) -> Poll:
     new_cursor = {**cursor, "polled": dict(cursor.get("polled", {}))}
     parts: list[Poll] = []
     for directory in directories:
-        reading = _read_controller(directory)
-        if not reading.total and not reading.places:
+        old = cursor.get(directory.name)
+        reading = _read_controller(directory, _names(old, now))
+        if not reading.total and not any(place.counts for place in reading.places):
             parts.append(Poll(cursor={}, trouble=reading.trouble or (f"{directory}: no counters",)))
             continue
-        part = _book(directory.name, reading, cursor, now)
+        part = _book(directory.name, reading, old, cursor.get("polled", {}).get(directory.name), now)
         parts.append(part)
         new_cursor[directory.name] = part.cursor
         new_cursor["polled"][directory.name] = {"time_ns": now.time_ns, "boottime_ns": now.boottime_ns}
-    trouble = tuple(sentence for part in parts for sentence in part.trouble)
     return Poll(
         cursor=new_cursor,
         observations=tuple(item for part in parts for item in part.observations),
         devices=tuple(item for part in parts for item in part.devices),
         first_sights=tuple(item for part in parts for item in part.first_sights),
         gaps=tuple(item for part in parts for item in part.gaps),
-        trouble=trouble,
+        trouble=tuple(sentence for part in parts for sentence in part.trouble),
         blind="unreadable" if all(not part.devices for part in parts) else None,
     )
 
@@ -103,46 +113,81 @@ def poll(sysfs: Path, cursor: dict[str, Any], now: Moment) -> Poll:
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def _read_controller(directory: Path) -> _Reading:
+def _names(old: Any, now: Moment) -> dict[str, str]:
+    """Which device each place was at the previous poll; a new boot may have another driver."""
+    return old["names"] if old is not None and old["boot_id"] == now.boot_id else {}
+
+
+def _read_controller(directory: Path, names: Mapping[str, str]) -> _Reading:
+    """All counters at one time: read again if they were reset in the middle."""
+    for _ in range(ATTEMPTS):
+        reading = _read_once(directory, names)
+        if not _is_split(reading):
+            break
+    return reading  # a driver whose numbers never add up is believed as it is
+
+
+def _read_once(directory: Path, names: Mapping[str, str]) -> _Reading:
     trouble: list[str] = []
-    places = tuple(_dimms(directory, trouble)) or tuple(_csrows(directory, trouble))
+    has_rows = any(entry.startswith("csrow") for entry in names)
+    places = () if has_rows else tuple(_dimms(directory, names, trouble))
+    if has_rows or not (places or names):  # once chosen, a view is kept: the other one shows the same errors again
+        places = tuple(_csrows(directory, trouble))
     noinfo = _counts(directory, {"ce": "ce_noinfo_count", "ue": "ue_noinfo_count"}, trouble)
     seconds_since_reset = _number(directory / "seconds_since_reset", [])  # some drivers have none
     total = _counts(directory, {"ce": "ce_count", "ue": "ue_count"}, trouble)  # last: see the picture above
     return _Reading(places, total, noinfo, seconds_since_reset, tuple(trouble))
 
 
-def _dimms(directory: Path, trouble: list[str]) -> Iterator[_Place]:
+def _is_split(reading: _Reading) -> bool:
+    """Places that show more than their total were read before a reset, and the total after it."""
+    counts = {place.entry: place.counts for place in reading.places}
+    return any(value < 0 for value in _surplus(reading.total, {**counts, "noinfo": reading.noinfo}).values())
+
+
+def _dimms(directory: Path, names: Mapping[str, str], trouble: list[str]) -> Iterator[_Place]:
     for entry in _children(directory, r"(dimm|rank)\d+", trouble):
-        if not (entry / "dimm_ce_count").exists():
+        if entry.name not in names and not (entry / "dimm_ce_count").is_file():
             continue
-        words = _text(entry / "dimm_location").split()  # "channel 0 slot 1"; gaps in the indexes are normal
-        layers = [f"{layer}{index}" for layer, index in zip(words[::2], words[1::2], strict=False)]
+        name = _device_name(entry, names.get(entry.name), trouble)
+        if name is None:  # under another name its errors would be counted a second time
+            continue
         size_mib = _number(entry / "size", [])
-        yield _Place(
-            Device(
-                stream=STREAM,
-                name="/".join([directory.name, *(layers or [entry.name])]),
-                label=_text(entry / "dimm_label"),
-                size_bytes=size_mib * MIB if size_mib is not None else None,
-            ),
-            _counts(entry, {"ce": "dimm_ce_count", "ue": "dimm_ue_count"}, trouble),
+        device = Device(
+            stream=STREAM,
+            name=name,
+            label=_text(entry / "dimm_label") or "",
+            size_bytes=size_mib * MIB if size_mib is not None else None,
         )
+        yield _Place(entry.name, device, _counts(entry, {"ce": "dimm_ce_count", "ue": "dimm_ue_count"}, trouble))
+
+
+def _device_name(entry: Path, known: str | None, trouble: list[str]) -> str | None:
+    """Its name by location ("channel 0 slot 1 " is channel0/slot1), else the known one; None if that can't be told."""
+    file = entry / "dimm_location"
+    words = (_text(file) or "").split()
+    if len(words) >= 2:
+        layers = [f"{layer}{index}" for layer, index in zip(words[::2], words[1::2], strict=False)]
+        return "/".join([entry.parent.name, *layers])
+    if known is None and file.exists():
+        trouble.append(f"{file}: can't be read")
+        return None
+    return known or f"{entry.parent.name}/{entry.name}"
 
 
 def _csrows(directory: Path, trouble: list[str]) -> Iterator[_Place]:
     """The legacy view: corrected errors per channel of a row; uncorrected ones only per row."""
     for row in _children(directory, r"csrow\d+", trouble):
         for file in _children(row, r"ch\d+_ce_count", trouble):
-            channel = file.name.removeprefix("ch").removesuffix("_ce_count")
+            channel = file.name.removesuffix("_ce_count")
             device = Device(
                 stream=STREAM,
-                name=f"{directory.name}/{row.name}/channel{channel}",
-                label=_text(row / f"ch{channel}_dimm_label"),
+                name=f"{directory.name}/{row.name}/channel{channel.removeprefix('ch')}",
+                label=_text(row / f"{channel}_dimm_label") or "",
             )
-            yield _Place(device, _counts(row, {"ce": file.name}, trouble))
+            yield _Place(f"{row.name}/{channel}", device, _counts(row, {"ce": file.name}, trouble))
         device = Device(stream=STREAM, name=f"{directory.name}/{row.name}/unknown")
-        yield _Place(device, _counts(row, {"ue": "ue_count"}, trouble))
+        yield _Place(row.name, device, _counts(row, {"ue": "ue_count"}, trouble))
 
 
 def _children(directory: Path, pattern: str, trouble: list[str]) -> list[Path]:
@@ -160,24 +205,25 @@ def _counts(directory: Path, files: dict[str, str], trouble: list[str]) -> Count
 
 
 def _number(file: Path, trouble: list[str]) -> int | None:
+    """An unsigned 32-bit number, as the kernel prints it."""
     try:
         with file.open("rb") as stream:
             content = stream.read(FILE_BYTES_MAX).strip()
     except OSError as error:
         trouble.append(f"{file}: {error.strerror}")
         return None
-    if not re.fullmatch(rb"\d{1,19}", content):
+    if not re.fullmatch(rb"\d{1,10}", content) or int(content) >= WRAP:
         trouble.append(f"{file}: not a number: {content[:40]!r}")
         return None
     return int(content)
 
 
-def _text(file: Path) -> str:
+def _text(file: Path) -> str | None:
     try:
         with file.open("rb") as stream:
             content = stream.read(FILE_BYTES_MAX)
     except OSError:
-        return ""
+        return None
     text = content.decode("utf-8", "replace").strip()
     return "".join(c if c.isprintable() else "?" for c in text)[:LABEL_CHARACTERS_MAX]
 
@@ -187,144 +233,192 @@ def _text(file: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Booking:
-    """What one counter showed and how much of it is new."""
+    """`errors` of one device that were not there at `since_boottime_ns`."""
 
     device: Device
     kind: str
-    value: int
     errors: int
-    dated: bool  # the counter was seen earlier in this epoch, so the errors are younger than the previous poll
-    first: bool  # the counter was never seen before, in any epoch
+    since_boottime_ns: int
 
 
-def _book(name: str, reading: _Reading, cursor: dict[str, Any], now: Moment) -> Poll:
+_NOTHING_BOOKED: dict[str, Any] = {
+    "counts": {},
+    TOTAL: {},
+    "unread": {},
+    "surplus": {},
+    "surplus_booked": {},
+    "arisen": {},
+}
+
+
+def _book(name: str, reading: _Reading, old: Any, polled: Any, now: Moment) -> Poll:
     """One controller's reading against its cursor."""
-    old = cursor.get(name)
-    polled = cursor.get("polled", {}).get(name)
     epoch = _epoch(name, reading, old, polled, now)
-    ever = old["counts"] if old else {}
-    before = {"counts": {}, "surplus": {}, "surplus_booked": {}} if epoch.is_new else old
-    assert before is not None  # a first sight is always a new epoch
-
-    counts = {device: dict(kinds) for device, kinds in before["counts"].items()}
-    booked = dict(before["surplus_booked"])
-    unknown = _unknown(name, reading, counts)
+    before = _NOTHING_BOOKED if epoch.is_new else old
+    unknown = _Place("unknown", Device(stream=STREAM, name=f"{name}/unknown"), reading.noinfo)
     places = (*reading.places, unknown)
-    surplus = _surplus(reading.total, places, counts)
-    bookings = []
-    for place in places:
-        seen = counts.setdefault(place.device.name, {})
-        for kind, value in place.counts.items():
-            rise = _rise(seen.get(kind, 0), value)
-            late = min(rise, max(0, booked.get(kind, 0) - surplus.get(kind, booked.get(kind, 0))))
-            booked[kind] = booked.get(kind, 0) - late
-            first = kind not in ever.get(place.device.name, {})
-            bookings.append(_Booking(place.device, kind, value, rise - late, kind in seen, first))
-            seen[kind] = value
-    for kind, value in surplus.items():
-        errors = max(0, min(value, before["surplus"].get(kind, 0)) - booked.get(kind, 0))
-        booked[kind] = booked.get(kind, 0) + errors
-        bookings.append(_Booking(unknown.device, kind, value, errors, dated=False, first=False))
-
+    ledger = _Ledger(before, epoch, polled, {place.device.name: place.counts for place in places}, reading.total)
+    bookings = [*ledger.of_places(places), *ledger.of_surplus(unknown.device)]
     return Poll(
         cursor={
             "epoch": epoch.id,
-            "start_ns": epoch.start_ns,
+            "start_boottime_ns": epoch.start_boottime_ns,
             "boot_id": now.boot_id,
-            "total": reading.total,
-            "counts": counts,
-            "surplus": surplus,
-            "surplus_booked": booked,
+            "names": {**_names(old, now), **{place.entry: place.device.name for place in reading.places}},
+            **ledger.as_json(),
         },
         observations=tuple(_observation(booking, epoch, now) for booking in bookings if booking.errors),
         devices=tuple(place.device for place in places),
-        first_sights=tuple(_first_sight(booking, epoch, now) for booking in bookings if booking.first),
-        gaps=tuple(_gaps(bookings, epoch)),
+        first_sights=tuple(_first_sights(places, old["counts"] if old else {}, ledger.surplus, epoch, now)),
+        gaps=tuple(_gaps(places, epoch)),
         trouble=reading.trouble,
     )
 
 
+class _Ledger:
+    """What each counter showed, how much of it is new, and since when. `read` are the places' counts by device."""
+
+    def __init__(
+        self, before: dict[str, Any], epoch: _Epoch, polled: Any, read: dict[str, Counts], total: Counts
+    ) -> None:
+        self._before = before
+        self._start_ns = epoch.start_boottime_ns - SECOND_NS  # the kernel cuts the fraction of a second off
+        self._polled_ns = self._start_ns if epoch.is_new else int(polled["boottime_ns"])
+        self._total = {**before[TOTAL], **total}
+        self._counts = {
+            device: {**before["counts"].get(device, {}), **read.get(device, {})}
+            for device in {**before["counts"], **read}
+        }
+        self._unread = dict(self._times_of_unread({**before["counts"], TOTAL: before[TOTAL]}, {**read, TOTAL: total}))
+        # what can't be read now counts as when it last could
+        self.surplus = {kind: max(0, value) for kind, value in _surplus(self._total, self._counts).items()}
+        self._booked: Counts = dict(before["surplus_booked"])
+        self._arisen: dict[str, int] = dict(before["arisen"])
+
+    def of_places(self, places: tuple[_Place, ...]) -> Iterator[_Booking]:
+        for place in places:
+            seen = self._before["counts"].get(place.device.name, {})
+            for kind, value in place.counts.items():
+                rise = _rise(seen.get(kind, 0), value)
+                booked = self._booked.get(kind, 0)
+                late = min(rise, max(0, booked - self.surplus.get(kind, booked)))
+                self._booked[kind] = booked - late
+                since_ns = self._last_read_ns(place.device.name, kind) if kind in seen else self._start_ns
+                yield _Booking(place.device, kind, rise - late, since_ns)
+
+    def of_surplus(self, unknown: Device) -> Iterator[_Booking]:
+        for kind, value in self.surplus.items():
+            booked = self._booked.get(kind, 0)
+            errors = max(0, min(value, self._before["surplus"].get(kind, 0)) - booked)
+            yield _Booking(unknown, kind, errors, self._arisen.pop(kind, self._start_ns))
+            self._booked[kind] = booked + errors
+            if value > booked + errors:
+                self._arisen[kind] = self._last_read_ns(TOTAL, kind)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "counts": self._counts,
+            TOTAL: self._total,
+            "unread": self._unread,
+            "surplus": self.surplus,
+            "surplus_booked": self._booked,
+            "arisen": self._arisen,
+        }
+
+    def _last_read_ns(self, device: str, kind: str) -> int:
+        return int(self._before["unread"].get(f"{device} {kind}", self._polled_ns))
+
+    def _times_of_unread(self, before: dict[str, Counts], read: dict[str, Counts]) -> Iterator[tuple[str, int]]:
+        for device, counts in before.items():
+            for kind in counts.keys() - read.get(device, {}).keys():
+                yield f"{device} {kind}", self._last_read_ns(device, kind)
+
+
 def _epoch(name: str, reading: _Reading, old: Any, polled: Any, now: Moment) -> _Epoch:
     seconds = reading.seconds_since_reset
-    age_ns = now.boottime_ns if seconds is None else seconds * 10**9
-    start_ns = now.time_ns - age_ns
-    if old is None or polled is None:
-        is_new, last_polled_ns = True, None
-    elif old["boot_id"] != now.boot_id:
-        is_new, last_polled_ns = True, polled["time_ns"]
-    elif seconds is not None and now.boottime_ns - age_ns > polled["boottime_ns"] + EPOCH_TOLERANCE_NS:
-        is_new, last_polled_ns = True, _on_todays_clock(polled, now)
-    else:  # a reset without a date: all that is known is that it came after the previous poll
-        is_new = any(_was_reset(old["total"].get(kind, 0), total) for kind, total in reading.total.items())
-        last_polled_ns = start_ns = _on_todays_clock(polled, now)
-    if not is_new:
-        return _Epoch(old["epoch"], old["start_ns"], False, last_polled_ns)
-    return _Epoch(f"{now.boot_id}/{name}/{start_ns // 10**9}", start_ns, True, last_polled_ns)
+    start_ns = 0 if seconds is None else now.boottime_ns - seconds * SECOND_NS  # on CLOCK_BOOTTIME
+    proven_ns = now.time_ns if seconds is None else _wall(start_ns, now)
+    gap_ns = None
+    if old is not None and polled is not None:
+        is_same_boot = old["boot_id"] == now.boot_id
+        last_ns = _wall(polled["boottime_ns"], now) if is_same_boot else polled["time_ns"]
+        gap_ns = (last_ns, _wall(start_ns, now))
+        if is_same_boot and (seconds is None or start_ns <= polled["boottime_ns"] + EPOCH_TOLERANCE_NS):
+            if not _has_fallen(reading, name, old):
+                return _Epoch(old["epoch"], old["start_boottime_ns"], False, None, proven_ns)
+            start_ns = polled["boottime_ns"]  # a reset without a date: some time since then
+            gap_ns = (last_ns, now.time_ns)
+    return _Epoch(f"{now.boot_id}/{name}/{start_ns // SECOND_NS}", start_ns, True, gap_ns, proven_ns)
 
 
-def _on_todays_clock(polled: Any, now: Moment) -> int:
-    """When that poll was, in wall-clock time as the clock is set now: it may have been stepped since."""
-    return now.time_ns - (now.boottime_ns - int(polled["boottime_ns"]))
+def _wall(boottime_ns: int, now: Moment) -> int:
+    """That time on the wall clock as it is set now: it may have been stepped since."""
+    return now.time_ns - (now.boottime_ns - boottime_ns)
 
 
-def _unknown(name: str, reading: _Reading, seen: dict[str, Counts]) -> _Place:
-    """The place of the errors that the kernel couldn't place; a driver without the file has none."""
-    device = Device(stream=STREAM, name=f"{name}/unknown")
-    last = seen.get(device.name, {})
-    return _Place(device, {kind: reading.noinfo.get(kind, last.get(kind, 0)) for kind in reading.total})
+def _has_fallen(reading: _Reading, name: str, old: Any) -> bool:
+    read = {place.device.name: place.counts for place in reading.places}
+    read |= {f"{name}/unknown": reading.noinfo, TOTAL: reading.total}
+    before = {**old["counts"], TOTAL: old[TOTAL]}
+    return any(
+        _was_reset(before.get(device, {}).get(kind, 0), value)
+        for device, counts in read.items()
+        for kind, value in counts.items()
+    )
 
 
-def _surplus(total: Counts, places: tuple[_Place, ...], seen: dict[str, Counts]) -> Counts:
-    """Errors of the controller that no place shows; a place that can't be read now counts as when it last could.
+def _surplus(total: Counts, counts: Mapping[str, Counts]) -> Counts:
+    """Errors of the controller that no place shows.
 
-    Every counter wraps for itself, so the difference is taken modulo 2**32, where it is small.
+    Every counter wraps for itself, so the difference is taken modulo 2**32, where it is small, be it negative.
     """
     surplus = {}
     for kind, errors in total.items():
-        placed = sum(place.counts.get(kind, seen.get(place.device.name, {}).get(kind, 0)) for place in places)
-        difference = (errors - placed) % WRAP
-        surplus[kind] = difference if difference < WRAP // 2 else 0
+        difference = (errors - sum(entry.get(kind, 0) for entry in counts.values())) % WRAP
+        surplus[kind] = difference if difference < WRAP // 2 else difference - WRAP
     return surplus
 
 
 def _rise(before: int, after: int) -> int:
-    if _was_reset(before, after):
-        return after
-    return after - before if after >= before else (after - before) % WRAP
+    return after if _was_reset(before, after) else (after - before) % WRAP
 
 
 def _was_reset(before: int, after: int) -> bool:
     """A fall is a wrap if that is the shorter way: no machine counts 2**31 errors between two polls."""
-    return after < before and (before >= WRAP or (after - before) % WRAP >= WRAP // 2)
+    return after < before and (after - before) % WRAP >= WRAP // 2
 
 
 def _observation(booking: _Booking, epoch: _Epoch, now: Moment) -> Observation:
-    since_ns = epoch.start_ns
-    if booking.dated or (epoch.is_new and not booking.first):
-        since_ns = max(since_ns, epoch.last_polled_ns or 0)
     return Observation(
         device=booking.device.name,
         stream=STREAM,
         severity=KINDS[booking.kind][0],
         count=booking.errors,
-        time_error_s=max(0, now.time_ns - since_ns) / 1e9,
+        time_error_s=max(0, now.boottime_ns - booking.since_boottime_ns) / 1e9,
         epoch=epoch.id,
         detail={"label": booking.device.label} if booking.device.label else {},
     )
 
 
-def _first_sight(booking: _Booking, epoch: _Epoch, now: Moment) -> FirstSight:
+def _first_sights(
+    places: tuple[_Place, ...], ever: dict[str, Counts], surplus: Counts, epoch: _Epoch, now: Moment
+) -> Iterator[FirstSight]:
     """A counter at zero proves quiet since its epoch began; any other value says nothing about when."""
-    return FirstSight(
-        stream=STREAM,
-        device=booking.device.name,
-        error_class=KINDS[booking.kind][1],
-        since_ns=now.time_ns if booking.value else epoch.start_ns,
-    )
+    for place in places:
+        for kind, value in place.counts.items():
+            if kind in ever.get(place.device.name, {}):
+                continue
+            is_zero = not value and not (place.entry == "unknown" and surplus.get(kind, 0))
+            yield FirstSight(
+                stream=STREAM,
+                device=place.device.name,
+                error_class=KINDS[kind][1],
+                since_ns=epoch.proven_ns if is_zero else now.time_ns,
+            )
 
 
-def _gaps(bookings: list[_Booking], epoch: _Epoch) -> Iterator[Gap]:
-    if not epoch.is_new or epoch.last_polled_ns is None or epoch.start_ns <= epoch.last_polled_ns:
+def _gaps(places: tuple[_Place, ...], epoch: _Epoch) -> Iterator[Gap]:
+    if epoch.gap_ns is None or epoch.gap_ns[1] <= epoch.gap_ns[0]:
         return
-    for device in dict.fromkeys(booking.device.name for booking in bookings):
-        yield Gap(stream=STREAM, device=device, begin_ns=epoch.last_polled_ns, end_ns=epoch.start_ns)
+    for place in places:
+        yield Gap(stream=STREAM, device=place.device.name, begin_ns=epoch.gap_ns[0], end_ns=epoch.gap_ns[1])
