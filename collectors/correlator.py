@@ -150,7 +150,7 @@ class Correlator:
         self._causes = Causes(clusters)
         self._bursts: dict[str, Revision] = {}  # the latest revision of each
         self._judged: dict[str, Episode] = {}  # what that revision was made of
-        self._crossings: dict[int, Crossing] = {}
+        self._crossings: list[Crossing] = []
         self._crossings_from: int | None = None  # earlier minutes were never scanned, or are forgotten
         self._scanned_until: int | None = None
         self._statistic = 0.0
@@ -275,9 +275,8 @@ class Correlator:
     def _cut_incidents(self, rows: Rows) -> None:
         """Takes out of the rows what wasn't chance, or a single rack would set everyone's threshold."""
         statistics = self._statistics(rows)
-        suspects = np.argwhere(statistics >= min(INCIDENT_NATS.values()))
-        found = [Crossing(rows.begin + m, WINDOWS_MIN[w], float(statistics[w, m])) for w, m in suspects]
-        for episode in episodes(found, self._gap_min):
+        suspects = _crossings(statistics, rows.begin, min(INCIDENT_NATS.values()))
+        for episode in episodes(suspects, self._gap_min):
             minute, window = episode.best.minute - rows.begin, WINDOWS_MIN.index(episode.best.window_min)
             verdict = self._causes.judge(*rows.row(window, minute))
             if episode.best.statistic_nats < INCIDENT_NATS[verdict.label]:
@@ -302,19 +301,16 @@ class Correlator:
         return begin if begin <= self._now_minute else None
 
     def _score(self, begin: int) -> None:
-        """Scores all windows that end from `begin` to now and remembers the best of each minute if it's large."""
+        """Scores all windows that end from `begin` to now and remembers the large ones."""
         assert self._tail is not None
         rows = self._rows(begin, self._now_minute + 1)
         statistics = self._statistics(rows)
         self._statistic = float(statistics[:, -1].max())
         keep = self._tail.statistic_nats(self._rate * KEEP_FACTOR)
         statistics[rows.observed.sum(axis=2) < FAULTS_MIN] = 0
-        best = statistics.argmax(axis=0)
         forgotten = self._now_minute - REMEMBERED_MIN
-        self._crossings = {m: c for m, c in self._crossings.items() if forgotten <= m < begin}
-        for offset in np.flatnonzero(statistics.max(axis=0) >= max(keep, np.nextafter(0, 1))):
-            minute, window = begin + int(offset), int(best[offset])
-            self._crossings[minute] = Crossing(minute, WINDOWS_MIN[window], float(statistics[window, offset]))
+        self._crossings = [crossing for crossing in self._crossings if forgotten <= crossing.minute < begin]
+        self._crossings += _crossings(statistics, begin, keep)
         self._crossings_from = max(forgotten, begin if self._crossings_from is None else self._crossings_from)
 
     def _statistics(self, rows: Rows) -> np.ndarray:
@@ -334,7 +330,7 @@ class Correlator:
         assert self._threshold is not None
         revisions: list[Revision | None] = []
         told = self._recent_bursts()
-        for episode in episodes(self._crossings.values(), self._gap_min):
+        for episode in episodes(self._untold_crossings(told), self._gap_min):
             high = episode.best.statistic_nats >= self._threshold
             # what was told is kept on a lower statistic than it takes to tell it, or to tell it again
             same = next((b for b in told if self._same(b, episode) and (high or b.kind != "retract")), None)
@@ -347,13 +343,22 @@ class Correlator:
         return [r for r in revisions if r is not None] + [self._retracted(burst) for burst in gone]
 
     def _recent_bursts(self) -> list[Revision]:
-        remembered_ns = (self._now_minute - REMEMBERED_MIN) * MINUTE_NS
-        bursts = [burst for burst in self._bursts.values() if burst.t_end_ns >= remembered_ns]
-        return sorted(bursts, key=lambda burst: (burst.t_start_ns, burst.burst_id))
+        """Those that remembered crossings may belong to."""
+        reach_min = REMEMBERED_MIN + WINDOWS_MIN[-1] + self._gap_min
+        recent = [b for b in self._bursts.values() if b.t_end_ns >= (self._now_minute - reach_min) * MINUTE_NS]
+        return sorted(recent, key=lambda burst: (burst.t_start_ns, burst.burst_id))
+
+    def _untold_crossings(self, told: Sequence[Revision]) -> list[Crossing]:
+        """All but the shadows of bursts whose own crossings are forgotten: these would rise to be peaks."""
+        spans = [_span(burst) for burst in told if burst.kind != "retract" and self._partly_forgotten(burst)]
+        return [
+            crossing
+            for crossing in self._crossings
+            if not any(overlap(crossing.first_minute, crossing.minute, *span, -1) for span in spans)
+        ]
 
     def _same(self, burst: Revision, episode: Episode) -> bool:
-        first, last = minute_of(burst.t_start_ns), minute_of(burst.t_end_ns) - 1
-        return overlap(first, last, episode.first_minute, episode.last_minute, self._gap_min)
+        return overlap(*_span(burst), episode.first_minute, episode.last_minute, self._gap_min)
 
     def _partly_forgotten(self, burst: Revision) -> bool:
         """True if the burst began before the crossings that are still remembered, which so can't tell all of it."""
@@ -436,6 +441,17 @@ def _says_the_same(a: Revision, b: Revision) -> bool:
         return r.t_start_ns, r.t_end_ns, r.window_min, r.label, counts
 
     return essence(a) == essence(b)
+
+
+def _crossings(statistics: np.ndarray, begin: int, least_nats: float) -> list[Crossing]:
+    """The windows of statistics[windows, minutes from `begin`] that scored and reach `least_nats`."""
+    high = np.argwhere((statistics >= least_nats) & (statistics > 0))
+    return [Crossing(begin + int(m), WINDOWS_MIN[w], float(statistics[w, m])) for w, m in high]
+
+
+def _span(burst: Revision) -> tuple[int, int]:
+    """First and last minute, both included."""
+    return minute_of(burst.t_start_ns), minute_of(burst.t_end_ns) - 1
 
 
 def _burst_id(minute: int) -> str:

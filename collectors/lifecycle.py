@@ -1,13 +1,14 @@
 """The lifecycle: which crossings belong together.
 
-Enters: crossings, that is minutes whose best window scored high enough, in any order. Leaves: episodes, each the story
-of one burst. Pure.
+Enters: crossings, that is windows that scored high enough, in any order. Leaves: episodes, each the story of one burst.
+Pure.
 
 A burst raises every window that overlaps it, up to an hour after it ended. So of two crossings that overlap, the weaker
 is the shadow of the stronger and says nothing new; what is left are peaks that follow each other, and peaks that lie
 close together are one episode.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -54,8 +55,9 @@ def overlap(a_first: int, a_last: int, b_first: int, b_last: int, gap_min: int) 
 
 def _peaks(crossings: Iterable[Crossing]) -> Sequence[Crossing]:
     """The crossings that no stronger one overlaps, in the order of time."""
-    peaks: list[Crossing] = []
+    peaks: list[Crossing] = []  # disjoint and in the order of time, so a search finds the one neighbour that matters
     for crossing in sorted(crossings, key=lambda c: (-c.statistic_nats, c.minute, c.window_min)):
-        if not any(overlap(crossing.first_minute, crossing.minute, p.first_minute, p.minute, -1) for p in peaks):
-            peaks.append(crossing)
-    return sorted(peaks, key=lambda crossing: crossing.minute)
+        place = bisect_left(peaks, crossing.first_minute, key=lambda peak: peak.minute)
+        if place == len(peaks) or peaks[place].first_minute > crossing.minute:
+            peaks.insert(place, crossing)
+    return peaks

@@ -1,4 +1,4 @@
-"""Set before numpy is loaded: its linear algebra's threads spin against each other on a busy machine, 30 times slower."""
+"""Set before numpy is loaded: on a busy machine the threads of its linear algebra spin against each other."""
 
 import os
 

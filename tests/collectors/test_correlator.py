@@ -250,6 +250,29 @@ def test_an_import_of_older_history_makes_a_learning_correlator_live():
     assert correlator.expected_per_minute("dram").mean() == pytest.approx(0.05 * 2 / 60, rel=0.2)
 
 
+def test_the_shadows_of_a_forgotten_burst_say_nothing():
+    correlator = quiet_fleet(days=16, rate=0.2)
+    last = run(correlator, celestial())[-1]
+    assert steps(correlator, END, END + 14 * 60) == []
+    again = quiet_fleet(days=16, rate=0.2)
+    for one in celestial():
+        again.minutes.observe(one)
+    again.restore([last], END)
+    for after_min in (0, 330, 345, 360, 375):
+        assert steps(again, END + after_min, END + after_min + 1) == []
+
+
+def test_a_burst_that_lasts_longer_than_the_memory_stays_one():
+    correlator = quiet_fleet(days=17)
+    end = BURST + 14 * 60
+    faults = [fault(minute, FLEET[7].name) for minute in range(BURST, end)]
+    revisions = run(correlator, faults, until=end)
+    assert {r.burst_id for r in revisions} == {revisions[0].burst_id}
+    assert {r.kind for r in revisions[1:]} == {"update"}
+    assert revisions[-1].t_start_ns // MINUTE_NS <= BURST + 1
+    assert revisions[-1].t_end_ns // MINUTE_NS >= end - 15 and revisions[-1].label == "local"
+
+
 def test_two_bursts_are_two():
     second = BURST + 150
     faults = sorted(celestial() + celestial(begin=second), key=lambda one: one.time_ns)

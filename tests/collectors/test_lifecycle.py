@@ -8,7 +8,7 @@ from collectors.lifecycle import Crossing, Episode, episodes, overlap
 CROSSINGS = st.lists(
     st.builds(Crossing, st.integers(0, 300), st.sampled_from([3, 10, 60]), st.floats(10, 20)),
     max_size=12,
-    unique_by=lambda crossing: crossing.minute,
+    unique_by=lambda crossing: (crossing.minute, crossing.window_min),
 )
 
 
