@@ -216,9 +216,12 @@ def _text(revision: Revision) -> str:
     days = "" if r.extrapolated_from_days is None else f" (extrapolated from {r.extrapolated_from_days} days)"
     raised = sorted(r.clusters, key=lambda share: share.expected - share.observed)
     seen = ", ".join(f"{s.cluster} {s.observed} ({s.expected:.2g} expected)" for s in raised[:6] if s.observed)
+    where = (
+        f"coherent with RA {r.ra_deg:.0f} Dec {r.dec_deg:+.0f} ({r.area90_deg2:.0f} deg2 at 90 %), which stood over "
+        f"{r.ground_latitude_deg:+.0f} {r.ground_longitude_deg:+.0f}; "
+    )
     return (
         f"{r.burst_id} rev {r.rev} {r.kind}: {r.label} ({r.posterior[r.label]:.0%}), {start} UTC, {minutes} min, "
         f"{r.statistic_nats:.1f} nats, {r.far_per_year:.1e} false alarms a year{days}\n"
-        f"    a source would stand at RA {r.ra_deg:.0f} Dec {r.dec_deg:+.0f} ({r.area90_deg2:.0f} deg2 at 90 %), "
-        f"over {r.ground_latitude_deg:+.0f} {r.ground_longitude_deg:+.0f}; {seen}"
+        f"    {where if r.label == 'celestial' else ''}{seen}"
     )

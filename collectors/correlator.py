@@ -160,7 +160,10 @@ class Correlator:
         self._start_over()
 
     def restore(self, revisions: Sequence[Revision], scanned_until_minute: int | None) -> None:
-        """After a restart: the bursts that were already raised, oldest revision first."""
+        """After a restart: every revision that was told, oldest first.
+
+        The first step scans the last six hours again, whatever was scanned before; it finds the same bursts there.
+        """
         for revision in revisions:
             self._bursts[revision.burst_id] = revision
         self._scanned_until = scanned_until_minute

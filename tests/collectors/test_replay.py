@@ -61,6 +61,7 @@ def test_replay_tells_it_to_people_too(fleet):
     result = run(fleet)
     assert result.exit_code == 0 and "celestial" in result.stdout and "false alarms a year" in result.stdout
     assert "extrapolated from 14 days" in result.stdout
+    assert "coherent with RA" in result.stdout
 
 
 def test_any_order_of_lines_gives_the_same_revisions(fleet):
