@@ -9,7 +9,7 @@ from collectors.correlator import LEARNING_DAYS, Correlator, Revision
 from collectors.minutes import MINUTE_NS
 from collectors.scan import responses
 from collectors.simulate import Burst, Simulation
-from collectors.sky import unit_vectors
+from collectors.sky import ground_direction, separation_deg, unit_vectors
 from tests.collectors.fleets import background, cities, fault, feed, off_deg, steps, twelve, watch
 
 DAY_MIN = 1440
@@ -71,6 +71,14 @@ def test_a_burst_from_one_direction_is_raised_once_and_named(burst_revisions):
     assert len(last.clusters) == 12
     assert sum(share.observed for share in last.clusters) >= len(celestial())
     assert sum(share.expected for share in last.clusters) < 1
+
+
+def test_the_sky_position_is_that_of_the_middle_of_the_best_window(burst_revisions):
+    last = burst_revisions[-1]
+    assert last.window_min * MINUTE_NS == last.t_end_ns - last.t_start_ns
+    ground = ground_direction(last.ra_deg, last.dec_deg, (last.t_start_ns + last.t_end_ns) // 2)
+    told = unit_vectors(np.array(last.ground_latitude_deg), np.array(last.ground_longitude_deg))
+    assert separation_deg(ground, told) < 1e-6
 
 
 def test_a_burst_is_active_until_it_has_been_quiet_for_a_while():
