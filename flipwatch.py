@@ -1,24 +1,26 @@
 """The front door of the command line: a group that loads each folder's own commands when they are called.
 
 Enters: argv. Leaves: whatever the command does. Loading is lazy, so that the agent never imports what only the
-collector needs (numpy alone would double its resident memory).
+collector needs (numpy alone would double its resident memory), and so that a host without the collector's packages
+still has help.
 """
 
 import importlib
 
 import click
 
+# name -> (where the command is, one line for the list of commands)
 COMMANDS = {
-    "agent": "agent.commands:agent",
-    "scrubd": "agent.commands:scrubd",
-    "collector": "collectors.commands:collector",
-    "verify": "checksum.commands:verify",
-    "salvage": "checksum.commands:salvage",
-    "simulate": "collectors.commands:simulate",
-    "replay": "collectors.commands:replay",
-    "import": "collectors.commands:import_",
-    "bursts": "collectors.commands:bursts",
-    "demo": "deploy.demo:demo",
+    "agent": ("agent.commands:agent", "Watch this machine's memory errors and serve them."),
+    "scrubd": ("agent.commands:scrubd", "Verify the records of the configured stores in the background."),
+    "collector": ("collectors.commands:collector", "Pull all agents, correlate their faults, alert on bursts."),
+    "verify": ("checksum.commands:verify", "Check every record of files and directories."),
+    "salvage": ("checksum.commands:salvage", "Copy a file's intact records and name what was left out."),
+    "simulate": ("collectors.commands:simulate", "Write a simulated history of a fleet's faults."),
+    "replay": ("collectors.commands:replay", "Run the correlator over a recorded history."),
+    "import": ("collectors.commands:import_", "Load a recorded history into a collector's store."),
+    "bursts": ("collectors.commands:bursts", "Look up the bursts that a collector has raised."),
+    "demo": ("deploy.demo:demo", "Show all of it on this machine: a fleet, a burst, flipped bits, the alert."),
 }
 
 
@@ -28,10 +30,14 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module_name, attribute = COMMANDS[cmd_name].split(":")
+        module_name, attribute = COMMANDS[cmd_name][0].split(":")
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:

@@ -95,7 +95,7 @@ def test_every_module_opens_with_its_contract(path: Path) -> None:
 
 def test_modules_are_reached() -> None:
     """A module that no other imports, and no command loads, is dead."""
-    entries = {target.split(":")[0] for target in COMMANDS.values()}
+    entries = {target.split(":")[0] for target, _ in COMMANDS.values()}
     imported = {name for path in [*MODULES, ROOT / "flipwatch.py"] for name in imports(path)}
     for path in MODULES:
         if path.name != "__init__.py":
@@ -111,9 +111,16 @@ def test_the_agent_stays_small(conductor: str) -> None:
     assert not modules & set(AGENT_MAY_NOT_LOAD)
 
 
+def test_help_needs_no_package_of_the_collector() -> None:
+    program = "import sys; from flipwatch import main; main(['--help'], standalone_mode=False); print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert all(command in shown for command in COMMANDS)
+    assert "click" in shown.split() and not set(shown.split()) & set(AGENT_MAY_NOT_LOAD)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_loads(command: str) -> None:
-    module_name, attribute = COMMANDS[command].split(":")
+    module_name, attribute = COMMANDS[command][0].split(":")
     module = __import__(module_name, fromlist=[attribute])
     assert getattr(module, attribute).help
 
