@@ -203,7 +203,7 @@ class Puller:
         except aiohttp.ClientPayloadError as error:
             raise PullError("silent", f"went away at {target} in the middle of its answer") from error
         except aiohttp.ClientConnectorError as error:
-            raise PullError("silent", f"does not answer at {target}: {_reason(error.os_error)}") from error
+            raise PullError("silent", f"does not answer at {target}: {reason(error.os_error)}") from error
         except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
             raise PullError("garbage", f"does not speak HTTP at {target}: {_one_line(error)}") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -247,7 +247,8 @@ def _clock_sentence(agent_ns: int, now_ns: int) -> str:
     return f"its clock is {abs(off_s):.0f} s {'ahead of' if off_s > 0 else 'behind'} the collector's"
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """Why a connection failed, in the system's words."""
     return os.strerror(error.errno) if error.errno and error.errno > 0 else _one_line(error)
 
 

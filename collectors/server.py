@@ -34,7 +34,7 @@ from collectors.feed import Feed, same_places
 from collectors.inventory import Inventory, InventoryError
 from collectors.minutes import DAY_NS, SCANNED_STREAMS, minute_of
 from collectors.overview import Health, Step
-from collectors.pull import Puller
+from collectors.pull import Puller, reason
 from collectors.store import Conflict, Pulled, Recorded, Store, StoreError
 
 T = TypeVar("T")
@@ -387,8 +387,10 @@ async def post_alerts(session: aiohttp.ClientSession, alertmanager_url: str, ale
             return f"{url} answers with status {response.status}: {(await response.content.read(300))!r}"
     except TimeoutError:
         return f"{url} doesn't answer within {POST_TIMEOUT_S:g} s"
+    except aiohttp.ClientConnectorError as error:
+        return f"{url} can't be reached: {reason(error.os_error)}"
     except (aiohttp.ClientError, OSError) as error:
-        return f"{url} can't be reached: {' '.join(str(error).split())}"
+        return f"{url} went away: {' '.join(str(error).split())}"
 
 
 class _Correlation:

@@ -206,11 +206,14 @@ class Store:
         return [_stored_fault(row) for row in self._db.execute(query, (limit,))]
 
     def open_faults(self, since_ns: int, limit: int) -> list[tuple[StoredFault, int]]:
-        """Per device (record faults: per file and place) its latest fault since then, and its number of errors."""
+        """Per device (record faults: per file and place) its latest fault since then, and its number of errors.
+
+        The corrected ones come last, so that a limit never hides what is worse behind them.
+        """
         query = f"""SELECT {_FAULT_COLUMNS}, errors FROM (SELECT *, total(count) AS errors, max(time_ns) FROM faults
             WHERE time_ns >= ? GROUP BY cluster, host, device, stream, severity, CASE stream WHEN 'record' THEN
             json_extract(more, '$.detail.path') || ' ' || json_extract(more, '$.detail.begin') END)
-            ORDER BY time_ns DESC LIMIT ?"""
+            ORDER BY severity IS 'corrected', time_ns DESC LIMIT ?"""
         return [(_stored_fault(row[:-1]), int(row[-1])) for row in self._db.execute(query, (since_ns, limit))]
 
     def novel_since(self, since_ns: int) -> dict[str, int]:

@@ -146,6 +146,25 @@ def test_a_store_that_cannot_be_written_is_loud_and_loses_nothing(tmp_path):
     assert stored(tmp_path) == [("journal-of-h0", seq) for seq in range(1, 8)]
 
 
+def test_a_failing_correlator_is_loud_and_pulling_goes_on(tmp_path):
+    agent = ScriptedAgent("h0")
+    with Agents(agent):
+        config = write_config(tmp_path, write_inventory(tmp_path / "inventory.json", [agent]))
+        with RunningCollector(config) as collector:
+            wait_for(lambda: collector.json("/api/status")["state"] == "learning")
+            store = tmp_path / "state" / "collector.sqlite3"
+            with contextlib.closing(sqlite3.connect(store, timeout=20)) as db:
+                db.execute("ALTER TABLE imports RENAME TO gone")  # only the correlator reads it
+            wait_for(lambda: collector.get("/healthz").startswith("503 the last step failed"))
+            assert 'flipwatch_correlator_state{state="failed"} 1.0' in collector.get("/metrics")
+            agent.add(3)
+            wait_for(lambda: collector.faults() == 3)
+            with contextlib.closing(sqlite3.connect(store, timeout=20)) as db:
+                db.execute("ALTER TABLE gone RENAME TO imports")
+            wait_for(lambda: collector.get("/healthz") == "ok\n")
+            assert collector.json("/api/status")["state"] == "learning"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -172,7 +172,7 @@ def hosts(store, first, last, stream="dram", clusters=("fra", "nyc")):
 def test_exposure_counts_hosts_minute_by_minute(store):
     watched(store, "h1", 0, 5)
     watched(store, "h2", 2.5, 3.5)
-    assert hosts(store, 0, 6) == [[1, 1, 1, 2, 1, 0, 0], [0] * 7]
+    assert hosts(store, 0, 6) == [[1, 1, 2, 2, 1, 0, 0], [0] * 7]  # a part of a minute counts
     assert hosts(store, 3, 4) == [[2, 1], [0, 0]]
     assert hosts(store, 0, 3, "gpu") == [[0] * 4] * 2
 
@@ -253,9 +253,12 @@ def test_open_faults_are_one_per_device_and_one_per_place_in_a_file(store):
             seq=seq, detail={"path": "/srv/a", "begin": begin},
         )  # fmt: skip
 
-    store.record([pulled(fault(1, device="d"), fault(2, device="d"), record(3, 0), record(4, 99), record(5, 0))], HOSTS)
+    corrected = (fault(1, device="d"), fault(2, device="d"))
+    worse = fault(6, device="d", severity="uncorrected", time_ns=NOW_NS)
+    store.record([pulled(*corrected, worse)], HOSTS)
+    store.record([pulled(record(3, 0), record(4, 99), record(5, 0), host="h2")], HOSTS)
     found = [(f.fault.seq, errors) for f, errors in store.open_faults(NOW_NS, 10)]
-    assert found == [(5, 2), (4, 1), (2, 4)]
+    assert found == [(5, 2), (4, 1), (6, 2), (2, 4)]
 
 
 def test_another_schema_version_is_one_sentence(tmp_path):
