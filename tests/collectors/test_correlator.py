@@ -93,6 +93,10 @@ def test_faults_whose_time_is_uncertain_wait_for_a_longer_window():
     late = [replace(one, time_error_s=1500.0) for one in celestial()]
     revisions = run(quiet_fleet(), late)
     assert revisions and {r.window_min for r in revisions} <= {30, 60}
+    at_once = quiet_fleet()
+    for one in late:
+        at_once.minutes.observe(one)
+    assert story(steps(at_once, END - 1, END)[-1]) == story(revisions[-1])
 
 
 def test_a_rise_of_the_whole_fleet_is_labelled_fleet():
@@ -279,6 +283,23 @@ def test_a_burst_that_lasts_longer_than_the_memory_stays_one():
     assert {r.kind for r in revisions[1:]} == {"update"}
     assert revisions[-1].t_start_ns // MINUTE_NS <= BURST + 1
     assert revisions[-1].t_end_ns // MINUTE_NS >= end - 15 and revisions[-1].label == "local"
+
+
+def test_old_data_that_come_while_learning_are_learnt():
+    rates = []
+    for missing in (False, True):
+        correlator = Correlator(FLEET)
+        watch(correlator.minutes, FLEET, FIRST, 5 * DAY_MIN)
+        faults = background(FLEET, 0.5, FIRST, 5 * DAY_MIN, 2)
+        for one in faults[len(faults) // 2 :] if missing else faults:
+            correlator.minutes.observe(one)
+        steps(correlator, FIRST + 5 * DAY_MIN - 1, FIRST + 5 * DAY_MIN)
+        if missing:
+            for one in faults[: len(faults) // 2]:
+                correlator.minutes.observe(one)
+        correlator.step((FIRST + 5 * DAY_MIN) * MINUTE_NS - 1)
+        rates.append(correlator.expected_per_minute("dram"))
+    assert (rates[0] == rates[1]).all() and rates[0].all()
 
 
 def test_two_bursts_are_two():

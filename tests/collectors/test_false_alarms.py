@@ -80,6 +80,21 @@ def test_slides_keep_a_cluster_s_own_series_and_destroy_what_clusters_share():
     assert (maxima.reshape(SLIDES, 48) > 0).sum(axis=1).max() <= 6
 
 
+def test_a_slid_statistic_stays_with_its_hour():
+    counts, means, _ = null_rows(48 * 60, 5, per_window=0.001)
+    counts[:] = 0
+    small, large = 3 * 60 + 10, 30 * 60 + 50
+    counts[:, small, 0], counts[:, large, 0] = 2, 5
+    maxima = slide_maxima(SCAN, counts, means, counts[0] > 0, (1, 3)).reshape(SLIDES, 48)
+    one = np.zeros((2, 12))
+    one[:, 0] = 2, 5
+    heights = SCAN.statistics(one, means[0, :2])
+    for hours in maxima:
+        assert np.flatnonzero(hours).size == 2
+        first = int(hours.argmax())
+        assert hours[[first, first - 27]] == pytest.approx([heights[1], heights[0]], rel=1e-5)
+
+
 def test_the_same_seed_slides_alike():
     rows = null_rows(48 * 60, 6)
     assert (slide_maxima(SCAN, *rows, (7, 1)) == slide_maxima(SCAN, *rows, (7, 1))).all()
