@@ -34,7 +34,7 @@ class CollectorConfig:
     answer_mib_max: int = setting("a longer answer of an agent is refused", default=16, minimum=1, maximum=1024)
     alertmanager_url: str = setting("where bursts are alerted; empty: nobody is alerted", default="")
     false_alarms_per_year: float = setting("how many false bursts to accept", default=1.0, minimum=0.001, maximum=365)
-    history_days: int = setting("how long faults and exposure are kept", default=90, minimum=1, maximum=730)
+    history_days: int = setting("how long faults and exposure are kept", default=90, minimum=21, maximum=730)
     burst_end_after_min: int = setting("a burst is over after this quiet time", default=15, minimum=1, maximum=1440)
 
     @property

@@ -4,6 +4,7 @@ Enters: the store and the time. Leaves: novel faults and watching hosts in a Min
 fault was pulled by this process or imported by another. Reads no clock.
 """
 
+from agent.report import Fault
 from collectors.inventory import Cluster
 from collectors.minutes import DAY_NS, MINUTE_NS, SCANNED_STREAMS, Minutes, minute_of
 from collectors.store import Store
@@ -17,12 +18,15 @@ class Feed:
         self._minutes = minutes
         self._history_ns = history_days * DAY_NS
         self._last_id = 0
+        self._waiting: list[Fault] = []
         self._fed_until: int | None = None  # the last minute whose exposure was fed
 
-    def advance(self, now_ns: int, changed_from_ns: int | None) -> None:
+    def advance(self, now_ns: int, changed_from_ns: int | None, heard_until_ns: int) -> None:
         """Feeds what is new; `changed_from_ns` is the earliest exposure that changed since the last call.
 
-        A fault with a time outside [now - history, now + 1 min] is not fed: its clock is wrong, it can't be placed.
+        Faults later than `heard_until_ns` wait for a later call: of that time not everybody has told yet, and the few
+        clusters that are first would look like the cause. A fault with a time outside [now - history, now + 1 min] is
+        never fed: its clock is wrong, it can't be placed.
         """
         oldest_ns = now_ns - self._history_ns
         now_minute = minute_of(now_ns)
@@ -33,10 +37,16 @@ class Feed:
                     hosts = self._store.watching_hosts(stream, first, now_minute, self._minutes.cluster_names)
                     self._minutes.set_watching(stream, first, hosts)
             self._fed_until = now_minute
+        waiting, self._waiting = self._waiting, []
         for stored in self._store.novel_faults(self._last_id):
             self._last_id = stored.id
             if oldest_ns <= stored.fault.time_ns <= now_ns + MINUTE_NS:
-                self._minutes.observe(stored.fault)
+                waiting.append(stored.fault)
+        for fault in waiting:
+            if fault.time_ns <= heard_until_ns:
+                self._minutes.observe(fault)
+            else:
+                self._waiting.append(fault)
         self._minutes.forget_before(minute_of(oldest_ns))
 
     def _first_minute(self, oldest_ns: int, changed_from_ns: int | None) -> int | None:

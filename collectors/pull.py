@@ -58,6 +58,7 @@ class Agent:
     faults_max: int = 0  # how many faults to ask for; halved while its answers are too long
     is_in_flight: bool = False
     watching: frozenset[str] = frozenset()  # the streams it watched in its last answer
+    complete_until_ns: int = 0  # all it saw before this time has been told
 
 
 def parse(body: bytes) -> Answer:
@@ -178,6 +179,7 @@ class Puller:
             raise PullError("conflict", outcome.sentence)
         agent.cursor = answer.header.cursor
         agent.watching = frozenset(answer.header.watching)
+        agent.complete_until_ns = answer.header.complete_until_ns
         agent.faults_max = min(2 * agent.faults_max, self._faults_max)
         for loss in outcome.losses:
             _log.warning("%s lost %d faults of journal %s before they were read", loss.host, loss.faults, loss.journal)

@@ -45,6 +45,7 @@ RETRY_S = 2.0  # after a failed write or POST
 HEARTBEAT_S = 60.0  # Alertmanager is spoken to at least this often, so that its absence is noticed before a burst
 INVENTORY_CHECK_S = 2.0
 FORGET_S = 3600.0
+REPORTS_WAIT_NS = 180 * 10**9  # the scan waits for the slowest agent at most so long
 POST_TIMEOUT_S = 10.0
 EXPECTED_GAP_MIN = 60  # a longer gap between two steps was an outage: nothing was expected of it
 
@@ -238,8 +239,9 @@ class Server:
             loop = asyncio.get_running_loop()
             try:
                 now_ns = time.time_ns()
+                heard_ns = self._heard_until_ns(now_ns)
                 revisions, step = await loop.run_in_executor(
-                    self._correlating, self._correlation.step, now_ns, from_ns, self._fleet
+                    self._correlating, self._correlation.step, now_ns, from_ns, heard_ns, self._fleet
                 )
             except Exception as error:  # whatever it is, pulling must go on, and people must hear of it
                 _log.exception("the correlation step failed")
@@ -250,6 +252,11 @@ class Server:
             self._set_health("correlator", "")
             await self._keep_step(now_ns, revisions, step)
             await asyncio.sleep(STEP_GAP_S)
+
+    def _heard_until_ns(self, now_ns: int) -> int:
+        """Until when every agent that answers has told all it saw, but no longer ago than REPORTS_WAIT_NS."""
+        complete = [agent.complete_until_ns for agent in self._puller.agents.values() if agent.state == "ok"]
+        return max(min([now_ns, *complete]), now_ns - REPORTS_WAIT_NS)
 
     async def _keep_step(self, now_ns: int, revisions: list[Revision], step: Step) -> None:
         """A burst is told only once it is stored; a restart then continues it instead of raising it again."""
@@ -411,8 +418,10 @@ class _Correlation:
         """The next step builds everything from the store."""
         self._correlator = None
 
-    def step(self, now_ns: int, exposure_from_ns: int | None, fleet: Inventory) -> tuple[list[Revision], Step]:
-        """Feeds what is new and scans it."""
+    def step(
+        self, now_ns: int, exposure_from_ns: int | None, heard_until_ns: int, fleet: Inventory
+    ) -> tuple[list[Revision], Step]:
+        """Feeds what is new, as far as everybody has told, and scans it."""
         begin_s = time.perf_counter()
         last_import = self._store.last_import()
         if last_import != self._import or not same_places(fleet.clusters, self._clusters):
@@ -420,7 +429,7 @@ class _Correlation:
         self._import, self._clusters = last_import, fleet.clusters
         correlator = self._correlator or self._build(now_ns)
         assert self._feed is not None
-        self._feed.advance(now_ns, exposure_from_ns)
+        self._feed.advance(now_ns, exposure_from_ns, heard_until_ns)
         revisions = correlator.step(now_ns)
         return revisions, Step(
             status=correlator.status,

@@ -5,6 +5,9 @@ import shutil
 
 import pytest
 
+# As the front door does for the collector: threads of a linear algebra library only get in the way of small matrices.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 
 def require(program: str) -> str:
     """The path of a real program; without it the test is skipped, and under CI=true it fails."""

@@ -6,10 +6,12 @@ hash of what was computed (not of the times), so that a benchmark that no longer
 
 import argparse
 import importlib
+import os
 from pathlib import Path
 
 from tests.bench.timing import machine
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the front door does
 NAMES = sorted(path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py"))
 
 

@@ -41,19 +41,31 @@ def test_each_fault_is_fed_once(store):
     feed = Feed(store, minutes, 90)
     watch(store, "a", NOW - 10, NOW + 2)
     put(store, NOW_NS, NOW_NS - MINUTE_NS)
-    feed.advance(NOW_NS, None)
+    feed.advance(NOW_NS, None, NOW_NS)
     assert counts(minutes, NOW - 2, NOW + 1) == [0, 1, 1]
-    feed.advance(NOW_NS + 1, None)
+    feed.advance(NOW_NS + 1, None, NOW_NS + 1)
     put(store, NOW_NS + 2)
-    feed.advance(NOW_NS + 2, None)
+    feed.advance(NOW_NS + 2, None, NOW_NS + 2)
     assert counts(minutes, NOW - 2, NOW + 1) == [0, 1, 2]
+
+
+def test_what_not_everybody_could_tell_yet_waits(store):
+    minutes = Minutes(CLUSTERS)
+    feed = Feed(store, minutes, 90)
+    watch(store, "a", NOW - 10, NOW + 2)
+    put(store, NOW_NS - 5, NOW_NS)
+    feed.advance(NOW_NS, None, NOW_NS - 1)
+    assert sum(counts(minutes, NOW - 2, NOW + 1)) == 1
+    feed.advance(NOW_NS, None, NOW_NS)
+    feed.advance(NOW_NS, None, NOW_NS)
+    assert sum(counts(minutes, NOW - 2, NOW + 1)) == 2
 
 
 def test_a_fault_of_a_wrong_clock_is_not_fed(store):
     minutes = Minutes(CLUSTERS)
     watch(store, "a", NOW - 200 * 1440, NOW + 5)
     put(store, NOW_NS + 2 * MINUTE_NS, 2**62, NOW_NS - 91 * DAY_NS, NOW_NS)
-    Feed(store, minutes, 90).advance(NOW_NS, None)
+    Feed(store, minutes, 90).advance(NOW_NS, None, NOW_NS)
     assert sum(counts(minutes, NOW - 200 * 1440, NOW + 5)) == 1
     assert minutes.first_minute == minute_of(NOW_NS - 90 * DAY_NS)
 
@@ -61,13 +73,13 @@ def test_a_fault_of_a_wrong_clock_is_not_fed(store):
 def test_exposure_that_changed_late_is_fed_again(store):
     minutes = Minutes(CLUSTERS)
     feed = Feed(store, minutes, 90)
-    feed.advance(NOW_NS, None)  # nothing is there yet
+    feed.advance(NOW_NS, None, NOW_NS)  # nothing is there yet
     watch(store, "a", NOW - 10, NOW)
-    feed.advance(NOW_NS, None)
+    feed.advance(NOW_NS, None, NOW_NS)
     watch(store, "b", NOW - 100, NOW - 90)
-    feed.advance(NOW_NS, None)
+    feed.advance(NOW_NS, None, NOW_NS)
     assert minutes.watching("dram", NOW - 100, NOW - 99)[0].tolist() == [0, 0]
-    feed.advance(NOW_NS, (NOW - 100) * MINUTE_NS)
+    feed.advance(NOW_NS, (NOW - 100) * MINUTE_NS, NOW_NS)
     assert minutes.watching("dram", NOW - 100, NOW - 99)[0].tolist() == [5, 0]
 
 
