@@ -38,8 +38,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        # The collector's matrices are small: threads of a linear algebra library only get in each other's way (measured:
-        # a calibration of 0.3 s took 11 s on two busy cores). It reads this when it is loaded, so it is set before.
+        # The collector's matrices are small: threads of a linear algebra library only get in each other's way (a
+        # calibration of 0.3 s took 11 s on two busy cores). It reads this when it is loaded, so it is set before.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         module_name, attribute = COMMANDS[cmd_name][0].split(":")
         try:

@@ -9,6 +9,8 @@ from collectors.inventory import Cluster
 from collectors.minutes import DAY_NS, MINUTE_NS, SCANNED_STREAMS, Minutes, minute_of
 from collectors.store import Store
 
+DELAY_MAX_S = 60.0  # a fault whose time is vaguer than this waits no longer for the others
+
 
 class Feed:
     """Remembers what was fed already. Its store is a connection of its own, used by the correlator's thread."""
@@ -24,9 +26,10 @@ class Feed:
     def advance(self, now_ns: int, changed_from_ns: int | None, heard_until_ns: int) -> None:
         """Feeds what is new; `changed_from_ns` is the earliest exposure that changed since the last call.
 
-        Faults later than `heard_until_ns` wait for a later call: of that time not everybody has told yet, and the few
-        clusters that are first would look like the cause. A fault with a time outside [now - history, now + 1 min] is
-        never fed: its clock is wrong, it can't be placed.
+        A fault waits for a later call until what happened together with it must have been told by everybody: agents
+        report an error with a delay of up to their time error, and have told all until `heard_until_ns`. Else the few
+        that are first would look like the cause. A fault with a time outside [now - history, now + 1 min] is never
+        fed: its clock is wrong, it can't be placed.
         """
         oldest_ns = now_ns - self._history_ns
         now_minute = minute_of(now_ns)
@@ -43,7 +46,8 @@ class Feed:
             if oldest_ns <= stored.fault.time_ns <= now_ns + MINUTE_NS:
                 waiting.append(stored.fault)
         for fault in waiting:
-            if fault.time_ns <= heard_until_ns:
+            delay_ns = int(min(fault.time_error_s, DELAY_MAX_S) * 1e9)
+            if fault.time_ns + delay_ns <= heard_until_ns:
                 self._minutes.observe(fault)
             else:
                 self._waiting.append(fault)

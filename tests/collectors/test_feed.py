@@ -23,8 +23,8 @@ def store(tmp_path):
         yield opened
 
 
-def put(store: Store, *times_ns: int) -> None:
-    lines = [replace(fault(), time_ns=time_ns, cluster="fra") for time_ns in times_ns]
+def put(store: Store, *times_ns: int, time_error_s: float = 0) -> None:
+    lines = [replace(fault(), time_ns=time_ns, time_error_s=time_error_s, cluster="fra") for time_ns in times_ns]
     store.import_faults(lines, Counter())
 
 
@@ -59,6 +59,19 @@ def test_what_not_everybody_could_tell_yet_waits(store):
     feed.advance(NOW_NS, None, NOW_NS)
     feed.advance(NOW_NS, None, NOW_NS)
     assert sum(counts(minutes, NOW - 2, NOW + 1)) == 2
+
+
+def test_a_vague_time_waits_for_those_who_tell_later(store):
+    minutes = Minutes(CLUSTERS)
+    feed = Feed(store, minutes, 90)
+    watch(store, "a", NOW - 10, NOW + 2)
+    put(store, NOW_NS, time_error_s=5)
+    put(store, NOW_NS, time_error_s=3000)
+    seen = []
+    for heard_s in (4, 5, 59, 60):
+        feed.advance(NOW_NS + 60 * 10**9, None, NOW_NS + heard_s * 10**9)
+        seen.append(sum(minutes.counts("dram", NOW, NOW + 1)[-1, :, 0]))
+    assert seen == [0, 1, 1, 2]
 
 
 def test_a_fault_of_a_wrong_clock_is_not_fed(store):
