@@ -1,0 +1,37 @@
+"""The demonstration tells the truth: it passes when all was seen, and fails when more happened than it knows of."""
+
+import subprocess
+import sys
+
+from click.testing import CliRunner
+
+from deploy import demo, demo_world
+
+
+def test_the_demonstration_passes_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flipwatch", "demo", "--once"], capture_output=True, text=True, timeout=170, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "alert delivered by" in done.stdout and "resident memory" in done.stdout
+
+
+def test_the_demonstration_fails_if_more_happened_than_it_knows_of(monkeypatch) -> None:
+    inject, flip = demo._inject, demo._flip_bits
+
+    def inject_one_too_many(show: demo.Demo, host: demo_world.Host, dimm: int, count: int, kind: str = "ce") -> None:
+        inject(show, host, dimm, count, kind)
+        if count == demo.STORM_ERRORS:
+            demo_world.count_error(host, dimm, 1)
+
+    def flip_one_too_many(show: demo.Demo) -> None:
+        flip(show)
+        untouched = next(host for host in show.hosts if all(host.store not in f.path.parents for f in show.flips))
+        demo_world.flip_bit(sorted(untouched.store.iterdir())[0], show.rng)
+
+    monkeypatch.setattr(demo, "_inject", inject_one_too_many)
+    monkeypatch.setattr(demo, "_flip_bits", flip_one_too_many)
+    result = CliRunner().invoke(demo.demo, ["--once"])
+    assert result.exit_code == 1
+    assert "errors, 4711 were injected" in result.stderr
+    assert "but nobody touched it" in result.stderr
