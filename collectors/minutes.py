@@ -130,9 +130,9 @@ class _Watching:
         self._hosts[first_minute - self._first : end_minute - self._first] = hosts
         watched = hosts.any(axis=1)
         if watched.any():
-            first = first_minute + int(watched.argmax())
+            first = first_minute + int(np.flatnonzero(watched)[0])
             self.first_watched = first if self.first_watched is None else min(first, self.first_watched)
-        return first_minute + int(different.argmax())
+        return first_minute + int(np.flatnonzero(different)[0])
 
     def read(self, first_minute: int, end_minute: int) -> np.ndarray:
         out = np.zeros((end_minute - first_minute, self._hosts.shape[1]), np.int64)
