@@ -6,6 +6,7 @@ import sys
 from click.testing import CliRunner
 
 from deploy import demo, demo_world
+from deploy.demo_stage import Stage
 
 
 def test_the_demonstration_passes_once() -> None:
@@ -19,15 +20,15 @@ def test_the_demonstration_passes_once() -> None:
 def test_the_demonstration_fails_if_more_happened_than_it_knows_of(monkeypatch) -> None:
     inject, flip = demo._inject, demo._flip_bits
 
-    def inject_one_too_many(show: demo.Demo, host: demo_world.Host, dimm: int, count: int, kind: str = "ce") -> None:
-        inject(show, host, dimm, count, kind)
+    def inject_one_too_many(stage: Stage, host: demo_world.Host, dimm: int, count: int, kind: str = "ce") -> None:
+        inject(stage, host, dimm, count, kind)
         if count == demo.STORM_ERRORS:
             demo_world.count_error(host, dimm, 1)
 
-    def flip_one_too_many(show: demo.Demo) -> None:
-        flip(show)
-        untouched = next(host for host in show.hosts if all(host.store not in f.path.parents for f in show.flips))
-        demo_world.flip_bit(sorted(untouched.store.iterdir())[0], show.rng)
+    def flip_one_too_many(stage: Stage) -> None:
+        flip(stage)
+        untouched = next(host for host in stage.hosts if all(host.store not in f.path.parents for f in stage.flips))
+        demo_world.flip_bit(sorted(untouched.store.iterdir())[0], stage.rng)
 
     monkeypatch.setattr(demo, "_inject", inject_one_too_many)
     monkeypatch.setattr(demo, "_flip_bits", flip_one_too_many)
