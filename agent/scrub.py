@@ -181,10 +181,10 @@ def confirm(
     A flip in our buffer, on the bus or in the page cache is gone the second time, and is a finding of its own kind.
     """
     form = FORMATS[format_name]
-    begin = found[0].begin - found[0].begin % form.BLOCK_BYTES
-    block_end = min(os.fstat(fd).st_size, -(-end // form.BLOCK_BYTES) * form.BLOCK_BYTES)
-    drop_from_cache(fd, begin, block_end - begin)
-    chunks = polite_chunks(fd, begin, block_end, before_piece)
+    begin = form.resume_offset(found[0].begin, True)
+    read_end = min(os.fstat(fd).st_size, form.read_end(end))
+    drop_from_cache(fd, begin, read_end - begin)
+    chunks = polite_chunks(fd, begin, read_end, before_piece)
     scan = form.scan(chunks, offset=begin, resumed=begin > 0, with_data=False)
     inside = (item for item in scan if not isinstance(item, Record) and item.end > found[0].begin and item.begin < end)
     again = list(merge(inside))

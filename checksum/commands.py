@@ -266,8 +266,9 @@ def _fail(sentence: str) -> NoReturn:
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @_format_option
 @click.option("--max-lost", "lost_max", type=Fraction(), default="1%", show_default=True, help="Part of the bytes.")
+@click.option("--keep-found", is_flag=True, help="Copy also what only a search found behind damage.")
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
-def salvage(source: Path, out: Path, format_choice: str, lost_max: float, force: bool) -> None:
+def salvage(source: Path, out: Path, format_choice: str, lost_max: float, keep_found: bool, force: bool) -> None:
     """Copy the intact records of IN to OUT and name what was left out.
 
     Exit status: 0 if OUT was written, 1 if more than --max-lost of the bytes would have been left out, 2 at trouble.
@@ -281,7 +282,7 @@ def salvage(source: Path, out: Path, format_choice: str, lost_max: float, force:
                 format = _format_of(fd, format_choice)
                 if format is None:
                     _fail(f"{_shown(source)} has no known format; known are {', '.join(FORMATS)}")
-                outcome = salvage_file(fd, format, out, lost_max)
+                outcome = salvage_file(fd, format, out, lost_max, keep_found=keep_found)
         except LostTooMuch as beyond:
             _print_outcome(beyond.outcome)
             _say(f"{_shown(out)} was not written: more than {lost_max:.6g} of the bytes would be lost (see --max-lost)")
@@ -305,5 +306,10 @@ def _refuse_out(source: Path, out: Path, force: bool) -> None:
 def _print_outcome(outcome: Outcome) -> None:
     for finding in outcome.left_out:
         click.echo(f"left out {_described(finding)}")
+    for span in outcome.found:
+        click.echo(
+            f"left out bytes {span.begin} to {span.end}: {span.records} records that only a search found "
+            f"behind damage; they may have been part of a lost one (--keep-found copies them)"
+        )
     part = outcome.lost_bytes / outcome.size if outcome.size else 0.0
     click.echo(f"{outcome.records} records intact, {outcome.lost_bytes} of {outcome.size} bytes left out ({part:.4%})")

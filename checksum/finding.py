@@ -43,11 +43,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An intact record, bytes [begin, end) of the file with its framing; `data` is None where no payload was kept."""
+    """An intact record, bytes [begin, end) of the file with its framing; `data` is None where no payload was kept.
+
+    `by_search`: damage hid where it begins, so that it might be part of the payload of a lost record.
+    """
 
     begin: int
     end: int
     data: bytes | None
+    by_search: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ passed its checksum, and no hole lies between them. The grammar and the rules at
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from checksum.crc32c import crc32c, extension, locate_exponent, mask, unmask
@@ -21,6 +21,7 @@ _HEADER = struct.Struct("<IHB")
 _TYPES = (FULL, FIRST, MIDDLE, LAST)
 _LENGTH_AT, _TYPE_AT = 4, 6  # in the header
 _CRC_BITS, _LENGTH_BITS = 32, 16
+_SAMPLES_FIRST, _SAMPLES_SPREAD = 4, 12  # blocks from the start, and spread over the rest, to recognise a file by
 _UNWRITTEN = (Verdict.torn, Verdict.zeros)  # a record that ends in such a stretch was never written to its end
 
 
@@ -49,6 +50,17 @@ def _kind(begun: bool, ended: bool) -> int:
 def _fragment(kind: int, data: bytes) -> bytes:
     crc = crc32c(data, crc32c(bytes((kind,))))
     return _HEADER.pack(mask(crc), len(data), kind) + data
+
+
+def resume_offset(begin: int, is_unchanged: bool) -> int:
+    """Where a scan can go on that ended at `begin`: at the block, wherever records begin by now."""
+    del is_unchanged
+    return begin - begin % BLOCK_BYTES
+
+
+def read_end(end: int) -> int:
+    """How far to read in order to judge what ends at `end`: its whole block."""
+    return -(-end // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def scan(
@@ -89,7 +101,22 @@ def scan(
 _Fragment = tuple[int, int, int, bytes | None]
 
 
-def recognises(block: bytes) -> bool:
+def recognises(read_at: Callable[[int, int], bytes], size: int) -> bool:
+    """Whether a file of `size` bytes holds this format.
+
+    Looks at several blocks, so that damage at the start of a file doesn't hide the rest of it from the scrubber.
+    """
+    blocks = (read_at(number * BLOCK_BYTES, BLOCK_BYTES) for number in _sample(-(-size // BLOCK_BYTES)))
+    return any(_holds_fragment(block) for block in blocks)
+
+
+def _sample(count: int) -> list[int]:
+    """Which of `count` blocks to look at."""
+    spread = {_SAMPLES_FIRST + (count - _SAMPLES_FIRST) * i // _SAMPLES_SPREAD for i in range(_SAMPLES_SPREAD)}
+    return sorted(number for number in {*range(_SAMPLES_FIRST), *spread} if number < count)
+
+
+def _holds_fragment(block: bytes) -> bool:
     """Whether one block of a file holds a fragment of this format: an intact one, or one whose flipped bit is known."""
     return any(
         fragments or any(finding.verdict is Verdict.flipped and finding.stored is not None for finding in findings)
