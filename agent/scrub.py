@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TypeGuard
 
 from agent.config import MIB, StoreSettings
 from checksum import files
@@ -186,7 +187,7 @@ def confirm(
     drop_from_cache(fd, begin, read_end - begin)
     chunks = polite_chunks(fd, begin, read_end, before_piece)
     scan = form.scan(chunks, offset=begin, resumed=begin > 0, with_data=False)
-    inside = (item for item in scan if not isinstance(item, Record) and item.end > found[0].begin and item.begin < end)
+    inside = (item for item in scan if is_damage(item) and item.end > found[0].begin and item.begin < end)
     again = list(merge(inside))
     standing = {(item.begin, item.end) for item in again}
     passing = [
@@ -195,6 +196,11 @@ def confirm(
         if (item.begin, item.end) not in standing
     ]
     return again, passing
+
+
+def is_damage(item: Record | Finding) -> TypeGuard[Finding]:
+    """Leavings of an older log, in a file that was used again, are no damage."""
+    return isinstance(item, Finding) and item.verdict is not Verdict.stale
 
 
 def volume(proc: Path, device_number: int) -> str:

@@ -345,7 +345,7 @@ class StoreScrub:
                 continue
             if isinstance(item, Record):
                 section.records += 1
-            else:
+            elif scrub.is_damage(item):
                 section.add(item)
             if time.monotonic() - self._committed_s >= CHECKPOINT_S:
                 faults, changes = self._close(file, section, item.end)

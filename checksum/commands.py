@@ -205,7 +205,7 @@ def _print_reports(reports: list[FileReport]) -> None:
         if report.findings:
             click.echo(f"\n{_shown(report.path)}")
         for number, finding in enumerate(report.findings):
-            mark = "  (the end of a file that may still be growing)" if number >= len(report.corrupt) else ""
+            mark = "  (the end of a file that may still be growing)" if report.is_settling(number) else ""
             click.echo(f"  {_described(finding)}{mark}")
 
 

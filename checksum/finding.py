@@ -17,6 +17,7 @@ class Verdict(StrEnum):
     torn = "torn"  # the file ends before the record does
     zeros = "zeros"  # space that was never written: nothing but zero bytes
     unreadable = "unreadable"  # the disk would not give it
+    stale = "stale"  # of the log that the file held before it was used again: no damage, the present one ends before it
     transient = "transient"  # it was wrong once and right when read again
 
 

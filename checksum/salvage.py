@@ -9,7 +9,7 @@ from pathlib import Path
 
 from checksum.durable import replace_file
 from checksum.files import read_chunks
-from checksum.finding import Finding, Record, merge
+from checksum.finding import Finding, Record, Verdict, merge
 from checksum.formats import FORMATS
 
 
@@ -41,7 +41,8 @@ class Outcome:
 
     @property
     def lost_bytes(self) -> int:
-        lost: tuple[Finding | Span, ...] = (*self.left_out, *self.found)
+        damage = [finding for finding in self.left_out if finding.verdict is not Verdict.stale]
+        lost: tuple[Finding | Span, ...] = (*damage, *self.found)
         return sum(part.end - part.begin for part in lost)
 
 

@@ -14,7 +14,7 @@ from checksum.finding import Finding, Record, Unreadable, Verdict, merge
 from checksum.formats import FORMATS
 
 SETTLING_S = 600  # a file changed within this time may still be growing
-_UNFINISHED = (Verdict.torn, Verdict.zeros)  # what the end of a growing file looks like
+_UNFINISHED = (Verdict.torn, Verdict.zeros, Verdict.stale)  # what the end of a growing file looks like
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,13 @@ class FileReport:
 
     @property
     def corrupt(self) -> tuple[Finding, ...]:
-        """The findings that count: all but the end of a growing file."""
-        return self.findings[: len(self.findings) - self.settling]
+        """The findings that count: all but the end of a growing file, and what is left of an older log."""
+        counting = self.findings[: len(self.findings) - self.settling]
+        return tuple(finding for finding in counting if finding.verdict is not Verdict.stale)
+
+    def is_settling(self, number: int) -> bool:
+        """Whether the finding of this number is the end of a file that may still be growing."""
+        return number >= len(self.findings) - self.settling
 
 
 def verify_file(fd: int, path: Path, format: str, now_s: float, pace: Callable[[int], None]) -> FileReport:
@@ -88,7 +93,7 @@ def as_json(report: FileReport) -> dict[str, Any]:
         "bytes": report.bytes,
         "records": report.records,
         "findings": [
-            _finding_json(finding) | ({"settling": True} if number >= len(report.corrupt) else {})
+            _finding_json(finding) | ({"settling": True} if report.is_settling(number) else {})
             for number, finding in enumerate(report.findings)
         ],
     }
