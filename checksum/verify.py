@@ -69,6 +69,13 @@ def verify_file(fd: int, path: Path, format: str, now_s: float, pace: Callable[[
     return FileReport(path, format, before.st_size, records, merged, settling)
 
 
+def mismatches(fd: int, format: str) -> Iterator[Finding]:
+    """The damage in the file, finding by finding, each with the checksums that differ."""
+    for item in FORMATS[format].scan(read_chunks(fd, 0, os.fstat(fd).st_size), with_data=False):
+        if isinstance(item, Finding) and item.verdict is not Verdict.stale:
+            yield item
+
+
 def _paced(fd: int, size: int, pace: Callable[[int], None]) -> Iterator[bytes | Unreadable]:
     for piece in read_chunks(fd, 0, size):
         yield piece
@@ -93,13 +100,14 @@ def as_json(report: FileReport) -> dict[str, Any]:
         "bytes": report.bytes,
         "records": report.records,
         "findings": [
-            _finding_json(finding) | ({"settling": True} if report.is_settling(number) else {})
+            finding_json(finding) | ({"settling": True} if report.is_settling(number) else {})
             for number, finding in enumerate(report.findings)
         ],
     }
 
 
-def _finding_json(finding: Finding) -> dict[str, Any]:
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """The finding as one entry of "findings" in `verify --json`."""
     flip = finding.flip
     return {
         "begin": finding.begin,
