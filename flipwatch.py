@@ -19,6 +19,7 @@ COMMANDS = {
     "salvage": ("checksum.commands:salvage", "Copy a file's intact records and name what was left out."),
     "locate": ("checksum.commands:locate", "Name the flipped bit that explains each mismatch."),
     "repair": ("checksum.commands:repair", "Copy a file with flipped bits put right."),
+    "seal": ("checksum.commands:seal", "Write checksums beside files whose format has none."),
     "simulate": ("collectors.commands:simulate", "Write a simulated history of a fleet's faults."),
     "replay": ("collectors.commands:replay", "Run the correlator over a recorded history."),
     "import": ("collectors.commands:import_", "Load a recorded history into a collector's store."),

@@ -1,4 +1,4 @@
-"""What a person asks of stored files: `flipwatch verify`, `salvage`, `locate` and `repair`.
+"""What a person asks of stored files: `flipwatch verify`, `salvage`, `locate`, `repair` and `seal`.
 
 Enters: paths. Leaves: what is wrong with them, as a table or as JSON, and the exit status; or a copy of what is intact.
 These commands are their own conductors: they read the clock, open files and print.
@@ -17,13 +17,14 @@ from typing import Any, NoReturn
 
 import click
 
+from checksum import seal as seal_of
 from checksum.crc32c import implementation
 from checksum.files import NotRegular, open_regular, reader_at
 from checksum.finding import Finding
 from checksum.formats import FORMATS, recognise
 from checksum.repair import ReadsDiffer, repair_file, wrong_chance
 from checksum.salvage import LostTooMuch, Outcome, salvage_file
-from checksum.verify import FileReport, as_json, finding_json, mismatches, verify_file
+from checksum.verify import FileReport, as_json, finding_json, mismatches, verify_file, verify_sealed
 
 CLEAN, CORRUPT, TROUBLE, INTERRUPTED = 0, 1, 2, 130  # exit statuses
 MIB = 2**20
@@ -120,9 +121,9 @@ class _Walk:
     def _unlisted(self, error: OSError) -> None:
         self.trouble(Path(os.fsdecode(error.filename)), error)
 
-    def trouble(self, path: Path, error: OSError) -> None:
+    def trouble(self, path: Path, what: OSError | str) -> None:
         self.troubles += 1
-        _say(f"{_shown(path)}: {_reason(error)}")
+        _say(f"{_shown(path)}: {what if isinstance(what, str) else _reason(what)}")
 
 
 def _verify_all(files: list[_File], format_choice: str, rate_mib_s: float | None, walk: _Walk) -> list[FileReport]:
@@ -134,11 +135,19 @@ def _verify_all(files: list[_File], format_choice: str, rate_mib_s: float | None
                 reports.append(_verify(file, format_choice, pace))
             except OSError as error:
                 walk.trouble(file.path, error)
+            except seal_of.SealDamaged:
+                walk.trouble(file.path, "its seal is damaged, so nothing was compared; look at the seal with locate")
     return reports
 
 
 def _verify(file: _File, format_choice: str, pace: Callable[[int], None]) -> FileReport:
     with _opened(file.path, follow=file.follow) as fd:
+        if format_choice == _AUTO and seal_of.path_for(file.path).is_file():
+            sealed = verify_sealed(fd, file.path, pace)
+            if sealed.seal is not seal_of.State.changed:
+                return sealed
+            format = _format_of(fd, format_choice)  # the records of its own format can still be judged
+            return sealed if format is None else verify_file(fd, file.path, format, time.time(), pace)
         format = _format_of(fd, format_choice)
         if format is None:
             return FileReport(file.path, None, os.fstat(fd).st_size)
@@ -204,7 +213,7 @@ def _print_reports(reports: list[FileReport]) -> None:
     _print_table([("file", "format", "bytes", "records", "findings"), *map(_row, reports)])
     for report in reports:
         if report.findings:
-            click.echo(f"\n{_shown(report.path)}")
+            click.echo(f"\n{_shown(report.path)}{_SEALED[report.seal] if report.seal else ''}")
         for number, finding in enumerate(report.findings):
             mark = "  (the end of a file that may still be growing)" if report.is_settling(number) else ""
             click.echo(f"  {_described(finding)}{mark}")
@@ -229,11 +238,24 @@ def _print_passed_over(reports: list[FileReport], irregular: list[Path]) -> None
     """Names, on stderr, what was not verified."""
     for what, passed in (
         ("of no known format", [report.path for report in reports if report.format is None]),
-        ("without one intact record", [r.path for r in reports if r.format is not None and not r.records]),
+        ("changed since sealed, not verified", [r.path for r in reports if r.seal is seal_of.State.changed]),
+        ("without one intact record", [r.path for r in reports if _is_without_record(r)]),
         ("no regular files, passed over", irregular),
     ):
         if passed:
             click.echo(f"{len(passed)} {what}: {', '.join(map(_shown, passed))}", err=True)
+
+
+def _is_without_record(report: FileReport) -> bool:
+    return report.format is not None and not report.records and report.seal is not seal_of.State.changed
+
+
+_SEALED = {
+    seal_of.State.intact: "",
+    seal_of.State.changed: "",
+    seal_of.State.rotted: " has rotted: it differs from its seal, and nobody has written it",
+    seal_of.State.suspect: " is suspect: it differs from its seal; its times don't say whether somebody changed it",
+}
 
 
 def _described(finding: Finding) -> str:
@@ -391,3 +413,43 @@ def repair(source: Path, out: Path, format_choice: str, force: bool) -> None:
         sys.exit(CORRUPT)
     click.echo(f"{len(outcome.repaired)} repaired; one of them is wrong with a chance of {outcome.chance:.1e} at most")
     sys.exit(CORRUPT if outcome.remaining else CLEAN)
+
+
+@click.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--append-only", is_flag=True, help="The files will only grow: what they hold now stays.")
+@click.option("--again", is_flag=True, help="Replace seals that are there already.")
+def seal(paths: tuple[Path, ...], append_only: bool, again: bool) -> None:
+    """Write checksums beside each file, for files whose format has none; `verify` compares them.
+
+    Directories are walked. A file that has a seal keeps it, whatever the file is by now, unless --again. Exit status: 0
+    if all are sealed, 2 if one could not be.
+    """
+    walk = _Walk()
+    sealed = kept = 0
+    with _stopping_at_interrupt():
+        _warn_if_slow()
+        files = [file for path in paths for file in walk.files(path) if not file.path.name.endswith(seal_of.SUFFIX)]
+        with _progress(sum(file.size for file in files)) as advance:
+            for file in files:
+                beside = seal_of.path_for(file.path)
+                if not again and os.path.lexists(beside):
+                    kept += 1
+                else:
+                    sealed += _seal(file, beside, append_only, walk)
+                advance(file.size)
+    click.echo(f"{sealed} sealed, {kept} kept the seal they had")
+    sys.exit(TROUBLE if walk.troubles else CLEAN)
+
+
+def _seal(file: _File, beside: Path, append_only: bool, walk: _Walk) -> bool:
+    try:
+        with _opened(file.path, follow=file.follow) as fd:
+            seal_of.write(beside, seal_of.make(fd, append_only=append_only))
+    except OSError as error:
+        walk.trouble(file.path, error)
+        return False
+    except seal_of.ChangedMeanwhile:
+        walk.trouble(file.path, "somebody wrote it while it was read; seal it when it is at rest")
+        return False
+    return True

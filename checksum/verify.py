@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checksum import seal as seal_of
 from checksum.files import read_chunks
 from checksum.finding import Finding, Record, Unreadable, Verdict, merge
 from checksum.formats import FORMATS
@@ -26,6 +27,7 @@ class FileReport:
     bytes: int
     records: int = 0  # intact ones
     findings: tuple[Finding, ...] = ()  # merged
+    seal: seal_of.State | None = None  # what its seal says, where it was verified against one
     settling: int = 0  # how many of the last findings are the end of a file that may still be growing
 
     @property
@@ -66,7 +68,20 @@ def verify_file(fd: int, path: Path, format: str, now_s: float, pace: Callable[[
     changed = (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size)
     is_settling = changed or now_s - after.st_mtime < SETTLING_S
     settling = _unfinished(merged, end) if is_settling else 0
-    return FileReport(path, format, before.st_size, records, merged, settling)
+    return FileReport(path, format, before.st_size, records, merged, settling=settling)
+
+
+def verify_sealed(fd: int, path: Path, pace: Callable[[int], None]) -> FileReport:
+    """Verifies the file against the seal beside it; `changed` if somebody wrote it since.
+
+    Raises:
+        SealDamaged: there is a seal, but it isn't intact.
+        OSError: reading failed, of the file or its seal.
+    """
+    verified = seal_of.verify(fd, seal_of.read(seal_of.path_for(path)), pace)
+    return FileReport(
+        path, "seal", os.fstat(fd).st_size, verified.parts, tuple(merge(verified.findings)), seal=verified.state
+    )
 
 
 def mismatches(fd: int, format: str) -> Iterator[Finding]:
@@ -94,7 +109,7 @@ def _unfinished(findings: tuple[Finding, ...], end: int) -> int:
 
 def as_json(report: FileReport) -> dict[str, Any]:
     """The report as one entry of "files" in `verify --json`."""
-    return {
+    return ({"seal": str(report.seal)} if report.seal else {}) | {
         "path": str(report.path),
         "format": report.format,
         "bytes": report.bytes,

@@ -1,0 +1,245 @@
+"""Seals: checksums beside a file whose format has none, and what they say about it later.
+
+Enters: an open file. Leaves: a Seal (CRC-32C of every 64 KiB, SHA-256 of the whole, and what the file system said of
+the file), or findings against one. A seal is stored as a LevelDB log, so that it tells damage to itself; the grammar
+stands in checksum/README.md. A file that somebody may have changed since is never called damaged, and never sealed anew
+by itself.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from checksum import leveldb_log
+from checksum.crc32c import crc32c, locate_exponent
+from checksum.durable import replace_file
+from checksum.files import open_regular, read_chunks
+from checksum.finding import Finding, Flip, Record, Unreadable, Verdict
+
+SUFFIX = ".flipwatch-seal"
+PART_BYTES = 65536
+_VERSION = 1
+_PARTS_PER_RECORD = 8192
+_CRC_BITS = 32
+
+Pace = Callable[[int], None]  # hears how many bytes were read; may wait
+
+
+class ChangedMeanwhile(Exception):
+    """Somebody wrote the file while it was being read."""
+
+
+class SealDamaged(Exception):
+    """The seal itself isn't what was written."""
+
+
+class State(StrEnum):
+    """What a seal says about its file."""
+
+    intact = "intact"
+    rotted = "rotted"  # it differs, though the file system knows of no change since it was sealed
+    suspect = "suspect"  # it differs, and only its inode or the time of its last status change is another
+    changed = "changed"  # its size or modification time is another: somebody wrote it, nothing can be said
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What a file was when it was sealed; `crcs` holds at least one part, also of an empty file."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    append_only: bool  # the user promised: only the sealed beginning is compared, however the file grew
+    sha256: str
+    crcs: "array[int]"
+
+    def state_of(self, status: os.stat_result) -> State:
+        """How a difference in content is to be taken."""
+        if self.append_only:
+            return State.rotted
+        if (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns):
+            return State.changed
+        same = (status.st_ctime_ns, status.st_ino) == (self.ctime_ns, self.inode)
+        return State.rotted if same else State.suspect
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a file is against its seal: `parts` are the intact ones; nothing was compared if it has changed."""
+
+    state: State
+    parts: int
+    findings: tuple[Finding, ...]
+
+
+def path_for(path: Path) -> Path:
+    """Where the seal of `path` is."""
+    return path.with_name(path.name + SUFFIX)
+
+
+def make(fd: int, *, append_only: bool = False) -> Seal:
+    """The seal of a file as it is now.
+
+    Raises:
+        ChangedMeanwhile: it was written while it was read.
+        OSError: it can't be read, even in part.
+    """
+    before = os.fstat(fd)
+    digest, crcs = hashlib.sha256(), array("I")
+    for part in _parts(read_chunks(fd, 0, before.st_size)):
+        if part.has_hole:
+            raise OSError(5, "the disk does not give all of it")
+        digest.update(part.data)
+        crcs.append(crc32c(part.data))
+    if _content(before) != _content(os.fstat(fd)):
+        raise ChangedMeanwhile
+    return Seal(
+        before.st_size,
+        before.st_mtime_ns,
+        before.st_ctime_ns,
+        before.st_ino,
+        append_only,
+        digest.hexdigest(),
+        crcs or array("I", [crc32c(b"")]),
+    )
+
+
+def _content(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def write(path: Path, seal: Seal) -> None:
+    """Stores the seal at `path`, whole or not at all."""
+    header = {name: getattr(seal, name) for name in _FIELDS} | {"version": _VERSION}
+    with replace_file(path) as file:
+        size = 0
+        for payload in (json.dumps(header).encode(), *_packed(seal.crcs)):
+            framed = leveldb_log.encode(payload, size)
+            file.write(framed)
+            size += len(framed)
+
+
+_FIELDS = {"size": int, "mtime_ns": int, "ctime_ns": int, "inode": int, "append_only": bool, "sha256": str}
+
+
+def _packed(crcs: "array[int]") -> Iterator[bytes]:
+    for begin in range(0, len(crcs), _PARTS_PER_RECORD):
+        piece = crcs[begin : begin + _PARTS_PER_RECORD]
+        if sys.byteorder == "big":
+            piece.byteswap()
+        yield piece.tobytes()
+
+
+def read(path: Path) -> Seal:
+    """The seal stored at `path`.
+
+    Raises:
+        SealDamaged: it is no intact seal.
+        OSError: it can't be read.
+    """
+    fd = open_regular(path, follow=False)
+    try:
+        items = list(leveldb_log.scan(read_chunks(fd, 0, os.fstat(fd).st_size)))
+    finally:
+        os.close(fd)
+    payloads = [item.data for item in items if isinstance(item, Record) and item.data is not None]
+    if not payloads or len(payloads) != len(items):
+        raise SealDamaged
+    return _unpacked(payloads)
+
+
+def _unpacked(payloads: list[bytes]) -> Seal:
+    try:
+        header = json.loads(payloads[0])
+        if header["version"] != _VERSION or any(type(header[name]) is not kind for name, kind in _FIELDS.items()):
+            raise SealDamaged
+        crcs = array("I")
+        crcs.frombytes(b"".join(payloads[1:]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise SealDamaged from error
+    if sys.byteorder == "big":
+        crcs.byteswap()
+    if header["size"] < 0 or len(crcs) != max(1, -(-header["size"] // PART_BYTES)):
+        raise SealDamaged
+    return Seal(**{name: header[name] for name in _FIELDS}, crcs=crcs)
+
+
+def verify(fd: int, seal: Seal, pace: Pace) -> Verified:
+    """The file against its seal.
+
+    Raises:
+        OSError: reading failed, other than by a disk that would not give some of the bytes.
+    """
+    before = os.fstat(fd)
+    if seal.state_of(before) is State.changed:
+        return Verified(State.changed, 0, ())
+    findings: list[Finding] = []
+    digest, end, intact = hashlib.sha256(), 0, 0
+    for part, expected in zip(_parts(read_chunks(fd, 0, seal.size)), seal.crcs, strict=False):
+        digest.update(part.data)
+        end = part.begin + len(part.data)
+        finding = _finding(part, expected, min(seal.size, part.begin + PART_BYTES))
+        if finding is None:
+            intact += 1
+        else:
+            findings.append(finding)
+        pace(len(part.data))
+    if end < seal.size:
+        findings.append(Finding(end, seal.size, Verdict.torn))
+    elif not findings and digest.hexdigest() != seal.sha256:  # a change that the checksums of the parts don't see
+        findings.append(Finding(0, seal.size, Verdict.skipped))
+    after = os.fstat(fd)
+    if not seal.append_only and _content(before) != _content(after):
+        return Verified(State.changed, 0, ())
+    state = seal.state_of(after) if findings else State.intact
+    return Verified(state, intact if seal.size or findings else 1, tuple(findings))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    begin: int
+    data: bytes  # a hole is zeros
+    has_hole: bool
+
+
+def _parts(chunks: Iterable[bytes | Unreadable]) -> Iterator[_Part]:
+    begin, data, has_hole = 0, bytearray(), False
+    for chunk in chunks:
+        is_hole = isinstance(chunk, Unreadable)
+        rest = memoryview(bytes(chunk.length) if isinstance(chunk, Unreadable) else chunk)
+        while rest:
+            piece = rest[: PART_BYTES - len(data)]
+            data += piece
+            has_hole = has_hole or is_hole
+            rest = rest[len(piece) :]
+            if len(data) == PART_BYTES:
+                yield _Part(begin, bytes(data), has_hole)
+                begin, data, has_hole = begin + PART_BYTES, bytearray(), False
+    if data:
+        yield _Part(begin, bytes(data), has_hole)
+
+
+def _finding(part: _Part, expected: int, sealed_end: int) -> Finding | None:
+    """What is wrong with the part, or None."""
+    end = part.begin + len(part.data)
+    if part.has_hole:
+        return Finding(part.begin, end, Verdict.unreadable)
+    if end < sealed_end:
+        return Finding(part.begin, end, Verdict.torn)
+    computed = crc32c(part.data)
+    if computed == expected:
+        return None
+    exponent = locate_exponent(expected ^ computed, _CRC_BITS + 8 * len(part.data))
+    if exponent < _CRC_BITS:
+        return Finding(part.begin, end, Verdict.skipped, expected, computed)
+    byte_from_end, bit_from_top = divmod(exponent - _CRC_BITS, 8)
+    at, bit = len(part.data) - 1 - byte_from_end, 7 - bit_from_top
+    flip = Flip(part.begin + at, bit, part.data[at] >> bit & 1)
+    return Finding(part.begin, end, Verdict.flipped, expected, computed, flip)
