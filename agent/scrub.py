@@ -204,11 +204,11 @@ def volume(proc: Path, device_number: int) -> str:
     """
     numbers = f"{os.major(device_number)}:{os.minor(device_number)}"
     try:
-        lines = (proc / "self/mountinfo").read_text(errors="replace").splitlines()
+        lines = (proc / "self/mountinfo").read_text(errors="replace").split("\n")
     except OSError:
         lines = []
     for line in lines:
-        words = line.split()
-        if words[2] == numbers:
-            return words[words.index("-") + 2]
+        mount, _, source = line.partition(" - ")
+        if mount.split(" ")[2:3] == [numbers]:
+            return source.split(" ")[1] or numbers
     return numbers

@@ -338,7 +338,9 @@ class StoreScrub:
                 section.records += 1
             else:
                 section.add(item)
-            if time.monotonic() - self._committed_s >= CHECKPOINT_S:
+            # between two records, so that what follows can be judged without what came before
+            is_boundary = isinstance(item, Record) or item.verdict is Verdict.zeros
+            if is_boundary and time.monotonic() - self._committed_s >= CHECKPOINT_S:
                 faults, changes = self._close(file, section, item.end)
                 advance(item.end, False, item.end - section.begin)
                 self._commit(faults, changes)

@@ -41,6 +41,7 @@ class Daemon:
     settings: dict[str, Any] = field(default_factory=dict)
     stores: list[dict[str, Any]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    prefix: list[str] = field(default_factory=list)  # a program that starts it
     process: subprocess.Popen | None = None
     log: list[str] = field(default_factory=list)
     _reader: threading.Thread | None = None
@@ -68,7 +69,7 @@ class Daemon:
         return config
 
     def start(self) -> "Daemon":
-        command = [sys.executable, "-m", "flipwatch", self.command, "--config", str(self.write_config())]
+        command = [*self.prefix, sys.executable, "-m", "flipwatch", self.command, "--config", str(self.write_config())]
         self.log = []
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, **self.environment}
