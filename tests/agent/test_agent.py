@@ -275,3 +275,21 @@ def test_killed_in_a_loop_the_follower_ends_with_exactly_the_injected_errors(roo
         assert counted == injected and sum(injected.values()) == total([mc])
         metrics = agent.metrics()
         assert {device: metrics[errors_metric(device)] for device in injected} == injected
+
+
+def test_what_changes_back_while_the_journal_cannot_be_written_has_changed_back(root: Path) -> None:
+    mc = controller(root / "sys")
+
+    def polled_once_more() -> None:
+        before_ns = agent.faults()[0].complete_until_ns
+        eventually(lambda: agent.faults()[0].complete_until_ns > before_ns + 2 * 10**8)
+
+    with Daemon(root) as agent:
+        resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        for label in ("another", "label of dimm0"):
+            mc.set("dimm0/dimm_label", label)
+            polled_once_more()
+        resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        mc.inject("dimm1")
+        eventually(lambda: agent.faults()[1])
+        assert 'label="label of dimm0"' in agent.get("/metrics")[1] and "another" not in agent.get("/metrics")[1]
