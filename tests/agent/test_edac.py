@@ -382,6 +382,8 @@ def test_every_error_is_booked_once_however_the_polls_fall(tmp_path_factory, ste
     for step in steps:
         if isinstance(step, tuple):
             place, count, kind = step
+            if place == "surplus" or hidden.exists():
+                count = count % 2**26 + 1  # what no place shows must stay below 2**31 in an epoch
             if since_poll[kind] + count < 2**31:  # no machine counts more between two looks at a counter
                 inject(mc, place, count, kind)
                 since_poll[kind] += count
