@@ -12,8 +12,8 @@ from pathlib import Path
 
 from agent.config import MIB, StoreSettings
 from checksum import files
-from checksum.finding import Finding, Record, Unreadable, Verdict, merge
-from checksum.formats import FORMATS
+from checksum.finding import Finding, Unreadable, Verdict, merge
+from checksum.formats import FORMATS, verify
 
 PIECE_BYTES = 128 << 10
 PAGE_BYTES = 4096
@@ -132,25 +132,29 @@ def back_off_s(pressure_percent: float | None, limit_percent: float) -> float:
     return min(BACK_OFF_MAX_S, pressure_percent - limit_percent)
 
 
-def polite_chunks(fd: int, begin: int, end: int, before_piece: Callable[[int], None]) -> Iterator[bytes | Unreadable]:
+def polite_chunks(
+    fd: int, begin: int, end: int, before_piece: Callable[[int], None]
+) -> Iterator[memoryview | Unreadable]:
     """Bytes [begin, end) of a file; the page cache afterwards holds what it held before.
 
+    A piece is gone when the next is asked for.
     A read with RWF_NOWAIT returns only what is in the cache already. What it doesn't return is read from the disk and
     dropped again. Readahead is off, or it would bring in pages that then look as if they had been there.
     """
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    buffer = bytearray(PIECE_BYTES)
     offset = begin
     while offset < end:
         size = min(PIECE_BYTES, end - offset)
         before_piece(size)
-        resident = _read_resident(fd, offset, size)
+        resident = _read_resident(fd, offset, memoryview(buffer)[:size])
         if resident:
             yield resident
             offset += len(resident)
             size -= len(resident)
         if size:
             missing = 0
-            for chunk in files.read_chunks(fd, offset, offset + size, chunk_bytes=size):
+            for chunk in files.read_views(fd, offset, offset + size, buffer):
                 missing += chunk.length if isinstance(chunk, Unreadable) else len(chunk)
                 yield chunk
             drop_from_cache(fd, offset, size)
@@ -159,13 +163,12 @@ def polite_chunks(fd: int, begin: int, end: int, before_piece: Callable[[int], N
             offset += missing
 
 
-def _read_resident(fd: int, offset: int, size: int) -> bytes:
-    buffer = bytearray(size)
+def _read_resident(fd: int, offset: int, buffer: memoryview) -> memoryview:
     try:
         count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
     except OSError:  # nothing is resident (EAGAIN), or the filesystem can't say (EOPNOTSUPP)
-        return b""
-    return bytes(memoryview(buffer)[: count - count % PAGE_BYTES if count < size else count])
+        count = 0
+    return buffer[: count - count % PAGE_BYTES if count < len(buffer) else count]
 
 
 def drop_from_cache(fd: int, offset: int, size: int) -> None:
@@ -185,9 +188,8 @@ def confirm(
     block_end = min(os.fstat(fd).st_size, -(-end // form.BLOCK_BYTES) * form.BLOCK_BYTES)
     drop_from_cache(fd, begin, block_end - begin)
     chunks = polite_chunks(fd, begin, block_end, before_piece)
-    scan = form.scan(chunks, offset=begin, resumed=begin > 0, with_data=False)
-    inside = (item for item in scan if not isinstance(item, Record) and item.end > found[0].begin and item.begin < end)
-    again = list(merge(inside))
+    items = verify(format_name, chunks, offset=begin, resumed=begin > 0, begin=found[0].begin)
+    again = list(merge(item for item in items if isinstance(item, Finding) and item.begin < end))
     standing = {(item.begin, item.end) for item in again}
     passing = [
         Finding(item.begin, item.end, Verdict.transient, item.stored, item.computed, item.flip)

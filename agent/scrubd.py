@@ -32,8 +32,8 @@ from agent.novelty import History
 from agent.reconcile import Changes
 from agent.report import RecordFault
 from checksum import files
-from checksum.finding import Finding, Record, Verdict, merge
-from checksum.formats import FORMATS, recognise
+from checksum.finding import Finding, Intact, Verdict, merge
+from checksum.formats import FORMATS, recognise, verify
 
 CHECKPOINT_S = 10.0
 RETRY_S = 5.0
@@ -326,16 +326,13 @@ class StoreScrub:
 
     def _scan(self, file: _OpenFile, advance: Advance) -> None:
         """Judges the file from its `scan_begin` on; `advance` hears how far that is (offset, whole file?, bytes)."""
-        form = FORMATS[file.format]
         begin, size = file.scan_begin, file.status.st_size
-        start = begin - begin % form.BLOCK_BYTES
+        start = begin - begin % FORMATS[file.format].BLOCK_BYTES
         chunks = scrub.polite_chunks(file.fd, start, size, self._before_piece)
         section = self._section(file, begin)
-        for item in form.scan(chunks, offset=start, resumed=start > 0, with_data=False):
-            if item.end <= begin:  # judged before the last stop
-                continue
-            if isinstance(item, Record):
-                section.records += 1
+        for item in verify(file.format, chunks, offset=start, resumed=start > 0, begin=begin):
+            if isinstance(item, Intact):
+                section.records += item.records
             else:
                 section.add(item)
             if time.monotonic() - self._committed_s >= CHECKPOINT_S:

@@ -166,9 +166,9 @@ static PyObject *py_leveldb_walk(PyObject *module, PyObject *args) {
     Py_buffer view;
     Py_ssize_t block_bytes, position;
     long long offset, counted_from;
-    log_walk_t walk = {0};
-    if (!PyArg_ParseTuple(args, "y*nnLLLLp", &view, &block_bytes, &position, &offset, &counted_from, &walk.settled,
-                          &walk.open_begin, &walk.is_leading))
+    log_walk_t walk = {.settled = -1};
+    if (!PyArg_ParseTuple(args, "y*nnLLLp", &view, &block_bytes, &position, &offset, &counted_from, &walk.open_begin,
+                          &walk.is_leading))
         return NULL;
     int is_sane = lies_in(&view, position);
     if (is_sane && block_bytes < 1) {
@@ -223,8 +223,8 @@ static PyMethodDef methods[] = {
     {"leveldb_run", py_leveldb_run, METH_VARARGS,
      "leveldb_run(block, position, offset, is_full, with_data): the intact fragments of a LevelDB log from a position."},
     {"leveldb_walk", py_leveldb_walk, METH_VARARGS,
-     "leveldb_walk(blocks, block_bytes, position, offset, counted_from, settled, open_begin, is_leading) -> (position, "
-     "settled, records, open_begin, is_leading): over the intact records of whole blocks; log_walk_t explains."},
+     "leveldb_walk(blocks, block_bytes, position, offset, counted_from, open_begin, is_leading) -> (position, settled, "
+     "records, open_begin, is_leading): over the intact records of whole blocks; log_walk_t explains."},
     {"zeros_end", py_zeros_end, METH_VARARGS, "zeros_end(buffer, position): where the zeros that begin there end."},
     {NULL, NULL, 0, NULL},
 };

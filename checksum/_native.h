@@ -59,7 +59,7 @@ size_t past_trailer(const uint8_t *block, size_t size, size_t end, int is_full);
 /* Where a walk through a log stands. Positions lie in the buffer, everything else in the file. */
 typedef struct {
     size_t position;      /* everything before it is intact */
-    long long settled;    /* the end of the last record that is complete; as it was given if there is none */
+    long long settled;    /* the end of the last record that was completed; -1 if none was */
     long long records;    /* how many were completed that end after `counted_from` */
     long long open_begin; /* where the record begins whose last fragment is still to come; -1: there is none */
     int is_leading;       /* so far nothing but the rest of a record that began before the walk */

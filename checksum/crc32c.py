@@ -2,7 +2,8 @@
 
 Enters: any contiguous buffer. Leaves: a 32-bit checksum, or the exponent that tells which bit flipped. A C kernel is
 used only if it gave the right answers for the vectors of RFC 3720 at import: a checksum that computes wrongly would
-call every intact record corrupt. `kernels()` lists those that did, `use` chooses one, `implementation()` says what runs.
+call every intact record corrupt. `kernels()` lists those that did, `use` chooses one, `implementation()` says which
+runs.
 """
 
 import importlib

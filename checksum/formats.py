@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from checksum import leveldb_log
-from checksum.finding import Finding, Record, Unreadable
+from checksum.crc32c import Buffer
+from checksum.finding import Finding, Intact, Record, Tally, Unreadable
 
 SAMPLES_FIRST, SAMPLES_SPREAD = 4, 12  # blocks from the start, and spread over the rest
 
@@ -23,7 +24,7 @@ class Format(Protocol):
 
     def scan(
         self,
-        chunks: Iterable[bytes | Unreadable],
+        chunks: Iterable[Buffer | Unreadable],
         *,
         offset: int = 0,
         resumed: bool = False,
@@ -33,6 +34,29 @@ class Format(Protocol):
 
 
 FORMATS: dict[str, Format] = {"leveldb-log": leveldb_log}
+_IN_C = {"leveldb-log": leveldb_log.verify}  # the formats that can count their intact records without making them
+TOLD_BYTES = 2**20
+
+
+def verify(
+    name: str, chunks: Iterable[Buffer | Unreadable], *, offset: int = 0, resumed: bool = False, begin: int = 0
+) -> Iterator[Intact | Finding]:
+    """What the scan of a format says, with intact records counted instead of returned, in the fastest way there is.
+
+    Args:
+        chunks, offset, resumed: as for the format's `scan`.
+        begin: records and findings that end at or before this offset in the file are passed over.
+    """
+    if name in _IN_C:
+        yield from _IN_C[name](chunks, offset=offset, resumed=resumed, begin=begin)
+        return
+    tally, told_end = Tally(max(offset, begin)), offset
+    for item in FORMATS[name].scan(chunks, offset=offset, resumed=resumed, with_data=False):
+        yield from tally.add(item)
+        if item.end >= told_end + TOLD_BYTES:
+            told_end = item.end
+            yield from tally.told()
+    yield from tally.told()
 
 
 def recognise(read_at: Callable[[int, int], bytes], size: int) -> str | None:

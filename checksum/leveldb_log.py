@@ -1,16 +1,17 @@
 """The LevelDB log format (leveldb doc/log_format.md): write, read, and what is wrong with it.
 
-Enters: the bytes of a file, cut anywhere into chunks. Leaves: intact records and findings that tile those bytes. Memory
-is bounded by one block and one record. A damaged record is never returned as a record: every fragment of a Record
-passed its checksum, and no hole lies between them. The grammar and the rules at damage stand in checksum/README.md.
+Enters: the bytes of a file, cut anywhere into chunks. Leaves: intact records (or how many there are) and findings that
+tile those bytes. Memory is bounded by one chunk, one block and one record. A damaged record is never returned as a
+record: every fragment of a Record passed its checksum, and no hole lies between them. The grammar and the rules at
+damage stand in checksum/README.md.
 """
 
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from checksum.crc32c import crc32c, extension, locate_exponent, mask, unmask
-from checksum.finding import Finding, Flip, Record, Unreadable, Verdict
+from checksum.crc32c import Buffer, crc32c, extension, locate_exponent, mask, unmask
+from checksum.finding import Finding, Flip, Intact, Record, Tally, Unreadable, Verdict
 
 BLOCK_BYTES = 32768
 HEADER_BYTES = 7  # masked checksum of type and payload (4), length of the payload (2), type (1); little-endian
@@ -52,7 +53,7 @@ def _fragment(kind: int, data: bytes) -> bytes:
 
 
 def scan(
-    chunks: Iterable[bytes | Unreadable],
+    chunks: Iterable[Buffer | Unreadable],
     *,
     offset: int = 0,
     resumed: bool = False,
@@ -62,7 +63,8 @@ def scan(
     """Intact records and findings, in file order; they tile the bytes of `chunks`, which begin at file offset `offset`.
 
     Args:
-        chunks: consecutive pieces of a file, cut anywhere; a stretch that couldn't be read is an Unreadable.
+        chunks: consecutive pieces of a file, cut anywhere; a stretch that couldn't be read is an Unreadable. Each is
+            done with when the next is asked for, so that all may lie in one buffer.
         offset: a multiple of BLOCK_BYTES.
         resumed: the scan goes on in the middle of a file, so that leading fragments may belong to a record begun before
             `offset`. What is here of such a record is one Record without data.
@@ -72,17 +74,34 @@ def scan(
     assert offset % BLOCK_BYTES == 0, "a scan begins at a block"
     assert record_bytes_max >= BLOCK_BYTES, "a record within one block is never too long"
     assembly = _Assembly(with_data, record_bytes_max, resumed)
-    for block in _blocks(chunks, offset):
-        for fragments, findings in _runs(block, with_data):
-            for fragment in fragments:
-                if fragment[0] == FULL and assembly.is_idle:  # the short way that most records take
-                    yield Record(*fragment[1:])
-                else:
-                    yield from assembly.add(fragment)
-            for finding in findings:
-                yield from assembly.drop(Verdict.torn if finding.verdict in _UNWRITTEN else Verdict.skipped)
-                yield finding
+    for stretch in _stretches(chunks, offset):
+        for begin in range(0, len(stretch.data), BLOCK_BYTES):
+            yield from assembly.read(stretch.block_at(begin), 0)
     yield from assembly.drop(Verdict.torn)
+
+
+def verify(
+    chunks: Iterable[Buffer | Unreadable], *, offset: int = 0, resumed: bool = False, begin: int = 0
+) -> Iterator[Intact | Finding]:
+    """What `scan` says, with intact records counted instead of returned; in C as long as nothing is wrong.
+
+    Args:
+        chunks, offset, resumed: as for `scan`; chunks of many blocks that begin at a block are the fastest.
+        begin: records and findings that end at or before this offset in the file are passed over.
+    """
+    assert offset % BLOCK_BYTES == 0, "a scan begins at a block"
+    assembly = _Assembly(with_data=False, record_bytes_max=RECORD_BYTES_MAX, resumed=resumed)
+    tally = Tally(max(offset, begin))
+    for stretch in _stretches(chunks, offset):
+        position = _walk(stretch, 0, begin, assembly, tally)
+        while position < len(stretch.data):
+            items, position = _past_damage(stretch, position, assembly)
+            for item in items:
+                yield from tally.add(item)
+            position = _walk(stretch, position, begin, assembly, tally)
+        yield from tally.told()
+    for finding in assembly.drop(Verdict.torn):
+        yield from tally.add(finding)
 
 
 # An intact fragment: type, begin and end in the file (with header and trailer), payload if it is wanted.
@@ -93,8 +112,36 @@ def recognises(block: bytes) -> bool:
     """Whether one block of a file holds a fragment of this format: an intact one, or one whose flipped bit is known."""
     return any(
         fragments or any(finding.verdict is Verdict.flipped and finding.stored is not None for finding in findings)
-        for fragments, findings in _runs(_Block(0, memoryview(block), []), with_data=False)
+        for fragments, findings in _runs(_Block(0, memoryview(block), []), 0, with_data=False)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """One block of the file; only the last may be shorter than BLOCK_BYTES. Bytes in a hole are unknown (here zero)."""
+
+    begin: int
+    data: memoryview
+    holes: list[tuple[int, int]]  # positions in data
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.data) == BLOCK_BYTES
+
+    def has_hole(self, begin: int, end: int) -> bool:
+        return any(hole_begin < end and begin < hole_end for hole_begin, hole_end in self.holes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Whole blocks of the file, of which the last of all may be shorter; only one that is alone has holes."""
+
+    begin: int
+    data: memoryview
+    holes: list[tuple[int, int]]
+
+    def block_at(self, position: int) -> _Block:
+        return _Block(self.begin + position, self.data[position : position + BLOCK_BYTES], self.holes)
 
 
 class _Assembly:
@@ -110,8 +157,29 @@ class _Assembly:
         self._pieces: list[bytes] = []
 
     @property
-    def is_idle(self) -> bool:
-        return not (self._open or self._leading)
+    def state(self) -> tuple[int, bool]:
+        """Where the open record begins (-1: there is none), and whether only the rest of an earlier one was seen."""
+        return self._begin if self._open else -1, self._leading and not self._open
+
+    def go_on(self, end: int, open_begin: int, is_leading: bool) -> None:
+        """Takes over the state of a walk, without data, that came to the offset `end`."""
+        self._open, self._leading, self._begin, self._end = open_begin >= 0, is_leading, open_begin, end
+
+    def read(self, block: _Block, position: int) -> Iterator[Record | Finding]:
+        """The block from `position` on, as records and findings."""
+        for fragments, findings in _runs(block, position, self._with_data):
+            for fragment in fragments:
+                if fragment[0] == FULL and not (self._open or self._leading):  # the short way that most records take
+                    yield Record(*fragment[1:])
+                else:
+                    yield from self.add(fragment)
+            yield from self.lose(findings)
+
+    def lose(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+        """The findings, each after what it made of the record whose fragments were being collected."""
+        for finding in findings:
+            yield from self.drop(Verdict.torn if finding.verdict in _UNWRITTEN else Verdict.skipped)
+            yield finding
 
     def add(self, fragment: _Fragment) -> Iterator[Record | Finding]:
         kind, begin, end, payload = fragment
@@ -157,23 +225,8 @@ class _Assembly:
         return self._length_bytes > self._record_bytes_max
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """One block of the file; only the last may be shorter than BLOCK_BYTES. Bytes in a hole are unknown (here zero)."""
-
-    begin: int
-    data: memoryview
-    holes: list[tuple[int, int]]  # positions in data
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.data) == BLOCK_BYTES
-
-    def has_hole(self, begin: int, end: int) -> bool:
-        return any(hole_begin < end and begin < hole_end for hole_begin, hole_end in self.holes)
-
-
-def _blocks(chunks: Iterable[bytes | Unreadable], offset: int) -> Iterator[_Block]:
+def _stretches(chunks: Iterable[Buffer | Unreadable], offset: int) -> Iterator[_Stretch]:
+    """The chunks as whole blocks, without a copy of those that lie in one chunk."""
     data = bytearray()
     holes: list[tuple[int, int]] = []
     for chunk in chunks:
@@ -182,22 +235,51 @@ def _blocks(chunks: Iterable[bytes | Unreadable], offset: int) -> Iterator[_Bloc
         length = chunk.length if isinstance(chunk, Unreadable) else len(chunk)
         taken = 0
         while taken < length:
+            whole = 0 if data or is_hole else (length - taken) // BLOCK_BYTES * BLOCK_BYTES
+            if whole:
+                yield _Stretch(offset, view[taken : taken + whole], [])
+                offset, taken = offset + whole, taken + whole
+                continue
             step = min(BLOCK_BYTES - len(data), length - taken)
             if is_hole:
                 holes.append((len(data), len(data) + step))
             data += bytes(step) if is_hole else view[taken : taken + step]
             taken += step
             if len(data) == BLOCK_BYTES:
-                yield _Block(offset, memoryview(data), holes)
+                yield _Stretch(offset, memoryview(data), holes)
                 offset += BLOCK_BYTES
                 data, holes = bytearray(), []
     if data:
-        yield _Block(offset, memoryview(data), holes)
+        yield _Stretch(offset, memoryview(data), holes)
 
 
-def _runs(block: _Block, with_data: bool) -> Iterator[tuple[list[_Fragment], list[Finding]]]:
-    """Runs of intact fragments in turn with the findings between them; they tile the block."""
-    position = 0
+def _walk(stretch: _Stretch, position: int, begin: int, assembly: _Assembly, tally: Tally) -> int:
+    """The end of the intact fragments from `position` on, which it counts; `position` where C can't look."""
+    if extension is None or stretch.holes:
+        return position
+    walked: tuple[int, int, int, int, bool] = extension.leveldb_walk(
+        stretch.data, BLOCK_BYTES, position, stretch.begin, begin, *assembly.state
+    )
+    end, intact_end, records, open_begin, is_leading = walked
+    tally.add_intact(intact_end, records)
+    assembly.go_on(stretch.begin + end, open_begin, is_leading)
+    return end
+
+
+def _past_damage(stretch: _Stretch, position: int, assembly: _Assembly) -> tuple[Iterator[Record | Finding], int]:
+    """What is to be said from a place on where something isn't intact, and where that ends."""
+    zeros_end = position
+    if extension is not None and not stretch.holes:
+        zeros_end = extension.zeros_end(stretch.data, position) // BLOCK_BYTES * BLOCK_BYTES
+    if zeros_end > position:  # a sparse file may hold a million blocks of them
+        zeros = Finding(stretch.begin + position, stretch.begin + zeros_end, Verdict.zeros)
+        return assembly.lose([zeros]), zeros_end
+    block = stretch.block_at(position - position % BLOCK_BYTES)
+    return assembly.read(block, position % BLOCK_BYTES), block.begin - stretch.begin + len(block.data)
+
+
+def _runs(block: _Block, position: int, with_data: bool) -> Iterator[tuple[list[_Fragment], list[Finding]]]:
+    """Runs of intact fragments in turn with the findings between them; they tile the block from `position` on."""
     while position < len(block.data):
         fragments = _intact_run(block, position, with_data)
         if fragments:

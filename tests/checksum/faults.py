@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from checksum import leveldb_log
-from checksum.finding import Finding, Flip, Record, Unreadable
+from checksum.finding import Finding, Flip, Intact, Record, Unreadable
 
-Item = Record | Finding
+Item = Record | Intact | Finding
 
 
 @dataclass(frozen=True)
