@@ -188,7 +188,7 @@ def confirm(
     block_end = min(os.fstat(fd).st_size, -(-end // form.BLOCK_BYTES) * form.BLOCK_BYTES)
     drop_from_cache(fd, begin, block_end - begin)
     chunks = polite_chunks(fd, begin, block_end, before_piece)
-    items = verify(format_name, chunks, offset=begin, resumed=begin > 0, begin=found[0].begin)
+    items = verify(format_name, chunks, offset=begin, resumed=begin < found[0].begin, begin=found[0].begin)
     again = list(merge(item for item in items if isinstance(item, Finding) and item.begin < end))
     standing = {(item.begin, item.end) for item in again}
     passing = [

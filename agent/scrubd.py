@@ -31,8 +31,8 @@ from agent.journal import Journal
 from agent.novelty import History
 from agent.reconcile import Changes
 from agent.report import RecordFault
-from checksum import files
-from checksum.finding import Finding, Intact, Verdict, merge
+from checksum import crc32c, files
+from checksum.finding import Finding, Verdict, merge
 from checksum.formats import FORMATS, recognise, verify
 
 CHECKPOINT_S = 10.0
@@ -66,6 +66,7 @@ class Scrubber:
     def run(self) -> None:
         """Until `stop` is called."""
         _be_nice()
+        crc32c.use(_kernel(self.config.agent.checksum_kernel))
         with contextlib.suppress(Stopped):
             self._forget_other_stores()
         threads = [
@@ -330,11 +331,13 @@ class StoreScrub:
         start = begin - begin % FORMATS[file.format].BLOCK_BYTES
         chunks = scrub.polite_chunks(file.fd, start, size, self._before_piece)
         section = self._section(file, begin)
-        for item in verify(file.format, chunks, offset=start, resumed=start > 0, begin=begin):
-            if isinstance(item, Intact):
-                section.records += item.records
-            else:
+        # An item ended at `begin`; if that lies within a block, the block may open with the rest of an earlier one.
+        for item in verify(file.format, chunks, offset=start, resumed=start < begin, begin=begin):
+            if isinstance(item, Finding):
                 section.add(item)
+                continue
+            section.records += item.records
+            # Never just behind damage: what it is called may depend on both sides of it, which are then judged apart.
             if time.monotonic() - self._committed_s >= CHECKPOINT_S:
                 faults, changes = self._close(file, section, item.end)
                 advance(item.end, False, item.end - section.begin)
@@ -457,6 +460,13 @@ def _is_gone(path: Path) -> bool:
 def _readable(path: Path) -> str:
     """A file's name may be any bytes; a fault line is Unicode."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _kernel(choice: str) -> str:
+    """AVX-512 may lower the clock of all cores of older processors; at the rate of a scrub SSE4.2 is plenty."""
+    if choice != "auto":
+        return choice
+    return "sse4.2" if "sse4.2" in crc32c.kernels() else crc32c.kernels()[0]
 
 
 def _be_nice() -> None:

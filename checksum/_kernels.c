@@ -97,6 +97,8 @@ __attribute__((target("sse4.2"))) static inline uint32_t one_stream(uint32_t sta
 __attribute__((target("sse4.2"))) static uint32_t sse42_kernel(uint32_t state, const uint8_t *bytes, size_t length) {
     for (; length >= 3 * STREAM_BYTES; bytes += 3 * STREAM_BYTES, length -= 3 * STREAM_BYTES) {
         uint64_t first = state, second = 0, third = 0;
+        for (int i = 0; i < 6; i++)
+            __builtin_prefetch(bytes + PREFETCH_BYTES + 64 * i);
         for (size_t i = 0; i < STREAM_BYTES; i += 8) {
             first = _mm_crc32_u64(first, load_64(bytes + i));
             second = _mm_crc32_u64(second, load_64(bytes + STREAM_BYTES + i));
@@ -174,6 +176,8 @@ AVX512 static uint32_t avx512_kernel(uint32_t state, const uint8_t *bytes, size_
     __m512i fourth = _mm512_loadu_si512(bytes + 3 * VECTOR_BYTES);
     __m512i by = multipliers(&fold_4_vectors);
     for (bytes += 4 * VECTOR_BYTES; end - bytes >= 4 * VECTOR_BYTES; bytes += 4 * VECTOR_BYTES) {
+        for (int i = 0; i < 4; i++)
+            __builtin_prefetch(bytes + PREFETCH_BYTES + 64 * i);
         first = folded(first, by, _mm512_loadu_si512(bytes));
         second = folded(second, by, _mm512_loadu_si512(bytes + VECTOR_BYTES));
         third = folded(third, by, _mm512_loadu_si512(bytes + 2 * VECTOR_BYTES));

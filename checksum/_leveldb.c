@@ -50,6 +50,8 @@ void walk_log(kernel_t run, const uint8_t *buffer, size_t size, size_t block_byt
         size_t rest = size - block_begin, block_size = rest < block_bytes ? rest : block_bytes;
         const uint8_t *block = buffer + block_begin;
         for (size_t at = walk->position - block_begin; at < block_size;) {
+            __builtin_prefetch(block + at + PREFETCH_BYTES);
+            __builtin_prefetch(block + at + PREFETCH_BYTES + 64);
             size_t end = intact_fragment_end(run, block, block_size, at);
             if (end == 0)
                 return;

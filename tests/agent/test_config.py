@@ -26,6 +26,7 @@ MISTAKES = {
     "one path twice": ('[[store]]\npath = "/r"\n[[store]]\npath = "/r"', ["'/r'", "two stores"]),
     "a string for a list": ('[[store]]\npath = "/r"\ninclude = "*.log"', ["include", "'*.log'", "list"]),
     "unknown format": ('[[store]]\npath = "/r"\nformat = "xml"', ["format", "'xml'", "leveldb-log"]),
+    "unknown kernel": ('[agent]\nchecksum_kernel = "abacus"', ["checksum_kernel", "'abacus'", "auto"]),
     "agent is no table": ("agent = 5", ["[agent]", "5"]),
 }
 
