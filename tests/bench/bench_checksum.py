@@ -40,17 +40,21 @@ def _bench_crc(length: int, rounds: int, small: bool) -> int:
     data = random.Random(length).randbytes(length)
     calls = max(1, (2**16 if small else 2**24) // length)
     peers: dict[str, Callable[[bytes], int]] = {
-        **{f"ours, {kernel}": functools.partial(crc32c.compute, kernel) for kernel in crc32c.kernels()},
         "crc32c (wheel)": _peer("crc32c", "crc32c"),
         "google-crc32c": _peer("google_crc32c", "value"),
         "fastcrc": _peer("fastcrc.crc32", "iscsi"),
         "crcmod": _crcmod(),
     }
     present = {name: function for name, function in peers.items() if function is not _absent}
-    (checksum,) = {function(data) for function in present.values()}  # they all agree
+    ours = {crc32c.compute(kernel, data) for kernel in crc32c.kernels()}
+    (checksum,) = ours | {function(data) for function in present.values()}  # they all agree
     present["zlib.crc32 (other polynomial)"] = zlib.crc32
-    contestants = {name: functools.partial(_call, function, data, calls) for name, function in present.items()}
-    _print(f"{length} B", interleaved(contestants, rounds), dict.fromkeys(present, length * calls))
+    contestants: dict[str, Callable[[], Any]] = {
+        f"ours, {kernel}": functools.partial(_with, kernel, functools.partial(_call, crc32c.crc32c, data, calls))
+        for kernel in crc32c.kernels()
+    }
+    contestants |= {name: functools.partial(_call, function, data, calls) for name, function in present.items()}
+    _print(f"{length} B", interleaved(contestants, rounds), dict.fromkeys(contestants, length * calls))
     _print_absent(peers)
     return checksum
 
@@ -107,7 +111,8 @@ def _bench_scan(length: int, rounds: int, size: int, leveldb: dict[str, Callable
         short_bytes = short_bytes or (len(log) if len(log) >= size // 16 else 0)
     data, short = bytes(log), bytes(log[:short_bytes])
     in_c: dict[str, Callable[[], int]] = {
-        f"ours, {kernel}": functools.partial(_count_with, kernel, data) for kernel in crc32c.kernels()
+        f"ours, {kernel}": functools.partial(_with, kernel, functools.partial(_count, data))
+        for kernel in crc32c.kernels()
     }
     in_c |= {f"LevelDB's reader, {name} CRC": functools.partial(read, data) for name, read in leveldb.items()}
     in_c["ours, two threads"] = functools.partial(_count_in_two_threads, data)
@@ -139,11 +144,11 @@ def _bench_scan(length: int, rounds: int, size: int, leveldb: dict[str, Callable
     return records
 
 
-def _count_with(kernel: str, data: bytes) -> int:
+def _with(kernel: str, run: Callable[[], Any]) -> Any:
     before = crc32c.implementation()
     crc32c.use(kernel)
     try:
-        return _count(data)
+        return run()
     finally:
         crc32c.use(before)
 
