@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TypeGuard
 
 from agent.config import MIB, StoreSettings
 from checksum import files
-from checksum.finding import Finding, Unreadable, Verdict, merge
+from checksum.finding import Finding, Intact, Unreadable, Verdict, merge
 from checksum.formats import FORMATS, verify
 
 PIECE_BYTES = 128 << 10
@@ -184,12 +185,12 @@ def confirm(
     A flip in our buffer, on the bus or in the page cache is gone the second time, and is a finding of its own kind.
     """
     form = FORMATS[format_name]
-    begin = found[0].begin - found[0].begin % form.BLOCK_BYTES
-    block_end = min(os.fstat(fd).st_size, -(-end // form.BLOCK_BYTES) * form.BLOCK_BYTES)
-    drop_from_cache(fd, begin, block_end - begin)
-    chunks = polite_chunks(fd, begin, block_end, before_piece)
+    begin = form.resume_offset(found[0].begin, True)
+    read_end = min(os.fstat(fd).st_size, form.read_end(end))
+    drop_from_cache(fd, begin, read_end - begin)
+    chunks = polite_chunks(fd, begin, read_end, before_piece)
     items = verify(format_name, chunks, offset=begin, resumed=begin < found[0].begin, begin=found[0].begin)
-    again = list(merge(item for item in items if isinstance(item, Finding) and item.begin < end))
+    again = list(merge(item for item in items if is_damage(item) and item.begin < end))
     standing = {(item.begin, item.end) for item in again}
     passing = [
         Finding(item.begin, item.end, Verdict.transient, item.stored, item.computed, item.flip)
@@ -197,6 +198,11 @@ def confirm(
         if (item.begin, item.end) not in standing
     ]
     return again, passing
+
+
+def is_damage(item: Intact | Finding) -> TypeGuard[Finding]:
+    """Leavings of an older log, in a file that was used again, are no damage."""
+    return isinstance(item, Finding) and item.verdict is not Verdict.stale
 
 
 def volume(proc: Path, device_number: int) -> str:

@@ -135,6 +135,7 @@ class _OpenFile:
     format: str
     status: os.stat_result  # before the first byte was read
     scan_begin: int
+    is_unchanged: bool  # since the scan that stopped at `scan_begin`
     is_settling: bool = False  # damage was seen that must be read again
 
 
@@ -265,7 +266,7 @@ class StoreScrub:
             if self._is_live(status, status):
                 self._commit([], {key: {**entry, "due_ns": status.st_mtime_ns + self._settle_ns}})
             else:
-                file = _OpenFile(fd, path, entry["format"], status, entry["begin"])
+                file = _OpenFile(fd, path, entry["format"], status, entry["begin"], is_unchanged=False)
                 self._scan(file, lambda _offset, _is_whole, _bytes: None)
         finally:
             os.close(fd)
@@ -289,15 +290,21 @@ class StoreScrub:
 
     def _verify(self, candidate: scrub.Candidate, begin: int) -> None:
         """Verifies a file of the pass from `begin` to its end."""
+        content: list[int] = []
 
         def advance(offset_bytes: int, is_whole: bool, amount_bytes: int) -> None:
-            parts = list(candidate.parts)
-            self._progress["cursor"] = {"parts": parts, "offset_bytes": offset_bytes, "is_whole": is_whole}
+            self._progress["cursor"] = {
+                "parts": list(candidate.parts),
+                "offset_bytes": offset_bytes,
+                "is_whole": is_whole,
+                "content": content,
+            }
             self._progress["done_bytes"] += amount_bytes
 
         try:
             fd = files.open_regular(candidate.path, follow=False)
             try:
+                content = _content(os.fstat(fd))
                 self._verify_open(fd, candidate.path, begin, advance)
             finally:
                 os.close(fd)
@@ -315,7 +322,9 @@ class StoreScrub:
             known = self._scrubber.state.get(f"open/{path}", {"format": ""})  # perhaps nothing sensible is left of it
             name = recognise(files.reader_at(fd), status.st_size) or known["format"]
         if name:
-            self._scan(_OpenFile(fd, path, name, status, begin), advance)
+            done = self._progress["cursor"]
+            is_unchanged = done is not None and done.get("content") == _content(status)
+            self._scan(_OpenFile(fd, path, name, status, begin, is_unchanged), advance)
             return
         if status.st_size:
             self._count_unverifiable("unrecognised", status.st_size)
@@ -328,13 +337,14 @@ class StoreScrub:
     def _scan(self, file: _OpenFile, advance: Advance) -> None:
         """Judges the file from its `scan_begin` on; `advance` hears how far that is (offset, whole file?, bytes)."""
         begin, size = file.scan_begin, file.status.st_size
-        start = begin - begin % FORMATS[file.format].BLOCK_BYTES
+        start = FORMATS[file.format].resume_offset(begin, file.is_unchanged)
         chunks = scrub.polite_chunks(file.fd, start, size, self._before_piece)
         section = self._section(file, begin)
         # An item ended at `begin`; if that lies within a block, the block may open with the rest of an earlier one.
         for item in verify(file.format, chunks, offset=start, resumed=start < begin, begin=begin):
             if isinstance(item, Finding):
-                section.add(item)
+                if scrub.is_damage(item):
+                    section.add(item)
                 continue
             section.records += item.records
             # Never just behind damage: what it is called may depend on both sides of it, which are then judged apart.
@@ -446,6 +456,11 @@ def finding_document(finding: Finding) -> dict[str, Any]:
         "computed": finding.computed,
         "flip": {"offset_bytes": flip.offset_bytes, "bit": flip.bit, "stored": flip.stored} if flip else None,
     }
+
+
+def _content(status: os.stat_result) -> list[int]:
+    """Equal as long as a file is the same one and nobody wrote to it."""
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _is_gone(path: Path) -> bool:

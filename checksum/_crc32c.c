@@ -124,8 +124,8 @@ static PyObject *fragment(const uint8_t *block, size_t position, size_t end, siz
 /* Appends the run of intact fragments that begins at `position`; -1 at an error. */
 static int append_run(PyObject *list, const uint8_t *block, size_t size, size_t position, long long offset, int is_full,
                       int with_data) {
-    for (size_t end; (end = intact_fragment_end(chosen->run, block, size, position)) != 0;) {
-        size_t past = past_trailer(block, size, end, is_full);
+    for (size_t end; (end = intact_fragment_end(chosen->run, block, size, position, LOG_TYPE_MAX)) != 0;) {
+        size_t past = past_trailer(block, size, end, is_full, LOG_HEADER_BYTES);
         PyObject *item = fragment(block, position, end, past, offset, with_data);
         if (item == NULL)
             return -1;
@@ -167,8 +167,8 @@ static PyObject *py_leveldb_walk(PyObject *module, PyObject *args) {
     Py_ssize_t block_bytes, position;
     long long offset, counted_from;
     log_walk_t walk = {.settled = -1};
-    if (!PyArg_ParseTuple(args, "y*nnLLLp", &view, &block_bytes, &position, &offset, &counted_from, &walk.open_begin,
-                          &walk.is_leading))
+    if (!PyArg_ParseTuple(args, "y*nnLLLpL", &view, &block_bytes, &position, &offset, &counted_from, &walk.open_begin,
+                          &walk.is_leading, &walk.number))
         return NULL;
     int is_sane = lies_in(&view, position);
     if (is_sane && block_bytes < 1) {
@@ -185,8 +185,8 @@ static PyObject *py_leveldb_walk(PyObject *module, PyObject *args) {
     PyBuffer_Release(&view);
     if (!is_sane)
         return NULL;
-    return Py_BuildValue("(nLLLN)", (Py_ssize_t)walk.position, walk.settled, walk.records, walk.open_begin,
-                         PyBool_FromLong(walk.is_leading));
+    return Py_BuildValue("(nLLLNL)", (Py_ssize_t)walk.position, walk.settled, walk.records, walk.open_begin,
+                         PyBool_FromLong(walk.is_leading), walk.number);
 }
 
 static PyObject *py_zeros_end(PyObject *module, PyObject *args) {
@@ -223,8 +223,8 @@ static PyMethodDef methods[] = {
     {"leveldb_run", py_leveldb_run, METH_VARARGS,
      "leveldb_run(block, position, offset, is_full, with_data): the intact fragments of a LevelDB log from a position."},
     {"leveldb_walk", py_leveldb_walk, METH_VARARGS,
-     "leveldb_walk(blocks, block_bytes, position, offset, counted_from, open_begin, is_leading) -> (position, settled, "
-     "records, open_begin, is_leading): over the intact records of whole blocks; log_walk_t explains."},
+     "leveldb_walk(blocks, block_bytes, position, offset, counted_from, open_begin, is_leading, number) -> (position, "
+     "settled, records, open_begin, is_leading, number): over the intact records of whole blocks; log_walk_t explains."},
     {"zeros_end", py_zeros_end, METH_VARARGS, "zeros_end(buffer, position): where the zeros that begin there end."},
     {NULL, NULL, 0, NULL},
 };

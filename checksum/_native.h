@@ -53,12 +53,19 @@ long long locate_exponent(uint32_t syndrome, long long bits_max, uint32_t polyno
 
 #define LOG_HEADER_BYTES 7 /* masked checksum (4), length (2), type (1); checksum/leveldb_log.py explains */
 #define LOG_TYPE_AT 6
+#define LOG_TYPE_MAX 4   /* of LevelDB */
+#define LOG_RECYCLABLE 4 /* added to the type by RocksDB, where the number of the log follows */
+#define LOG_NUMBER_BYTES 4
 
-/* The end of the intact fragment at `position` of a block of `size` bytes, or 0 if there is none. */
-size_t intact_fragment_end(kernel_t run, const uint8_t *block, size_t size, size_t position);
+static inline size_t log_header_bytes(uint8_t type) {
+    return LOG_HEADER_BYTES + (type > LOG_TYPE_MAX ? LOG_NUMBER_BYTES : 0);
+}
 
-/* `end`, or the end of a full block if only its trailer of zeros follows. */
-size_t past_trailer(const uint8_t *block, size_t size, size_t end, int is_full);
+/* The end of the intact fragment of a type up to `type_max` at `position` of a block of `size` bytes, or 0. */
+size_t intact_fragment_end(kernel_t run, const uint8_t *block, size_t size, size_t position, uint8_t type_max);
+
+/* `end`, or the end of a full block if only zeros follow that are too few for one more header. */
+size_t past_trailer(const uint8_t *block, size_t size, size_t end, int is_full, size_t header_bytes);
 
 /* Where a walk through a log stands. Positions lie in the buffer, everything else in the file. */
 typedef struct {
@@ -67,6 +74,7 @@ typedef struct {
     long long records;    /* how many were completed that end after `counted_from` */
     long long open_begin; /* where the record begins whose last fragment is still to come; -1: there is none */
     int is_leading;       /* so far nothing but the rest of a record that began before the walk */
+    long long number;     /* of RocksDB's log, as its first recyclable fragment said; -1: there was none yet */
 } log_walk_t;
 
 /* Walks over intact records until something isn't, or the buffer ends. The buffer begins at a block of the file. */

@@ -5,6 +5,7 @@ changed on disk, not even the time of the last access where that can be avoided.
 """
 
 import errno
+import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -74,6 +75,46 @@ def read_views(fd: int, begin: int, end: int, buffer: bytearray) -> Iterator[mem
             position += len(piece)
         else:
             return
+
+
+def direct_chunks(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
+    """The same bytes from the disk rather than from the page cache, as far as the file system lets us.
+
+    Where it knows no O_DIRECT, the kernel is asked to forget the pages, which it does unless they are dirty or mapped.
+    """
+    try:
+        direct = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    except OSError:
+        direct = -1
+    try:
+        if direct >= 0:
+            yield from _read_direct(direct, begin, end)
+        else:
+            os.posix_fadvise(fd, begin, end - begin, os.POSIX_FADV_DONTNEED)
+            yield from read_chunks(fd, begin, end)
+    finally:
+        if direct >= 0:
+            os.close(direct)
+
+
+def _read_direct(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
+    """O_DIRECT wants memory, offsets and lengths in whole pages; what the disk fails to give is read as usual."""
+    with mmap.mmap(-1, CHUNK_BYTES) as buffer:
+        position = begin
+        while position < end:
+            page = position - position % PAGE_BYTES
+            try:
+                length = os.preadv(fd, [buffer], page)
+            except OSError as error:
+                if error.errno not in (errno.EIO, errno.EINVAL):
+                    raise
+                yield from read_chunks(fd, position, end)
+                return
+            piece = buffer[position - page : min(length, end - page)]
+            if not piece:
+                return
+            yield piece
+            position += len(piece)
 
 
 def _read_pages(fd: int, begin: int, end: int, buffer: memoryview) -> Iterator[memoryview | Unreadable]:

@@ -17,6 +17,7 @@ class Verdict(StrEnum):
     torn = "torn"  # the file ends before the record does
     zeros = "zeros"  # space that was never written: nothing but zero bytes
     unreadable = "unreadable"  # the disk would not give it
+    stale = "stale"  # of the log that the file held before it was used again: no damage, the present one ends before it
     transient = "transient"  # it was wrong once and right when read again
 
 
@@ -43,11 +44,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An intact record, bytes [begin, end) of the file with its framing; `data` is None where no payload was kept."""
+    """An intact record, bytes [begin, end) of the file with its framing; `data` is None where no payload was kept.
+
+    `by_search`: damage hid where it begins, so that it might be part of the payload of a lost record.
+    """
 
     begin: int
     end: int
     data: bytes | None
+    by_search: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,21 +6,29 @@ Enters: a function that reads a file at an offset. Leaves: the name of a format,
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from checksum import leveldb_log
+from checksum import leveldb_log, tfrecord
 from checksum.crc32c import Buffer
 from checksum.finding import Finding, Intact, Record, Tally, Unreadable
 
-SAMPLES_FIRST, SAMPLES_SPREAD = 4, 12  # blocks from the start, and spread over the rest
+ReadAt = Callable[[int, int], bytes]  # (offset, length) -> the bytes there, fewer at the end of the file
 
 
 class Format(Protocol):
     """What the module of a format offers."""
 
-    BLOCK_BYTES: int
-
     def encode(self, payload: bytes, offset: int) -> bytes: ...
 
-    def recognises(self, block: bytes) -> bool: ...
+    def recognises(self, read_at: ReadAt, size: int) -> bool:
+        """Whether a file of `size` bytes is of this format, even where its start is damaged."""
+
+    def resume_offset(self, begin: int, is_unchanged: bool) -> int:
+        """From where to scan in order to judge a file from `begin` on, where an item of an earlier scan began or ended.
+
+        `is_unchanged` tells that the file hasn't been written since.
+        """
+
+    def read_end(self, end: int) -> int:
+        """How far to read in order to judge the items up to `end`, where one of them ended."""
 
     def scan(
         self,
@@ -33,7 +41,8 @@ class Format(Protocol):
     ) -> Iterator[Record | Finding]: ...
 
 
-FORMATS: dict[str, Format] = {"leveldb-log": leveldb_log}
+# In the order in which they are tried.
+FORMATS: dict[str, Format] = {"leveldb-log": leveldb_log, "tfrecord": tfrecord}
 _IN_C = {"leveldb-log": leveldb_log.verify}  # the formats that can count their intact records without making them
 TOLD_BYTES = 2**20
 
@@ -59,19 +68,6 @@ def verify(
     yield from tally.told()
 
 
-def recognise(read_at: Callable[[int, int], bytes], size: int) -> str | None:
-    """The name of the format of a file of `size` bytes, or None.
-
-    Looks at several blocks, so that damage at the start of a file doesn't hide the rest of it from the scrubber.
-    """
-    for name, format in FORMATS.items():
-        for number in _sample(-(-size // format.BLOCK_BYTES)):
-            if format.recognises(read_at(number * format.BLOCK_BYTES, format.BLOCK_BYTES)):
-                return name
-    return None
-
-
-def _sample(count: int) -> list[int]:
-    """Which of `count` blocks to look at."""
-    spread = {SAMPLES_FIRST + (count - SAMPLES_FIRST) * i // SAMPLES_SPREAD for i in range(SAMPLES_SPREAD)}
-    return sorted(number for number in {*range(SAMPLES_FIRST), *spread} if number < count)
+def recognise(read_at: ReadAt, size: int) -> str | None:
+    """The name of the format of a file of `size` bytes, or None."""
+    return next((name for name, format in FORMATS.items() if format.recognises(read_at, size)), None)

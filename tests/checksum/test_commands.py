@@ -302,9 +302,9 @@ def test_what_must_not_be_overwritten(tmp_path: Path, log: PristineLog) -> None:
     (tmp_path / "link").symlink_to("in")
     (tmp_path / "hard").hardlink_to(path)
     for target, sentence in (
-        (path, "is the file to be salvaged itself"),
-        (tmp_path / "link", "is the file to be salvaged itself"),
-        (tmp_path / "hard", "is the file to be salvaged itself"),
+        (path, "is the file to be read itself"),
+        (tmp_path / "link", "is the file to be read itself"),
+        (tmp_path / "hard", "is the file to be read itself"),
         (tmp_path, "is not a regular file"),
         (Path("/dev/null"), "is not a regular file"),
     ):
