@@ -1,6 +1,6 @@
 /* The extension's front door: takes Python's arguments apart, lets go of the interpreter's lock, and calls the C files.
  *
- * Enters: any contiguous buffer. Leaves: checksums, the place of a flipped bit, intact runs of a LevelDB log.
+ * Enters: any contiguous buffer. Leaves: checksums, the place of a flipped bit, intact runs of records.
  * checksum/crc32c.py decides after a self-test of each kernel which of them are used, and whether any is.
  */
 
@@ -189,6 +189,24 @@ static PyObject *py_leveldb_walk(PyObject *module, PyObject *args) {
                          PyBool_FromLong(walk.is_leading), walk.number);
 }
 
+static PyObject *py_tfrecord_walk(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer view;
+    Py_ssize_t position;
+    long long counted_from, records = 0;
+    if (!PyArg_ParseTuple(args, "y*nL", &view, &position, &counted_from))
+        return NULL;
+    int is_sane = lies_in(&view, position);
+    if (is_sane) {
+        kernel_t run = chosen->run;
+        Py_BEGIN_ALLOW_THREADS
+        position = (Py_ssize_t)walk_tfrecords(run, view.buf, (size_t)view.len, (size_t)position, counted_from, &records);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&view);
+    return is_sane ? Py_BuildValue("(nL)", position, records) : NULL;
+}
+
 static PyObject *py_zeros_end(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer view;
@@ -225,6 +243,8 @@ static PyMethodDef methods[] = {
     {"leveldb_walk", py_leveldb_walk, METH_VARARGS,
      "leveldb_walk(blocks, block_bytes, position, offset, counted_from, open_begin, is_leading, number) -> (position, "
      "settled, records, open_begin, is_leading, number): over the intact records of whole blocks; log_walk_t explains."},
+    {"tfrecord_walk", py_tfrecord_walk, METH_VARARGS,
+     "tfrecord_walk(buffer, position, counted_from) -> (position, records): over the intact records that lie in it."},
     {"zeros_end", py_zeros_end, METH_VARARGS, "zeros_end(buffer, position): where the zeros that begin there end."},
     {NULL, NULL, 0, NULL},
 };

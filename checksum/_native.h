@@ -81,4 +81,10 @@ typedef struct {
 void walk_log(kernel_t run, const uint8_t *buffer, size_t size, size_t block_bytes, long long offset,
               long long counted_from, log_walk_t *walk);
 
+/* --- _tfrecord.c --- */
+
+/* Where the last intact record from `position` on ends; adds to `records` how many end after `counted_from`. */
+size_t walk_tfrecords(kernel_t run, const uint8_t *buffer, size_t size, size_t position, long long counted_from,
+                      long long *records);
+
 #endif

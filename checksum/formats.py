@@ -43,7 +43,8 @@ class Format(Protocol):
 
 # In the order in which they are tried.
 FORMATS: dict[str, Format] = {"leveldb-log": leveldb_log, "tfrecord": tfrecord}
-_IN_C = {"leveldb-log": leveldb_log.verify}  # the formats that can count their intact records without making them
+# Those that can count their intact records without making them.
+_IN_C = {"leveldb-log": leveldb_log.verify, "tfrecord": tfrecord.verify}
 TOLD_BYTES = 2**20
 
 

@@ -13,13 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from checksum import crc32c
+from checksum import crc32c, tfrecord
 from checksum.files import CHUNK_BYTES, read_views
 from checksum.finding import Intact
 from checksum.leveldb_log import BLOCK_BYTES, HEADER_BYTES, encode, scan, verify
 from checksum.verify import verify_file
 from tests.bench import leveldb_reader
 from tests.bench.timing import Timing, interleaved
+
+BUFFER_BYTES = 2**22
 
 
 def main(small: bool) -> str:
@@ -33,6 +35,9 @@ def main(small: bool) -> str:
     leveldb = leveldb_reader.readers()
     for length in (100, 1024, 4096, 65_536):
         found.append(_bench_scan(length, 1 if small else 31, 2**18 if small else 2**26, leveldb))
+    print("\nTFRecord, records of")
+    for length in (100, 1024, 4096, 65_536):
+        found.append(_bench_tfrecord(length, 1 if small else 31, 2**18 if small else 2**26))
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
@@ -144,6 +149,48 @@ def _bench_scan(length: int, rounds: int, size: int, leveldb: dict[str, Callable
     return records
 
 
+def _bench_tfrecord(length: int, rounds: int, size: int) -> int:
+    record = tfrecord.encode(random.Random(length).randbytes(length), 0)
+    data, short = record * (size // len(record)), record * max(1, size // 16 // len(record))
+    contestants: dict[str, Callable[[], Any]] = {
+        f"ours, {kernel}": functools.partial(_with, kernel, functools.partial(_count_tfrecords, data))
+        for kernel in crc32c.kernels()
+    }
+    (records,) = {run() for run in contestants.values()}  # they all find the same
+    contestants["ours, each record with its data"] = lambda: len(list(tfrecord.scan([short])))
+    wheel = _peer("crc32c", "crc32c")
+    if wheel is not _absent:
+        contestants["plain Python loop over crc32c (wheel)"] = lambda: _plain_tfrecord_loop(short, wheel)
+    numpy_sum = _numpy_sum(data)
+    if numpy_sum is not None:
+        contestants["reading RAM (numpy sum)"] = numpy_sum
+    sizes = {name: len(data if name.startswith(("ours, ", "reading")) else short) for name in contestants}
+    sizes["ours, each record with its data"] = len(short)
+    _print(f"{length} B", interleaved(contestants, rounds), sizes)
+    _print_absent({"crc32c (wheel)": wheel, "numpy": numpy_sum or _absent})
+    return int(records)
+
+
+def _count_tfrecords(data: bytes) -> int:
+    return sum(item.records for item in tfrecord.verify(_buffers(data)) if isinstance(item, Intact))
+
+
+def _plain_tfrecord_loop(data: bytes, crc: Callable[[bytes], int]) -> int:
+    """Collects the records of an intact file as most Python readers do that mind the checksums."""
+    records, position = [], 0
+    while position < len(data):
+        length, masked = struct.unpack_from("<QI", data, position)
+        payload = data[position + 12 : position + 12 + length]
+        (masked_payload,) = struct.unpack_from("<I", data, position + 12 + length)
+        for expected, part in ((masked, data[position : position + 8]), (masked_payload, payload)):
+            computed = crc(part)
+            if expected != ((computed >> 15 | computed << 17) + 0xA282EAD8) & 0xFFFFFFFF:
+                raise AssertionError("the benchmark's file is intact")
+        records.append(payload)
+        position += 16 + length
+    return len(records)
+
+
 def _with(kernel: str, run: Callable[[], Any]) -> Any:
     before = crc32c.implementation()
     crc32c.use(kernel)
@@ -154,8 +201,11 @@ def _with(kernel: str, run: Callable[[], Any]) -> Any:
 
 
 def _count(data: bytes | memoryview) -> int:
-    chunks = (memoryview(data)[begin : begin + CHUNK_BYTES] for begin in range(0, len(data), CHUNK_BYTES))
-    return sum(item.records for item in verify(chunks) if isinstance(item, Intact))
+    return sum(item.records for item in verify(_buffers(data)) if isinstance(item, Intact))
+
+
+def _buffers(data: bytes | memoryview) -> Iterator[memoryview]:
+    return (memoryview(data)[begin : begin + BUFFER_BYTES] for begin in range(0, len(data), BUFFER_BYTES))
 
 
 def _count_in_two_threads(data: bytes) -> int:
@@ -163,7 +213,7 @@ def _count_in_two_threads(data: bytes) -> int:
     half = len(data) // 2 // BLOCK_BYTES * BLOCK_BYTES
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(_count, memoryview(data)[:half])
-        rest = [memoryview(data)[begin : begin + CHUNK_BYTES] for begin in range(half, len(data), CHUNK_BYTES)]
+        rest = _buffers(memoryview(data)[half:])
         items = pool.submit(lambda: list(verify(rest, offset=half, resumed=True)))
         return first.result() + sum(item.records for item in items.result() if isinstance(item, Intact))
 

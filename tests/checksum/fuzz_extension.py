@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any
 
+from checksum import tfrecord
 from checksum.leveldb_log import encode
 from tests.checksum.faults import PristineLog, garble, random_flip
 
@@ -41,6 +42,7 @@ def feed(extension: Any, log: bytes, rng: random.Random) -> None:
     for block_bytes in (1, 8, 128, 32_768, 2**62):
         state = rng.choice((-1, 0, 2**50)), rng.random() < 0.5, rng.choice((-1, 9))
         extension.leveldb_walk(buffer, block_bytes, position, rng.getrandbits(40), 100, *state)
+    extension.tfrecord_walk(buffer, position, rng.choice((-5, 100, 2**50)))
     extension.zeros_end(buffer, position)
     polynomial = rng.choice((0x82F63B78, 0xEDB88320))
     extension.locate_exponent(rng.getrandbits(32), rng.choice((-5, 0, 1, 2**20, 2**62)), polynomial)
@@ -53,7 +55,8 @@ def main(path: str, duration_s: float) -> None:
     numbered = b""
     while len(numbered) < 100_000:
         numbered += encode(rng.randbytes(rng.choice((0, 5, 60, 400, 3000))), len(numbered), log_number=9)
-    logs = (log.data, numbered)
+    records = b"".join(tfrecord.encode(rng.randbytes(rng.choice((0, 5, 60, 400))), 0) for _ in range(200))
+    logs = (log.data, numbered, records)
     until_s, rounds = time.monotonic() + duration_s, 0
     while time.monotonic() < until_s or rounds < 50:
         feed(extension, rng.choice(logs), rng)

@@ -2,8 +2,7 @@
 
 import random
 import struct
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Iterator
 from pathlib import Path
 
 import plyvel
@@ -19,6 +18,7 @@ from tests.checksum.faults import (
     PristineLog,
     assert_no_phantom,
     assert_tiles,
+    counted,
     cut,
     findings,
     flip,
@@ -26,6 +26,7 @@ from tests.checksum.faults import (
     garble,
     random_flip,
     records,
+    with_a_hole,
 )
 
 SMALL_BLOCK_BYTES = 128
@@ -397,30 +398,11 @@ def test_the_extension_minds_the_end_of_its_buffer() -> None:
 # counting in C
 
 
-def _counted(items: Iterable[Record | Intact | Finding]) -> list[tuple[int, int, int] | Finding]:
-    """Neighbouring records and counts joined into (begin, end, records), neighbouring findings merged."""
-    told: list[tuple[int, int, int] | Finding] = []
-    for is_finding, group in groupby(items, key=lambda item: isinstance(item, Finding)):
-        run = list(group)
-        if is_finding:
-            told += merge(item for item in run if isinstance(item, Finding))
-        else:
-            count = sum(item.records if isinstance(item, Intact) else 1 for item in run)
-            told.append((run[0].begin, run[-1].end, count))
-    return told
-
-
 def _damaged(log: PristineLog, rng: random.Random) -> bytes:
     data = log.data
     for _ in range(rng.randrange(4)):
         data = rng.choice((garble, lambda data, rng: random_flip(data, rng)[0]))(data, rng) or log.data
     return data
-
-
-def _with_a_hole(data: bytes, rng: random.Random) -> list[bytes | Unreadable]:
-    begin = rng.randrange(len(data))
-    end = rng.randrange(begin, len(data)) + 1
-    return [*cut(data[:begin], rng), Unreadable(end - begin), *cut(data[end:], rng)]
 
 
 @pytest.mark.parametrize("in_c", [True, False])
@@ -433,16 +415,16 @@ def test_counting_says_what_scanning_says(
     log = small_log() if block_bytes == SMALL_BLOCK_BYTES else large_log(22, MIXED * 3)
     for number in range(rounds if in_c else rounds // 10):
         damaged = _damaged(log, rng)
-        chunks = _with_a_hole(damaged, rng) if number % 4 == 0 else cut(damaged, rng)
+        chunks = with_a_hole(damaged, rng) if number % 4 == 0 else cut(damaged, rng)
         with monkeypatch.context() as without_c:
             without_c.setattr(leveldb_log, "extension", None)
-            expected = _counted(scan(chunks, with_data=False))
+            expected = counted(scan(chunks, with_data=False))
         with monkeypatch.context() as perhaps_without_c:
             if not in_c:
                 perhaps_without_c.setattr(leveldb_log, "extension", None)
             items = list(verify(chunks))
         assert_tiles(items, 0, len(damaged))
-        assert _counted(items) == expected
+        assert counted(items) == expected
 
 
 @pytest.mark.parametrize(("block_bytes", "rounds"), [(SMALL_BLOCK_BYTES, 800), (BLOCK_BYTES, 80)])
@@ -466,10 +448,10 @@ def test_counting_minds_the_number_of_a_log(block_bytes: int, rounds: int, monke
             data = rng.choice((garble, lambda data, rng: random_flip(data, rng)[0]))(data, rng) or data
         with monkeypatch.context() as without_c:
             without_c.setattr(leveldb_log, "extension", None)
-            expected = _counted(scan([data], with_data=False))
+            expected = counted(scan([data], with_data=False))
         items = list(verify(cut(data, rng)))
         assert_tiles(items, 0, len(data))
-        assert _counted(items) == expected
+        assert counted(items) == expected
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -483,9 +465,9 @@ def test_counting_goes_on_anywhere() -> None:
         begin = rng.choice(items).end
         start = begin - begin % SMALL_BLOCK_BYTES
         rest = scan([damaged[start:]], offset=start, resumed=start > 0, with_data=False)
-        expected = _counted(item for item in rest if item.end > begin)
+        expected = counted(item for item in rest if item.end > begin)
         items = list(verify(cut(damaged[start:], rng), offset=start, resumed=start > 0, begin=begin))
-        assert _counted(items) == expected
+        assert counted(items) == expected
         assert_tiles(items, begin, len(damaged))
 
 
@@ -493,7 +475,7 @@ def test_counting_an_intact_file_runs_no_python_rules(monkeypatch: pytest.Monkey
     log = large_log(24, MIXED * 5)
     monkeypatch.setattr(leveldb_log, "_past_damage", None)
     for chunks in ([log.data], cut(log.data, random.Random(24))):
-        assert _counted(verify(chunks)) == [(0, len(log.data), len(log.payloads))]
+        assert counted(verify(chunks)) == [(0, len(log.data), len(log.payloads))]
     monkeypatch.undo()
     damaged, truth = flip(log.data, 100_003, 1)
     calls = []
@@ -521,7 +503,7 @@ def test_unwritten_space_is_one_finding_a_chunk() -> None:
     assert_tiles(items, 0, size)
     assert len(items) < 60
     end = size - 5
-    assert _counted(items)[:2] == [(0, len(head), 1), Finding(len(head), end, Verdict.zeros)]
+    assert counted(items)[:2] == [(0, len(head), 1), Finding(len(head), end, Verdict.zeros)]
 
 
 def test_the_walk_minds_its_arguments() -> None:
