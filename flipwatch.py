@@ -17,6 +17,8 @@ COMMANDS = {
     "collector": ("collectors.commands:collector", "Pull all agents, correlate their faults, alert on bursts."),
     "verify": ("checksum.commands:verify", "Check every record of files and directories."),
     "salvage": ("checksum.commands:salvage", "Copy a file's intact records and name what was left out."),
+    "locate": ("checksum.commands:locate", "Name the flipped bit that explains each mismatch."),
+    "repair": ("checksum.commands:repair", "Copy a file with flipped bits put right."),
     "simulate": ("collectors.commands:simulate", "Write a simulated history of a fleet's faults."),
     "replay": ("collectors.commands:replay", "Run the correlator over a recorded history."),
     "import": ("collectors.commands:import_", "Load a recorded history into a collector's store."),

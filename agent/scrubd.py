@@ -31,9 +31,9 @@ from agent.journal import Journal
 from agent.novelty import History
 from agent.reconcile import Changes
 from agent.report import RecordFault
-from checksum import files
-from checksum.finding import Finding, Record, Verdict, merge
-from checksum.formats import FORMATS, recognise
+from checksum import crc32c, files
+from checksum.finding import Finding, Verdict, merge
+from checksum.formats import FORMATS, recognise, verify
 
 CHECKPOINT_S = 10.0
 RETRY_S = 5.0
@@ -66,6 +66,7 @@ class Scrubber:
     def run(self) -> None:
         """Until `stop` is called."""
         _be_nice()
+        crc32c.use(_kernel(self.config.agent.checksum_kernel))
         with contextlib.suppress(Stopped):
             self._forget_other_stores()
         threads = [
@@ -134,6 +135,7 @@ class _OpenFile:
     format: str
     status: os.stat_result  # before the first byte was read
     scan_begin: int
+    is_unchanged: bool  # since the scan that stopped at `scan_begin`
     is_settling: bool = False  # damage was seen that must be read again
 
 
@@ -264,7 +266,7 @@ class StoreScrub:
             if self._is_live(status, status):
                 self._commit([], {key: {**entry, "due_ns": status.st_mtime_ns + self._settle_ns}})
             else:
-                file = _OpenFile(fd, path, entry["format"], status, entry["begin"])
+                file = _OpenFile(fd, path, entry["format"], status, entry["begin"], is_unchanged=False)
                 self._scan(file, lambda _offset, _is_whole, _bytes: None)
         finally:
             os.close(fd)
@@ -288,15 +290,21 @@ class StoreScrub:
 
     def _verify(self, candidate: scrub.Candidate, begin: int) -> None:
         """Verifies a file of the pass from `begin` to its end."""
+        content: list[int] = []
 
         def advance(offset_bytes: int, is_whole: bool, amount_bytes: int) -> None:
-            parts = list(candidate.parts)
-            self._progress["cursor"] = {"parts": parts, "offset_bytes": offset_bytes, "is_whole": is_whole}
+            self._progress["cursor"] = {
+                "parts": list(candidate.parts),
+                "offset_bytes": offset_bytes,
+                "is_whole": is_whole,
+                "content": content,
+            }
             self._progress["done_bytes"] += amount_bytes
 
         try:
             fd = files.open_regular(candidate.path, follow=False)
             try:
+                content = _content(os.fstat(fd))
                 self._verify_open(fd, candidate.path, begin, advance)
             finally:
                 os.close(fd)
@@ -314,7 +322,9 @@ class StoreScrub:
             known = self._scrubber.state.get(f"open/{path}", {"format": ""})  # perhaps nothing sensible is left of it
             name = recognise(files.reader_at(fd), status.st_size) or known["format"]
         if name:
-            self._scan(_OpenFile(fd, path, name, status, begin), advance)
+            done = self._progress["cursor"]
+            is_unchanged = done is not None and done.get("content") == _content(status)
+            self._scan(_OpenFile(fd, path, name, status, begin, is_unchanged), advance)
             return
         if status.st_size:
             self._count_unverifiable("unrecognised", status.st_size)
@@ -326,21 +336,19 @@ class StoreScrub:
 
     def _scan(self, file: _OpenFile, advance: Advance) -> None:
         """Judges the file from its `scan_begin` on; `advance` hears how far that is (offset, whole file?, bytes)."""
-        form = FORMATS[file.format]
         begin, size = file.scan_begin, file.status.st_size
-        start = begin - begin % form.BLOCK_BYTES
+        start = FORMATS[file.format].resume_offset(begin, file.is_unchanged)
         chunks = scrub.polite_chunks(file.fd, start, size, self._before_piece)
         section = self._section(file, begin)
-        for item in form.scan(chunks, offset=start, resumed=start > 0, with_data=False):
-            if item.end <= begin:  # judged before the last stop
+        # An item ended at `begin`; if that lies within a block, the block may open with the rest of an earlier one.
+        for item in verify(file.format, chunks, offset=start, resumed=start < begin, begin=begin):
+            if isinstance(item, Finding):
+                if scrub.is_damage(item):
+                    section.add(item)
                 continue
-            if isinstance(item, Record):
-                section.records += 1
-            else:
-                section.add(item)
-            # between two records, so that what follows can be judged without what came before
-            is_boundary = isinstance(item, Record) or item.verdict is Verdict.zeros
-            if is_boundary and time.monotonic() - self._committed_s >= CHECKPOINT_S:
+            section.records += item.records
+            # Never just behind damage: what it is called may depend on both sides of it, which are then judged apart.
+            if time.monotonic() - self._committed_s >= CHECKPOINT_S:
                 faults, changes = self._close(file, section, item.end)
                 advance(item.end, False, item.end - section.begin)
                 self._commit(faults, changes)
@@ -450,6 +458,11 @@ def finding_document(finding: Finding) -> dict[str, Any]:
     }
 
 
+def _content(status: os.stat_result) -> list[int]:
+    """Equal as long as a file is the same one and nobody wrote to it."""
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
 def _is_gone(path: Path) -> bool:
     try:
         return not stat.S_ISREG(path.lstat().st_mode)
@@ -462,6 +475,13 @@ def _is_gone(path: Path) -> bool:
 def _readable(path: Path) -> str:
     """A file's name may be any bytes; a fault line is Unicode."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _kernel(choice: str) -> str:
+    """AVX-512 may lower the clock of all cores of older processors; at the rate of a scrub SSE4.2 is plenty."""
+    if choice != "auto":
+        return choice
+    return "sse4.2" if "sse4.2" in crc32c.kernels() else crc32c.kernels()[0]
 
 
 def _be_nice() -> None:

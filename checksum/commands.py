@@ -1,4 +1,4 @@
-"""`flipwatch verify` and `flipwatch salvage`: what a person asks of stored files.
+"""What a person asks of stored files: `flipwatch verify`, `salvage`, `locate` and `repair`.
 
 Enters: paths. Leaves: what is wrong with them, as a table or as JSON, and the exit status; or a copy of what is intact.
 These commands are their own conductors: they read the clock, open files and print.
@@ -17,12 +17,13 @@ from typing import Any, NoReturn
 
 import click
 
-from checksum.crc32c import implementation
+from checksum import crc32c
 from checksum.files import NotRegular, open_regular, reader_at
 from checksum.finding import Finding
 from checksum.formats import FORMATS, recognise
+from checksum.repair import ReadsDiffer, repair_file, wrong_chance
 from checksum.salvage import LostTooMuch, Outcome, salvage_file
-from checksum.verify import FileReport, as_json, verify_file
+from checksum.verify import FileReport, as_json, finding_json, mismatches, verify_file
 
 CLEAN, CORRUPT, TROUBLE, INTERRUPTED = 0, 1, 2, 130  # exit statuses
 MIB = 2**20
@@ -54,14 +55,19 @@ _format_option = click.option(
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_format_option
 @click.option("--json", "wants_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--kernel", type=click.Choice(crc32c.kernels()), help="How checksums are computed; else the fastest way.")
 @click.option("--rate", "rate_mib_s", type=click.FloatRange(min=0, min_open=True), help="Read at most so many MiB/s.")
-def verify(paths: tuple[Path, ...], format_choice: str, wants_json: bool, rate_mib_s: float | None) -> None:
+def verify(
+    paths: tuple[Path, ...], format_choice: str, wants_json: bool, kernel: str | None, rate_mib_s: float | None
+) -> None:
     """Check every record of the files; directories are walked, links inside them are not followed.
 
     Exit status: 0 if all is well, 1 if something is corrupt (other than the end of a file that is still growing), 2 if
     something could not be checked.
     """
     begun_s = time.monotonic()
+    if kernel is not None:
+        crc32c.use(kernel)
     _warn_if_slow()
     walk = _Walk()
     with _stopping_at_interrupt():
@@ -195,7 +201,7 @@ def _stopping_at_interrupt() -> Iterator[None]:
 
 
 def _warn_if_slow() -> None:
-    if implementation() == "python":
+    if crc32c.implementation() == "python":
         _say("checksums run in pure Python, a thousand times slower than in C: install with a C compiler")
 
 
@@ -205,7 +211,7 @@ def _print_reports(reports: list[FileReport]) -> None:
         if report.findings:
             click.echo(f"\n{_shown(report.path)}")
         for number, finding in enumerate(report.findings):
-            mark = "  (the end of a file that may still be growing)" if number >= len(report.corrupt) else ""
+            mark = "  (the end of a file that may still be growing)" if report.is_settling(number) else ""
             click.echo(f"  {_described(finding)}{mark}")
 
 
@@ -266,8 +272,9 @@ def _fail(sentence: str) -> NoReturn:
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @_format_option
 @click.option("--max-lost", "lost_max", type=Fraction(), default="1%", show_default=True, help="Part of the bytes.")
+@click.option("--keep-found", is_flag=True, help="Copy also what only a search found behind damage.")
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
-def salvage(source: Path, out: Path, format_choice: str, lost_max: float, force: bool) -> None:
+def salvage(source: Path, out: Path, format_choice: str, lost_max: float, keep_found: bool, force: bool) -> None:
     """Copy the intact records of IN to OUT and name what was left out.
 
     Exit status: 0 if OUT was written, 1 if more than --max-lost of the bytes would have been left out, 2 at trouble.
@@ -278,10 +285,8 @@ def salvage(source: Path, out: Path, format_choice: str, lost_max: float, force:
         try:
             _refuse_out(source, out, force)
             with _opened(source, follow=True) as fd:
-                format = _format_of(fd, format_choice)
-                if format is None:
-                    _fail(f"{_shown(source)} has no known format; known are {', '.join(FORMATS)}")
-                outcome = salvage_file(fd, format, out, lost_max)
+                format = _known_format_of(fd, source, format_choice)
+                outcome = salvage_file(fd, format, out, lost_max, keep_found=keep_found)
         except LostTooMuch as beyond:
             _print_outcome(beyond.outcome)
             _say(f"{_shown(out)} was not written: more than {lost_max:.6g} of the bytes would be lost (see --max-lost)")
@@ -291,11 +296,18 @@ def salvage(source: Path, out: Path, format_choice: str, lost_max: float, force:
         _print_outcome(outcome)
 
 
+def _known_format_of(fd: int, path: Path, format_choice: str) -> str:
+    format = _format_of(fd, format_choice)
+    if format is None:
+        _fail(f"{_shown(path)} has no known format; known are {', '.join(FORMATS)}")
+    return format
+
+
 def _refuse_out(source: Path, out: Path, force: bool) -> None:
     if not os.path.lexists(out):
         return
     if out.exists() and source.exists() and out.samefile(source):
-        _fail(f"{_shown(out)} is the file to be salvaged itself; give another name")
+        _fail(f"{_shown(out)} is the file to be read itself; give another name")
     if out.exists() and not out.is_file():  # --force would put a file in the place of a device
         _fail(f"{_shown(out)} is not a regular file; give the name of one")
     if not force:
@@ -305,5 +317,82 @@ def _refuse_out(source: Path, out: Path, force: bool) -> None:
 def _print_outcome(outcome: Outcome) -> None:
     for finding in outcome.left_out:
         click.echo(f"left out {_described(finding)}")
+    for span in outcome.found:
+        click.echo(
+            f"left out bytes {span.begin} to {span.end}: {span.records} records that only a search found "
+            f"behind damage; they may have been part of a lost one (--keep-found copies them)"
+        )
     part = outcome.lost_bytes / outcome.size if outcome.size else 0.0
     click.echo(f"{outcome.records} records intact, {outcome.lost_bytes} of {outcome.size} bytes left out ({part:.4%})")
+
+
+@click.command()
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@_format_option
+@click.option("--json", "wants_json", is_flag=True, help="One JSON document on stdout.")
+def locate(path: Path, format_choice: str, wants_json: bool) -> None:
+    """List each record of FILE whose checksum fails, with the single flipped bit that explains it.
+
+    Exit status: 0 if there is none, 1 if there is one, 2 at trouble.
+    """
+    with _stopping_at_interrupt():
+        _warn_if_slow()
+        try:
+            with _opened(path, follow=True) as fd:
+                format = _known_format_of(fd, path, format_choice)
+                found = list(mismatches(fd, format))
+        except OSError as error:
+            _fail(f"{_shown(path)}: {_reason(error)}")
+    if wants_json:
+        document = {"path": str(path), "format": format, "mismatches": [finding_json(finding) for finding in found]}
+        click.echo(json.dumps(document))
+    else:
+        for finding in found:
+            click.echo(f"{_described(finding)}{_located(finding)}")
+        click.echo(
+            f"{len(found)} mismatches, {sum(finding.flip is not None for finding in found)} explained by one bit"
+        )
+    sys.exit(CORRUPT if found else CLEAN)
+
+
+def _located(finding: Finding) -> str:
+    if finding.flip is None:
+        return "; no single bit explains it"
+    if finding.stored is None:
+        return "; it stands among zeros"
+    way = "0 to 1" if finding.flip.stored else "1 to 0"
+    return f"; it flipped from {way}, in truth more bits with a chance of {wrong_chance(finding):.1e}"
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@_format_option
+@click.option("--force", is_flag=True, help="Replace OUT if it is there.")
+def repair(source: Path, out: Path, format_choice: str, force: bool) -> None:
+    """Copy IN to OUT with each flipped bit put right that a checksum names and that is there when read again.
+
+    IN is never changed. Exit status: 0 if OUT was written and nothing is wrong with it, 1 if damage remains in it or
+    nothing could be repaired (then OUT isn't written), 2 at trouble.
+    """
+    with _stopping_at_interrupt():
+        _warn_if_slow()
+        try:
+            _refuse_out(source, out, force)
+            with _opened(source, follow=True) as fd:
+                outcome = repair_file(fd, _known_format_of(fd, source, format_choice), out)
+        except ReadsDiffer:
+            _fail(f"{_shown(source)} reads differently each time: look at memory and disk first; nothing was written")
+        except OSError as error:
+            _fail(f"{_shown(source)} can't be repaired to {_shown(out)}: {_reason(error)}")
+    for finding in outcome.repaired:
+        click.echo(f"repaired {_described(finding)}; wrong with a chance of {wrong_chance(finding):.1e}")
+    for finding, reason in outcome.refused:
+        click.echo(f"refused {_described(finding)}; {reason}")
+    for finding in outcome.remaining:
+        click.echo(f"remaining {_described(finding)}")
+    if not outcome.repaired:
+        _say(f"nothing in {_shown(source)} can be repaired; {_shown(out)} was not written")
+        sys.exit(CORRUPT)
+    click.echo(f"{len(outcome.repaired)} repaired; one of them is wrong with a chance of {outcome.chance:.1e} at most")
+    sys.exit(CORRUPT if outcome.remaining else CLEAN)

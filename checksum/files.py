@@ -5,6 +5,7 @@ changed on disk, not even the time of the last access where that can be avoided.
 """
 
 import errno
+import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -48,19 +49,26 @@ def _check_regular(path: Path, status: os.stat_result) -> None:
 
 
 def read_chunks(fd: int, begin: int, end: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes | Unreadable]:
-    """The bytes [begin, end) of the file, in pieces of at most `chunk_bytes`; fewer if the file ends before.
+    """The same as `read_views`, in pieces of at most `chunk_bytes` that may be kept."""
+    for piece in read_views(fd, begin, end, bytearray(max(0, min(chunk_bytes, end - begin)))):
+        yield piece if isinstance(piece, Unreadable) else bytes(piece)
 
-    A stretch that fails with EIO is read page by page, and each page that fails is an Unreadable.
+
+def read_views(fd: int, begin: int, end: int, buffer: bytearray) -> Iterator[memoryview | Unreadable]:
+    """The bytes [begin, end) of the file, read into `buffer` piece by piece; fewer if the file ends before.
+
+    A piece is gone as soon as the next is asked for: memory stays bounded and warm, which new memory isn't. A stretch
+    that fails with EIO is read page by page, and each page that fails is an Unreadable.
 
     Raises:
         OSError: any other error.
     """
     position = begin
     while position < end:
-        piece = _pread(fd, min(chunk_bytes, end - position), position)
+        piece = _pread(fd, memoryview(buffer)[: end - position], position)
         if piece is None:
-            stretch_end = min(position + chunk_bytes, end)
-            yield from _read_pages(fd, position, stretch_end)
+            stretch_end = min(position + len(buffer), end)
+            yield from _read_pages(fd, position, stretch_end, memoryview(buffer))
             position = stretch_end
         elif piece:
             yield piece
@@ -69,11 +77,51 @@ def read_chunks(fd: int, begin: int, end: int, chunk_bytes: int = CHUNK_BYTES) -
             return
 
 
-def _read_pages(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
+def direct_chunks(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
+    """The same bytes from the disk rather than from the page cache, as far as the file system lets us.
+
+    Where it knows no O_DIRECT, the kernel is asked to forget the pages, which it does unless they are dirty or mapped.
+    """
+    try:
+        direct = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    except OSError:
+        direct = -1
+    try:
+        if direct >= 0:
+            yield from _read_direct(direct, begin, end)
+        else:
+            os.posix_fadvise(fd, begin, end - begin, os.POSIX_FADV_DONTNEED)
+            yield from read_chunks(fd, begin, end)
+    finally:
+        if direct >= 0:
+            os.close(direct)
+
+
+def _read_direct(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
+    """O_DIRECT wants memory, offsets and lengths in whole pages; what the disk fails to give is read as usual."""
+    with mmap.mmap(-1, CHUNK_BYTES) as buffer:
+        position = begin
+        while position < end:
+            page = position - position % PAGE_BYTES
+            try:
+                length = os.preadv(fd, [buffer], page)
+            except OSError as error:
+                if error.errno not in (errno.EIO, errno.EINVAL):
+                    raise
+                yield from read_chunks(fd, position, end)
+                return
+            piece = buffer[position - page : min(length, end - page)]
+            if not piece:
+                return
+            yield piece
+            position += len(piece)
+
+
+def _read_pages(fd: int, begin: int, end: int, buffer: memoryview) -> Iterator[memoryview | Unreadable]:
     position = begin
     while position < end:
         length = min(PAGE_BYTES - position % PAGE_BYTES, end - position)
-        piece = _pread(fd, length, position)
+        piece = _pread(fd, buffer[:length], position)
         if piece is None:
             yield Unreadable(length)
             position += length
@@ -84,10 +132,10 @@ def _read_pages(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
             return
 
 
-def _pread(fd: int, length: int, position: int) -> bytes | None:
-    """The bytes there, fewer at a short read and none at the end of the file; None if the disk failed."""
+def _pread(fd: int, buffer: memoryview, position: int) -> memoryview | None:
+    """What was read into the buffer: less than all at a short read, nothing at the end of the file; None: it failed."""
     try:
-        return os.pread(fd, length, position)
+        return buffer[: os.preadv(fd, [buffer], position)]
     except OSError as error:
         if error.errno != errno.EIO:
             raise

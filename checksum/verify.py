@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checksum.files import read_chunks
-from checksum.finding import Finding, Record, Unreadable, Verdict, merge
-from checksum.formats import FORMATS
+from checksum.files import CHUNK_BYTES, read_views
+from checksum.finding import Finding, Intact, Unreadable, Verdict, merge
+from checksum.formats import verify
 
 SETTLING_S = 600  # a file changed within this time may still be growing
-_UNFINISHED = (Verdict.torn, Verdict.zeros)  # what the end of a growing file looks like
+_UNFINISHED = (Verdict.torn, Verdict.zeros, Verdict.stale)  # what the end of a growing file looks like
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,13 @@ class FileReport:
 
     @property
     def corrupt(self) -> tuple[Finding, ...]:
-        """The findings that count: all but the end of a growing file."""
-        return self.findings[: len(self.findings) - self.settling]
+        """The findings that count: all but the end of a growing file, and what is left of an older log."""
+        counting = self.findings[: len(self.findings) - self.settling]
+        return tuple(finding for finding in counting if finding.verdict is not Verdict.stale)
+
+    def is_settling(self, number: int) -> bool:
+        """Whether the finding of this number is the end of a file that may still be growing."""
+        return number >= len(self.findings) - self.settling
 
 
 def verify_file(fd: int, path: Path, format: str, now_s: float, pace: Callable[[int], None]) -> FileReport:
@@ -49,10 +54,10 @@ def verify_file(fd: int, path: Path, format: str, now_s: float, pace: Callable[[
 
     def findings() -> Iterator[Finding]:
         nonlocal records, end
-        for item in FORMATS[format].scan(_paced(fd, before.st_size, pace), with_data=False):
+        for item in verify(format, _paced(fd, before.st_size, pace)):
             end = item.end
-            if isinstance(item, Record):
-                records += 1
+            if isinstance(item, Intact):
+                records += item.records
             else:
                 yield item
 
@@ -64,8 +69,16 @@ def verify_file(fd: int, path: Path, format: str, now_s: float, pace: Callable[[
     return FileReport(path, format, before.st_size, records, merged, settling)
 
 
-def _paced(fd: int, size: int, pace: Callable[[int], None]) -> Iterator[bytes | Unreadable]:
-    for piece in read_chunks(fd, 0, size):
+def mismatches(fd: int, format: str) -> Iterator[Finding]:
+    """The damage in the file, finding by finding, each with the checksums that differ."""
+    size = os.fstat(fd).st_size
+    for item in verify(format, read_views(fd, 0, size, bytearray(min(size, CHUNK_BYTES)))):
+        if isinstance(item, Finding) and item.verdict is not Verdict.stale:
+            yield item
+
+
+def _paced(fd: int, size: int, pace: Callable[[int], None]) -> Iterator[memoryview | Unreadable]:
+    for piece in read_views(fd, 0, size, bytearray(min(size, CHUNK_BYTES))):
         yield piece
         pace(piece.length if isinstance(piece, Unreadable) else len(piece))
 
@@ -88,13 +101,14 @@ def as_json(report: FileReport) -> dict[str, Any]:
         "bytes": report.bytes,
         "records": report.records,
         "findings": [
-            _finding_json(finding) | ({"settling": True} if number >= len(report.corrupt) else {})
+            finding_json(finding) | ({"settling": True} if report.is_settling(number) else {})
             for number, finding in enumerate(report.findings)
         ],
     }
 
 
-def _finding_json(finding: Finding) -> dict[str, Any]:
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """The finding as one entry of "findings" in `verify --json`."""
     flip = finding.flip
     return {
         "begin": finding.begin,

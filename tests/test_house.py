@@ -34,6 +34,7 @@ PURE = [
     "agent/report.py",
     "checksum/finding.py",
     "checksum/leveldb_log.py",
+    "checksum/tfrecord.py",
     "collectors/baseline.py",
     "collectors/causes.py",
     "collectors/correlator.py",

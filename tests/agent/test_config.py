@@ -34,6 +34,7 @@ WRONG = {
     "[[store]]\npath = '/srv'\nrate_mib_s = inf": ["rate_mib_s", "inf"],
     "[[store]]\npath = '/srv'\nsettle_s = -1": ["settle_s", "-1"],
     "[[store]]\npath = '/srv'\n[[store]]\npath = '/srv/'": ["/srv", "two stores"],
+    "[agent]\nchecksum_kernel = 'abacus'": ["checksum_kernel", "'abacus'", "auto"],
     "[agent\n": ["TOML"],
     "\ufffe\udcff": ["TOML"],
 }
