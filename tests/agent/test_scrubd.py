@@ -248,14 +248,14 @@ def test_what_cannot_be_verified_is_counted(store: Store, monkeypatch: pytest.Mo
     store.write("bad.log", log_of(40)[0])
     good, middles = log_of(30)
     store.flip(store.write("good.log", good), middles[3])
-    pread, bad = os.pread, (store.path / "bad.log").stat().st_ino
+    preadv, bad = os.preadv, (store.path / "bad.log").stat().st_ino
 
-    def refusing(fd: int, size: int, offset: int) -> bytes:
-        if os.fstat(fd).st_ino == bad and offset + size > 32_768:
+    def refusing(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if os.fstat(fd).st_ino == bad and offset + len(buffers[0]) > 32_768:
             raise OSError(116, "Stale file handle")
-        return pread(fd, size, offset)
+        return preadv(fd, buffers, offset)
 
-    monkeypatch.setattr(os, "pread", refusing)
+    monkeypatch.setattr(os, "preadv", refusing)
     monkeypatch.setattr(scrub, "_read_resident", lambda *_: b"")
     assert len(store.scrub()) == 1, "a file that fails keeps no other from its turn"
     assert store.progress["unverifiable"] == {
@@ -266,14 +266,14 @@ def test_what_cannot_be_verified_is_counted(store: Store, monkeypatch: pytest.Mo
 
 def test_a_bad_sector_is_a_finding(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write("a.log", log_of(200)[0])
-    pread = os.pread
+    preadv = os.preadv
 
-    def failing(fd: int, size: int, offset: int) -> bytes:
-        if offset < 45_056 and offset + size > 40_960:
+    def failing(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if offset < 45_056 and offset + len(buffers[0]) > 40_960:
             raise OSError(5, "Input/output error")
-        return pread(fd, size, offset)
+        return preadv(fd, buffers, offset)
 
-    monkeypatch.setattr(os, "pread", failing)
+    monkeypatch.setattr(os, "preadv", failing)
     monkeypatch.setattr(scrub, "_read_resident", lambda *_: b"")
     found = store.scrub()
     assert "unreadable" in {fault.detail["verdict"] for fault in found}
