@@ -1,6 +1,6 @@
 # make demo [ONCE=1]   the whole of flipwatch on this machine
 # make test            lint, types and tests; PYTHON=python3.13 chooses another Python >= 3.11
-# make bench           speed and memory against the peers, as ratios
+# make bench           speed, memory and detection figures, beside the peers (about a quarter of an hour)
 PYTHON ?= python3
 bin := .venv/bin
 

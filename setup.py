@@ -5,6 +5,12 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         # optional: without a compiler flipwatch still works, slowly, and says so.
-        Extension("checksum._crc32c", ["checksum/_crc32c.c"], extra_compile_args=["-O3"], optional=True)
+        Extension(
+            "checksum._crc32c",
+            [f"checksum/{name}.c" for name in ("_crc32c", "_kernels", "_leveldb", "_locate", "_tfrecord")],
+            depends=["checksum/_native.h"],
+            extra_compile_args=["-O3", "-fvisibility=hidden"],
+            optional=True,
+        )
     ]
 )

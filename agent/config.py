@@ -7,7 +7,7 @@ same file. A table [collector] in it is left alone, so that one machine may hold
 from dataclasses import dataclass
 from pathlib import Path
 
-from checksum import settings
+from checksum import crc32c, settings
 from checksum.formats import FORMATS
 from checksum.settings import SettingsError, setting
 
@@ -32,6 +32,11 @@ class AgentSettings:
         default=60.0,
         minimum=0.05,
         maximum=3600,
+    )
+    checksum_kernel: str = setting(
+        "how the scrubber computes checksums; auto is sse4.2 where the processor has it, since avx512 can slow others",
+        default="auto",
+        choices=("auto", *crc32c.kernels()),
     )
     journal_max_mib: int = setting(
         "bound of each journal; the oldest faults go first", default=256, minimum=1, maximum=1 << 20

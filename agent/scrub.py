@@ -13,8 +13,8 @@ from typing import TypeGuard
 
 from agent.config import MIB, StoreSettings
 from checksum import files
-from checksum.finding import Finding, Record, Unreadable, Verdict, merge
-from checksum.formats import FORMATS
+from checksum.finding import Finding, Intact, Unreadable, Verdict, merge
+from checksum.formats import FORMATS, verify
 
 PIECE_BYTES = 128 << 10
 PAGE_BYTES = 4096
@@ -133,25 +133,29 @@ def back_off_s(pressure_percent: float | None, limit_percent: float) -> float:
     return min(BACK_OFF_MAX_S, pressure_percent - limit_percent)
 
 
-def polite_chunks(fd: int, begin: int, end: int, before_piece: Callable[[int], None]) -> Iterator[bytes | Unreadable]:
+def polite_chunks(
+    fd: int, begin: int, end: int, before_piece: Callable[[int], None]
+) -> Iterator[memoryview | Unreadable]:
     """Bytes [begin, end) of a file; the page cache afterwards holds what it held before.
 
+    A piece is gone when the next is asked for.
     A read with RWF_NOWAIT returns only what is in the cache already. What it doesn't return is read from the disk and
     dropped again. Readahead is off, or it would bring in pages that then look as if they had been there.
     """
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    buffer = bytearray(PIECE_BYTES)
     offset = begin
     while offset < end:
         size = min(PIECE_BYTES, end - offset)
         before_piece(size)
-        resident = _read_resident(fd, offset, size)
+        resident = _read_resident(fd, offset, memoryview(buffer)[:size])
         if resident:
             yield resident
             offset += len(resident)
             size -= len(resident)
         if size:
             missing = 0
-            for chunk in files.read_chunks(fd, offset, offset + size, chunk_bytes=size):
+            for chunk in files.read_views(fd, offset, offset + size, buffer):
                 missing += chunk.length if isinstance(chunk, Unreadable) else len(chunk)
                 yield chunk
             drop_from_cache(fd, offset, size)
@@ -160,13 +164,12 @@ def polite_chunks(fd: int, begin: int, end: int, before_piece: Callable[[int], N
             offset += missing
 
 
-def _read_resident(fd: int, offset: int, size: int) -> bytes:
-    buffer = bytearray(size)
+def _read_resident(fd: int, offset: int, buffer: memoryview) -> memoryview:
     try:
         count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
     except OSError:  # nothing is resident (EAGAIN), or the filesystem can't say (EOPNOTSUPP)
-        return b""
-    return bytes(memoryview(buffer)[: count - count % PAGE_BYTES if count < size else count])
+        count = 0
+    return buffer[: count - count % PAGE_BYTES if count < len(buffer) else count]
 
 
 def drop_from_cache(fd: int, offset: int, size: int) -> None:
@@ -186,9 +189,8 @@ def confirm(
     read_end = min(os.fstat(fd).st_size, form.read_end(end))
     drop_from_cache(fd, begin, read_end - begin)
     chunks = polite_chunks(fd, begin, read_end, before_piece)
-    scan = form.scan(chunks, offset=begin, resumed=begin > 0, with_data=False)
-    inside = (item for item in scan if is_damage(item) and item.end > found[0].begin and item.begin < end)
-    again = list(merge(inside))
+    items = verify(format_name, chunks, offset=begin, resumed=begin < found[0].begin, begin=found[0].begin)
+    again = list(merge(item for item in items if is_damage(item) and item.begin < end))
     standing = {(item.begin, item.end) for item in again}
     passing = [
         Finding(item.begin, item.end, Verdict.transient, item.stored, item.computed, item.flip)
@@ -198,7 +200,7 @@ def confirm(
     return again, passing
 
 
-def is_damage(item: Record | Finding) -> TypeGuard[Finding]:
+def is_damage(item: Intact | Finding) -> TypeGuard[Finding]:
     """Leavings of an older log, in a file that was used again, are no damage."""
     return isinstance(item, Finding) and item.verdict is not Verdict.stale
 
@@ -210,11 +212,11 @@ def volume(proc: Path, device_number: int) -> str:
     """
     numbers = f"{os.major(device_number)}:{os.minor(device_number)}"
     try:
-        lines = (proc / "self/mountinfo").read_text(errors="replace").splitlines()
+        lines = (proc / "self/mountinfo").read_text(errors="replace").split("\n")
     except OSError:
         lines = []
     for line in lines:
-        words = line.split()
-        if words[2] == numbers:
-            return words[words.index("-") + 2]
+        mount, _, source = line.partition(" - ")
+        if mount.split(" ")[2:3] == [numbers]:
+            return source.split(" ")[1] or numbers
     return numbers

@@ -31,9 +31,9 @@ from agent.journal import Journal
 from agent.novelty import History
 from agent.reconcile import Changes
 from agent.report import RecordFault
-from checksum import files
-from checksum.finding import Finding, Record, Verdict, merge
-from checksum.formats import FORMATS, recognise
+from checksum import crc32c, files
+from checksum.finding import Finding, Verdict, merge
+from checksum.formats import FORMATS, recognise, verify
 
 CHECKPOINT_S = 10.0
 RETRY_S = 5.0
@@ -66,6 +66,7 @@ class Scrubber:
     def run(self) -> None:
         """Until `stop` is called."""
         _be_nice()
+        crc32c.use(_kernel(self.config.agent.checksum_kernel))
         with contextlib.suppress(Stopped):
             self._forget_other_stores()
         threads = [
@@ -335,18 +336,18 @@ class StoreScrub:
 
     def _scan(self, file: _OpenFile, advance: Advance) -> None:
         """Judges the file from its `scan_begin` on; `advance` hears how far that is (offset, whole file?, bytes)."""
-        form = FORMATS[file.format]
         begin, size = file.scan_begin, file.status.st_size
-        start = form.resume_offset(begin, file.is_unchanged)
+        start = FORMATS[file.format].resume_offset(begin, file.is_unchanged)
         chunks = scrub.polite_chunks(file.fd, start, size, self._before_piece)
         section = self._section(file, begin)
-        for item in form.scan(chunks, offset=start, resumed=start > 0, with_data=False):
-            if item.end <= begin:  # judged before the last stop
+        # An item ended at `begin`; if that lies within a block, the block may open with the rest of an earlier one.
+        for item in verify(file.format, chunks, offset=start, resumed=start < begin, begin=begin):
+            if isinstance(item, Finding):
+                if scrub.is_damage(item):
+                    section.add(item)
                 continue
-            if isinstance(item, Record):
-                section.records += 1
-            elif scrub.is_damage(item):
-                section.add(item)
+            section.records += item.records
+            # Never just behind damage: what it is called may depend on both sides of it, which are then judged apart.
             if time.monotonic() - self._committed_s >= CHECKPOINT_S:
                 faults, changes = self._close(file, section, item.end)
                 advance(item.end, False, item.end - section.begin)
@@ -474,6 +475,13 @@ def _is_gone(path: Path) -> bool:
 def _readable(path: Path) -> str:
     """A file's name may be any bytes; a fault line is Unicode."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _kernel(choice: str) -> str:
+    """AVX-512 may lower the clock of all cores of older processors; at the rate of a scrub SSE4.2 is plenty."""
+    if choice != "auto":
+        return choice
+    return "sse4.2" if "sse4.2" in crc32c.kernels() else crc32c.kernels()[0]
 
 
 def _be_nice() -> None:

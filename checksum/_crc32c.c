@@ -1,123 +1,18 @@
-/* CRC-32C (Castagnoli, RFC 3720 appendix B.4), the place of a flipped bit, and the short way through a LevelDB log.
+/* The extension's front door: takes Python's arguments apart, lets go of the interpreter's lock, and calls the C files.
  *
- * Enters: any contiguous buffer. Leaves: its checksum, or the run of intact LevelDB log fragments in it. Two kernels give the same answer: "sse4.2" uses the processor's
- * crc32 instruction on three streams 128 bytes apart (its latency is three cycles, so one stream alone would leave two
- * thirds of it idle; streams further apart lose memory bandwidth), "table" is slicing-by-8 for every other processor.
- * checksum/crc32c.py holds the Python twin and decides after a self-test whether this extension is used at all.
- *
- * Bits are reflected: the coefficient of x^0 is the most significant bit of a word, so multiplying by x shifts right.
+ * Enters: any contiguous buffer. Leaves: checksums, the place of a flipped bit, intact runs of records.
+ * checksum/crc32c.py decides after a self-test of each kernel which of them are used, and whether any is.
  */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdint.h>
 #include <string.h>
 
-#define POLYNOMIAL 0x82f63b78u
-#define X_TO_THE_0 0x80000000u
+#include "_native.h"
+
 #define GIL_KEPT_BYTES 4096 /* below this a release costs more than another thread could gain */
-#define STREAM_BYTES 128
-#define MASK_DELTA 0xa282ead8u
-#define HEADER_BYTES 7 /* of a LevelDB log: masked checksum (4), length (2), type (1); checksum/leveldb_log.py explains */
-#define TYPE_AT 6
-#define LAST_TYPE 4 /* types are 1 (FULL) to 4 (LAST) */
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HAVE_SSE42_KERNEL 1
-#include <nmmintrin.h>
-#endif
-
-typedef uint32_t (*kernel_t)(uint32_t state, const uint8_t *bytes, size_t length);
-
-static uint32_t slices[8][256]; /* slices[k][b]: the state after byte b and k zero bytes */
-
-static void build_slices(void) {
-    for (uint32_t byte = 0; byte < 256; byte++) {
-        uint32_t state = byte;
-        for (int bit = 0; bit < 8; bit++)
-            state = (state >> 1) ^ (state & 1 ? POLYNOMIAL : 0);
-        slices[0][byte] = state;
-    }
-    for (int k = 1; k < 8; k++)
-        for (uint32_t byte = 0; byte < 256; byte++)
-            slices[k][byte] = (slices[k - 1][byte] >> 8) ^ slices[0][slices[k - 1][byte] & 0xff];
-}
-
-static inline uint32_t little_endian_32(const uint8_t *bytes) {
-    return bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
-}
-
-static uint32_t table_kernel(uint32_t state, const uint8_t *bytes, size_t length) {
-    for (; length >= 8; bytes += 8, length -= 8) {
-        uint32_t low = state ^ little_endian_32(bytes), high = little_endian_32(bytes + 4);
-        state = slices[7][low & 0xff] ^ slices[6][low >> 8 & 0xff] ^ slices[5][low >> 16 & 0xff] ^ slices[4][low >> 24] ^
-                slices[3][high & 0xff] ^ slices[2][high >> 8 & 0xff] ^ slices[1][high >> 16 & 0xff] ^ slices[0][high >> 24];
-    }
-    for (; length > 0; bytes++, length--)
-        state = (state >> 8) ^ slices[0][(state ^ *bytes) & 0xff];
-    return state;
-}
-
-#ifdef HAVE_SSE42_KERNEL
-
-static uint32_t shift_one_stream[4][256];  /* a state after STREAM_BYTES zero bytes, by its four bytes */
-static uint32_t shift_two_streams[4][256]; /* the same after twice as many */
-
-static void build_shift(uint32_t table[4][256], size_t zero_bytes) {
-    for (int k = 0; k < 4; k++)
-        for (uint32_t byte = 0; byte < 256; byte++) {
-            uint32_t state = byte << 8 * k;
-            for (size_t i = 0; i < zero_bytes; i++)
-                state = (state >> 8) ^ slices[0][state & 0xff];
-            table[k][byte] = state;
-        }
-}
-
-static inline uint32_t shift(uint32_t table[4][256], uint32_t state) {
-    return table[0][state & 0xff] ^ table[1][state >> 8 & 0xff] ^ table[2][state >> 16 & 0xff] ^ table[3][state >> 24];
-}
-
-static inline uint64_t load_64(const uint8_t *bytes) {
-    uint64_t word;
-    memcpy(&word, bytes, sizeof word);
-    return word;
-}
-
-__attribute__((target("sse4.2"))) static uint32_t sse42_kernel(uint32_t state, const uint8_t *bytes, size_t length) {
-    for (; length >= 3 * STREAM_BYTES; bytes += 3 * STREAM_BYTES, length -= 3 * STREAM_BYTES) {
-        uint64_t first = state, second = 0, third = 0;
-        for (size_t i = 0; i < STREAM_BYTES; i += 8) {
-            first = _mm_crc32_u64(first, load_64(bytes + i));
-            second = _mm_crc32_u64(second, load_64(bytes + STREAM_BYTES + i));
-            third = _mm_crc32_u64(third, load_64(bytes + 2 * STREAM_BYTES + i));
-        }
-        state = shift(shift_two_streams, (uint32_t)first) ^ shift(shift_one_stream, (uint32_t)second) ^ (uint32_t)third;
-    }
-    uint64_t wide = state;
-    for (; length >= 8; bytes += 8, length -= 8)
-        wide = _mm_crc32_u64(wide, load_64(bytes));
-    state = (uint32_t)wide;
-    for (; length > 0; bytes++, length--)
-        state = _mm_crc32_u8(state, *bytes);
-    return state;
-}
-
-#endif
-
-static kernel_t kernel = table_kernel;
-static const char *kernel_name = "table";
-
-static void choose_kernel(void) {
-#ifdef HAVE_SSE42_KERNEL
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("sse4.2")) {
-        build_shift(shift_one_stream, STREAM_BYTES);
-        build_shift(shift_two_streams, 2 * STREAM_BYTES);
-        kernel = sse42_kernel;
-        kernel_name = "sse4.2";
-    }
-#endif
-}
+static const named_kernel_t *chosen = kernels; /* build_kernels puts the fastest first */
 
 /* A word argument; sets ValueError and returns -1 when it isn't one of 0 .. 2**32 - 1. */
 static int as_word(PyObject *number, uint32_t *word) {
@@ -135,13 +30,16 @@ static int as_word(PyObject *number, uint32_t *word) {
     return 0;
 }
 
-static uint32_t checksum_of(kernel_t run, uint32_t crc, const uint8_t *bytes, size_t length) {
-    if (length < GIL_KEPT_BYTES)
-        return ~run(~crc, bytes, length);
-    Py_BEGIN_ALLOW_THREADS
-    crc = ~run(~crc, bytes, length);
-    Py_END_ALLOW_THREADS
-    return crc;
+/* The kernel of that name; sets ValueError and returns NULL if this processor has none. */
+static const named_kernel_t *kernel_named(PyObject *name) {
+    const char *wanted = PyUnicode_AsUTF8(name);
+    if (wanted == NULL)
+        return NULL;
+    for (size_t i = 0; i < kernel_count; i++)
+        if (strcmp(kernels[i].name, wanted) == 0)
+            return &kernels[i];
+    PyErr_Format(PyExc_ValueError, "this processor has no CRC-32C kernel '%s'", wanted);
+    return NULL;
 }
 
 static PyObject *checksum_with(kernel_t run, PyObject *const *args, Py_ssize_t count) {
@@ -155,88 +53,79 @@ static PyObject *checksum_with(kernel_t run, PyObject *const *args, Py_ssize_t c
         return NULL;
     if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0)
         return NULL;
-    crc = checksum_of(run, crc, view.buf, (size_t)view.len);
+    if (view.len < GIL_KEPT_BYTES)
+        crc = ~run(~crc, view.buf, (size_t)view.len);
+    else {
+        Py_BEGIN_ALLOW_THREADS
+        crc = ~run(~crc, view.buf, (size_t)view.len);
+        Py_END_ALLOW_THREADS
+    }
     PyBuffer_Release(&view);
     return PyLong_FromUnsignedLong(crc);
 }
 
 static PyObject *py_crc32c(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
-    return checksum_with(kernel, args, count);
+    return checksum_with(chosen->run, args, count);
 }
 
-static PyObject *py_crc32c_table(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+static PyObject *py_crc32c_with(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
-    return checksum_with(table_kernel, args, count);
-}
-
-/* The d below bits_max with x^d = syndrome (mod P), found by stepping x through its powers; -1 if there is none. */
-static PyObject *py_locate_exponent(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    (void)module;
-    uint32_t syndrome, power = X_TO_THE_0;
-    long long found = -1;
-    if (count != 2) {
-        PyErr_SetString(PyExc_TypeError, "locate_exponent takes the syndrome and the number of bits");
+    const named_kernel_t *kernel;
+    if (count < 1) {
+        PyErr_SetString(PyExc_TypeError, "crc32c_with takes the name of a kernel and a buffer");
         return NULL;
     }
-    if (as_word(args[0], &syndrome) < 0)
+    if ((kernel = kernel_named(args[0])) == NULL)
         return NULL;
+    return checksum_with(kernel->run, args + 1, count - 1);
+}
+
+static PyObject *py_use(PyObject *module, PyObject *name) {
+    (void)module;
+    const named_kernel_t *kernel = kernel_named(name);
+    if (kernel == NULL)
+        return NULL;
+    chosen = kernel;
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_locate_exponent(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    (void)module;
+    uint32_t syndrome, polynomial = CRC32C_POLYNOMIAL;
+    if (count < 2 || count > 3) {
+        PyErr_SetString(PyExc_TypeError, "locate_exponent takes the syndrome, the number of bits, and a polynomial");
+        return NULL;
+    }
+    if (as_word(args[0], &syndrome) < 0 || (count == 3 && as_word(args[2], &polynomial) < 0))
+        return NULL;
+    if (polynomial != CRC32C_POLYNOMIAL && polynomial != ZLIB_CRC32_POLYNOMIAL) {
+        PyErr_SetString(PyExc_ValueError, "flipped bits are located for CRC-32C and zlib's CRC-32 only");
+        return NULL;
+    }
     long long bits_max = PyLong_AsLongLong(args[1]);
     if (bits_max == -1 && PyErr_Occurred())
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    for (long long exponent = 0; exponent < bits_max; exponent++) {
-        if (power == syndrome) {
-            found = exponent;
-            break;
-        }
-        power = (power >> 1) ^ (power & 1 ? POLYNOMIAL : 0);
-    }
-    Py_END_ALLOW_THREADS
-    return PyLong_FromLongLong(found);
-}
-
-static inline uint32_t mask(uint32_t crc) {
-    return (crc >> 15 | crc << 17) + MASK_DELTA;
-}
-
-/* The end of the intact fragment of a LevelDB log at `position`, or 0 if there is none. */
-static Py_ssize_t intact_end(const uint8_t *block, Py_ssize_t size, Py_ssize_t position) {
-    if (size - position < HEADER_BYTES)
-        return 0;
-    const uint8_t *header = block + position;
-    Py_ssize_t length = header[4] | header[5] << 8;
-    if (header[TYPE_AT] < 1 || header[TYPE_AT] > LAST_TYPE || length > size - position - HEADER_BYTES)
-        return 0;
-    uint32_t crc = checksum_of(kernel, 0, header + TYPE_AT, (size_t)length + 1);
-    return mask(crc) == little_endian_32(header) ? position + HEADER_BYTES + length : 0;
-}
-
-/* `end`, or the end of a full block if only its trailer of zeros follows. */
-static Py_ssize_t past_trailer(const uint8_t *block, Py_ssize_t size, Py_ssize_t end, int is_full) {
-    if (!is_full || size - end >= HEADER_BYTES)
-        return end;
-    for (Py_ssize_t i = end; i < size; i++)
-        if (block[i] != 0)
-            return end;
-    return size;
+    long long exponent = locate_exponent(syndrome, bits_max, polynomial);
+    return exponent == -2 ? PyErr_NoMemory() : PyLong_FromLongLong(exponent);
 }
 
 /* One fragment as (type, begin, end, payload or None), with offsets in the file. */
-static PyObject *fragment(const uint8_t *block, Py_ssize_t position, Py_ssize_t end, Py_ssize_t past, long long offset,
+static PyObject *fragment(const uint8_t *block, size_t position, size_t end, size_t past, long long offset,
                           int with_data) {
-    const char *payload = (const char *)block + position + HEADER_BYTES;
-    long kind = block[position + TYPE_AT];
+    const char *payload = (const char *)block + position + LOG_HEADER_BYTES;
+    long kind = block[position + LOG_TYPE_AT];
+    long long from = offset + (long long)position, to = offset + (long long)past;
     if (!with_data)
-        return Py_BuildValue("(lLLO)", kind, offset + position, offset + past, Py_None);
-    return Py_BuildValue("(lLLy#)", kind, offset + position, offset + past, payload, end - position - HEADER_BYTES);
+        return Py_BuildValue("(lLLO)", kind, from, to, Py_None);
+    return Py_BuildValue("(lLLy#)", kind, from, to, payload, (Py_ssize_t)(end - position - LOG_HEADER_BYTES));
 }
 
 /* Appends the run of intact fragments that begins at `position`; -1 at an error. */
-static int append_run(PyObject *list, const uint8_t *block, Py_ssize_t size, Py_ssize_t position, long long offset,
-                      int is_full, int with_data) {
-    for (Py_ssize_t end; (end = intact_end(block, size, position)) != 0;) {
-        Py_ssize_t past = past_trailer(block, size, end, is_full);
+static int append_run(PyObject *list, const uint8_t *block, size_t size, size_t position, long long offset, int is_full,
+                      int with_data) {
+    for (size_t end; (end = intact_fragment_end(chosen->run, block, size, position, LOG_TYPE_MAX)) != 0;) {
+        size_t past = past_trailer(block, size, end, is_full, LOG_HEADER_BYTES);
         PyObject *item = fragment(block, position, end, past, offset, with_data);
         if (item == NULL)
             return -1;
@@ -249,6 +138,13 @@ static int append_run(PyObject *list, const uint8_t *block, Py_ssize_t size, Py_
     return 0;
 }
 
+static int lies_in(const Py_buffer *view, Py_ssize_t position) {
+    if (position >= 0 && position <= view->len)
+        return 1;
+    PyErr_SetString(PyExc_ValueError, "the position must lie in the buffer");
+    return 0;
+}
+
 static PyObject *py_leveldb_run(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer view;
@@ -258,23 +154,98 @@ static PyObject *py_leveldb_run(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "y*nLpp", &view, &position, &offset, &is_full, &with_data))
         return NULL;
     PyObject *list = NULL;
-    if (position < 0 || position > view.len)
-        PyErr_SetString(PyExc_ValueError, "the position must lie in the block");
-    else if ((list = PyList_New(0)) != NULL &&
-             append_run(list, view.buf, view.len, position, offset, is_full, with_data) < 0)
+    if (lies_in(&view, position) && (list = PyList_New(0)) != NULL &&
+        append_run(list, view.buf, (size_t)view.len, (size_t)position, offset, is_full, with_data) < 0)
         Py_CLEAR(list);
     PyBuffer_Release(&view);
     return list;
 }
 
+static PyObject *py_leveldb_walk(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer view;
+    Py_ssize_t block_bytes, position;
+    long long offset, counted_from;
+    log_walk_t walk = {.settled = -1};
+    if (!PyArg_ParseTuple(args, "y*nnLLLpL", &view, &block_bytes, &position, &offset, &counted_from, &walk.open_begin,
+                          &walk.is_leading, &walk.number))
+        return NULL;
+    int is_sane = lies_in(&view, position);
+    if (is_sane && block_bytes < 1) {
+        PyErr_SetString(PyExc_ValueError, "a block holds at least one byte");
+        is_sane = 0;
+    }
+    if (is_sane) {
+        walk.position = (size_t)position;
+        kernel_t run = chosen->run;
+        Py_BEGIN_ALLOW_THREADS
+        walk_log(run, view.buf, (size_t)view.len, (size_t)block_bytes, offset, counted_from, &walk);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&view);
+    if (!is_sane)
+        return NULL;
+    return Py_BuildValue("(nLLLNL)", (Py_ssize_t)walk.position, walk.settled, walk.records, walk.open_begin,
+                         PyBool_FromLong(walk.is_leading), walk.number);
+}
+
+static PyObject *py_tfrecord_walk(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer view;
+    Py_ssize_t position;
+    long long counted_from, records = 0;
+    if (!PyArg_ParseTuple(args, "y*nL", &view, &position, &counted_from))
+        return NULL;
+    int is_sane = lies_in(&view, position);
+    if (is_sane) {
+        kernel_t run = chosen->run;
+        Py_BEGIN_ALLOW_THREADS
+        position = (Py_ssize_t)walk_tfrecords(run, view.buf, (size_t)view.len, (size_t)position, counted_from, &records);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&view);
+    return is_sane ? Py_BuildValue("(nL)", position, records) : NULL;
+}
+
+static PyObject *py_zeros_end(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer view;
+    Py_ssize_t position;
+    if (!PyArg_ParseTuple(args, "y*n", &view, &position))
+        return NULL;
+    int is_sane = lies_in(&view, position);
+    if (is_sane) {
+        const uint8_t *bytes = view.buf;
+        Py_BEGIN_ALLOW_THREADS
+        for (uint64_t word; view.len - position >= (Py_ssize_t)sizeof word; position += (Py_ssize_t)sizeof word) {
+            memcpy(&word, bytes + position, sizeof word);
+            if (word != 0)
+                break;
+        }
+        while (position < view.len && bytes[position] == 0)
+            position++;
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&view);
+    return is_sane ? PyLong_FromSsize_t(position) : NULL;
+}
+
+#define FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
+
 static PyMethodDef methods[] = {
-    {"crc32c", (PyCFunction)(void (*)(void))py_crc32c, METH_FASTCALL, "crc32c(data, crc=0): the fastest kernel here."},
-    {"crc32c_table", (PyCFunction)(void (*)(void))py_crc32c_table, METH_FASTCALL,
-     "crc32c_table(data, crc=0): the same through the portable kernel."},
-    {"locate_exponent", (PyCFunction)(void (*)(void))py_locate_exponent, METH_FASTCALL,
-     "locate_exponent(syndrome, bits_max): the d with x^d = syndrome, or -1."},
+    {"crc32c", FASTCALL(py_crc32c), METH_FASTCALL, "crc32c(data, crc=0): by the kernel in use."},
+    {"crc32c_with", FASTCALL(py_crc32c_with), METH_FASTCALL, "crc32c_with(kernel, data, crc=0): by the named kernel."},
+    {"use", py_use, METH_O, "use(kernel): everything here computes by the named kernel from now on."},
+    {"locate_exponent", FASTCALL(py_locate_exponent), METH_FASTCALL,
+     "locate_exponent(syndrome, bits_max, polynomial=CRC-32C's): the d with x^d = syndrome, or -1."},
     {"leveldb_run", py_leveldb_run, METH_VARARGS,
      "leveldb_run(block, position, offset, is_full, with_data): the intact fragments of a LevelDB log from a position."},
+    {"leveldb_walk", py_leveldb_walk, METH_VARARGS,
+     "leveldb_walk(blocks, block_bytes, position, offset, counted_from, open_begin, is_leading, number) -> (position, "
+     "settled, records, open_begin, is_leading, number): over the intact records of whole blocks; log_walk_t explains."},
+    {"tfrecord_walk", py_tfrecord_walk, METH_VARARGS,
+     "tfrecord_walk(buffer, position, counted_from) -> (position, records): over the intact records that lie in it."},
+    {"zeros_end", py_zeros_end, METH_VARARGS, "zeros_end(buffer, position): where the zeros that begin there end."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -282,12 +253,25 @@ static struct PyModuleDef module_definition = {
     PyModuleDef_HEAD_INIT, "checksum._crc32c", "CRC-32C in C; see checksum/crc32c.py.", 0, methods, NULL, NULL, NULL, NULL,
 };
 
+static PyObject *kernel_names(void) {
+    PyObject *names = PyTuple_New((Py_ssize_t)kernel_count);
+    for (size_t i = 0; names != NULL && i < kernel_count; i++) {
+        PyObject *name = PyUnicode_FromString(kernels[i].name);
+        if (name == NULL)
+            Py_CLEAR(names);
+        else
+            PyTuple_SET_ITEM(names, (Py_ssize_t)i, name);
+    }
+    return names;
+}
+
 PyMODINIT_FUNC PyInit__crc32c(void) {
-    build_slices();
-    choose_kernel();
+    build_kernels();
     PyObject *module = PyModule_Create(&module_definition);
-    if (module != NULL && PyModule_AddStringConstant(module, "KERNEL", kernel_name) < 0) {
-        Py_DECREF(module);
+    PyObject *names = module == NULL ? NULL : kernel_names();
+    if (names == NULL || PyModule_AddObject(module, "KERNELS", names) < 0) {
+        Py_XDECREF(names);
+        Py_XDECREF(module);
         return NULL;
     }
     return module;

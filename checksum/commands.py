@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 import click
 
+from checksum import crc32c
 from checksum import seal as seal_of
-from checksum.crc32c import implementation
 from checksum.files import NotRegular, open_regular, reader_at
 from checksum.finding import Finding
 from checksum.formats import FORMATS, recognise
@@ -56,14 +56,19 @@ _format_option = click.option(
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_format_option
 @click.option("--json", "wants_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--kernel", type=click.Choice(crc32c.kernels()), help="How checksums are computed; else the fastest way.")
 @click.option("--rate", "rate_mib_s", type=click.FloatRange(min=0, min_open=True), help="Read at most so many MiB/s.")
-def verify(paths: tuple[Path, ...], format_choice: str, wants_json: bool, rate_mib_s: float | None) -> None:
+def verify(
+    paths: tuple[Path, ...], format_choice: str, wants_json: bool, kernel: str | None, rate_mib_s: float | None
+) -> None:
     """Check every record of the files; directories are walked, links inside them are not followed.
 
     Exit status: 0 if all is well, 1 if something is corrupt (other than the end of a file that is still growing), 2 if
     something could not be checked.
     """
     begun_s = time.monotonic()
+    if kernel is not None:
+        crc32c.use(kernel)
     _warn_if_slow()
     walk = _Walk()
     with _stopping_at_interrupt():
@@ -205,7 +210,7 @@ def _stopping_at_interrupt() -> Iterator[None]:
 
 
 def _warn_if_slow() -> None:
-    if implementation() == "python":
+    if crc32c.implementation() == "python":
         _say("checksums run in pure Python, a thousand times slower than in C: install with a C compiler")
 
 

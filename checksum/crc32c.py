@@ -1,20 +1,23 @@
 """CRC-32C, the checksum of LevelDB, TFRecord, Kafka and iSCSI: in C where it could be built, else in Python.
 
-Enters: any contiguous buffer. Leaves: a 32-bit checksum, or the exponent that tells which bit flipped. The C extension
-is used only if it gave the right answers for the vectors of RFC 3720 at import: a checksum that computes wrongly would
-call every intact record corrupt. `implementation()` says what runs.
+Enters: any contiguous buffer. Leaves: a 32-bit checksum, or the exponent that tells which bit flipped. A C kernel is
+used only if it gave the right answers for the vectors of RFC 3720 at import: a checksum that computes wrongly would
+call every intact record corrupt. `kernels()` lists those that did, `use` chooses one, `implementation()` says which
+runs.
 """
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 Buffer = bytes | bytearray | memoryview
 
-_POLYNOMIAL = 0x82F63B78  # reflected: the most significant bit is the coefficient of x^0
+CRC32C, ZLIB_CRC32 = 0x82F63B78, 0xEDB88320  # polynomials; reflected: the most significant bit is that of x^0
 _X_TO_THE_0 = 0x80000000
 _CRC_BITS = 32
 _WORD = 0xFFFFFFFF
+_PYTHON = "python"  # the name of the twin among the kernels
 _MASK_DELTA = 0xA282EAD8  # leveldb util/crc32c.h
 
 # RFC 3720 appendix B.4, and the check value that catalogues of CRCs give for "123456789"
@@ -29,11 +32,14 @@ VECTORS = (
 # The same vectors again, long enough for every path of a kernel; the twin computed the answer, a test recomputes it.
 _LONG = b"".join(vector for vector, _ in VECTORS) * 31
 _LONG_CRC = 0x12EFF72A
+# An exponent beyond the first giant step of the search in C, and that power of x; a test recomputes it.
+_FAR_EXPONENT = 1_000_003
+_FAR_POWER = 0x2EB30512
 
 
-def _step(state: int) -> int:
+def _step(state: int, polynomial: int = CRC32C) -> int:
     """The reflected state times x, modulo the polynomial."""
-    return (state >> 1) ^ (_POLYNOMIAL if state & 1 else 0)
+    return (state >> 1) ^ (polynomial if state & 1 else 0)
 
 
 def _byte_table() -> tuple[int, ...]:
@@ -57,14 +63,14 @@ def reference(data: Buffer, crc: int = 0) -> int:
     return state ^ _WORD
 
 
-def reference_locate_exponent(syndrome: int, bits_max: int) -> int:
+def reference_locate_exponent(syndrome: int, bits_max: int, polynomial: int = CRC32C) -> int:
     """The d below `bits_max` with x^d = syndrome, by stepping through the powers of x; -1 if there is none."""
     _check_word(syndrome)
     power = _X_TO_THE_0
     for exponent in range(bits_max):
         if power == syndrome:
             return exponent
-        power = _step(power)
+        power = _step(power, polynomial)
     return -1
 
 
@@ -73,38 +79,67 @@ def _check_word(word: int) -> None:
         raise ValueError("a 32-bit word must be 0 to 2**32 - 1")
 
 
-def _computes_rightly(extension: Any) -> bool:
-    """Whether the extension gives the checksums of RFC 3720, in one piece and in two, and a known exponent."""
-    crc = extension.crc32c
-    return (
-        crc(_LONG) == _LONG_CRC
-        and all(crc(vector) == crc(vector[9:], crc(vector[:9])) == expected for vector, expected in VECTORS)
-        and extension.locate_exponent(_POLYNOMIAL, 64) == _CRC_BITS  # x^32 modulo the polynomial is the polynomial
+def _computes_rightly(crc: Callable[..., int]) -> bool:
+    """Whether it gives the checksums of RFC 3720, in one piece and in two."""
+    return crc(_LONG) == _LONG_CRC and all(
+        crc(vector) == crc(vector[9:], crc(vector[:9])) == expected for vector, expected in VECTORS
     )
 
 
-def _load_extension() -> Any:
-    """The C extension, or None if it isn't built, can't be loaded here or computes wrongly."""
+def _load_extension() -> tuple[Any, tuple[str, ...]]:
+    """The C extension and those of its kernels that compute rightly, the fastest in use; else None and the twin."""
     try:
         extension = importlib.import_module("checksum._crc32c")
     except ImportError:
-        return None
-    return extension if _computes_rightly(extension) else None
+        return None, (_PYTHON,)
+    right = tuple(name for name in extension.KERNELS if _computes_rightly(partial(extension.crc32c_with, name)))
+    if not right or extension.locate_exponent(_FAR_POWER, _FAR_EXPONENT + 1) != _FAR_EXPONENT:
+        return None, (_PYTHON,)
+    extension.use(right[0])
+    return extension, right
 
 
-extension = _load_extension()
+extension, _kernels = _load_extension()
+_used = _kernels[0]
 
 crc32c: Callable[..., int]
-locate_exponent: Callable[[int, int], int]
+locate_exponent: Callable[..., int]
 if extension is None:
     crc32c, locate_exponent = reference, reference_locate_exponent
 else:
     crc32c, locate_exponent = extension.crc32c, extension.locate_exponent
 
 
+def kernels() -> tuple[str, ...]:
+    """What can compute here, the fastest first: some of "avx512", "sse4.2" and "table" (all C), or only "python"."""
+    return _kernels
+
+
 def implementation() -> str:
-    """What computes: "sse4.2" or "table" (both C), or "python", which is a thousand times slower."""
-    return "python" if extension is None else str(extension.KERNEL)
+    """Which of `kernels()` computes; "python" is a thousand times slower than the slowest of the others."""
+    return _used
+
+
+def use(kernel: str) -> None:
+    """Lets the whole process compute by one of `kernels()`.
+
+    Raises:
+        ValueError: the processor hasn't got it, or it computes wrongly here.
+    """
+    global _used
+    if kernel not in _kernels:
+        raise ValueError(f"no CRC-32C kernel '{kernel}' here; there are {', '.join(_kernels)}")
+    if extension is not None:
+        extension.use(kernel)
+    _used = kernel
+
+
+def compute(kernel: str, data: Buffer, crc: int = 0) -> int:
+    """The checksum by one of `kernels()` or by "python", whichever is in use: for comparing them."""
+    if kernel == _PYTHON:
+        return reference(data, crc)
+    computed: int = extension.crc32c_with(kernel, data, crc)
+    return computed
 
 
 def mask(crc: int) -> int:

@@ -16,7 +16,7 @@ class DurableFile:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         view = memoryview(data)
         while view:  # the kernel may take less than it was given
             view = view[os.write(self._fd, view) :]

@@ -49,19 +49,26 @@ def _check_regular(path: Path, status: os.stat_result) -> None:
 
 
 def read_chunks(fd: int, begin: int, end: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes | Unreadable]:
-    """The bytes [begin, end) of the file, in pieces of at most `chunk_bytes`; fewer if the file ends before.
+    """The same as `read_views`, in pieces of at most `chunk_bytes` that may be kept."""
+    for piece in read_views(fd, begin, end, bytearray(max(0, min(chunk_bytes, end - begin)))):
+        yield piece if isinstance(piece, Unreadable) else bytes(piece)
 
-    A stretch that fails with EIO is read page by page, and each page that fails is an Unreadable.
+
+def read_views(fd: int, begin: int, end: int, buffer: bytearray) -> Iterator[memoryview | Unreadable]:
+    """The bytes [begin, end) of the file, read into `buffer` piece by piece; fewer if the file ends before.
+
+    A piece is gone as soon as the next is asked for: memory stays bounded and warm, which new memory isn't. A stretch
+    that fails with EIO is read page by page, and each page that fails is an Unreadable.
 
     Raises:
         OSError: any other error.
     """
     position = begin
     while position < end:
-        piece = _pread(fd, min(chunk_bytes, end - position), position)
+        piece = _pread(fd, memoryview(buffer)[: end - position], position)
         if piece is None:
-            stretch_end = min(position + chunk_bytes, end)
-            yield from _read_pages(fd, position, stretch_end)
+            stretch_end = min(position + len(buffer), end)
+            yield from _read_pages(fd, position, stretch_end, memoryview(buffer))
             position = stretch_end
         elif piece:
             yield piece
@@ -110,11 +117,11 @@ def _read_direct(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
             position += len(piece)
 
 
-def _read_pages(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
+def _read_pages(fd: int, begin: int, end: int, buffer: memoryview) -> Iterator[memoryview | Unreadable]:
     position = begin
     while position < end:
         length = min(PAGE_BYTES - position % PAGE_BYTES, end - position)
-        piece = _pread(fd, length, position)
+        piece = _pread(fd, buffer[:length], position)
         if piece is None:
             yield Unreadable(length)
             position += length
@@ -125,10 +132,10 @@ def _read_pages(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
             return
 
 
-def _pread(fd: int, length: int, position: int) -> bytes | None:
-    """The bytes there, fewer at a short read and none at the end of the file; None if the disk failed."""
+def _pread(fd: int, buffer: memoryview, position: int) -> memoryview | None:
+    """What was read into the buffer: less than all at a short read, nothing at the end of the file; None: it failed."""
     try:
-        return os.pread(fd, length, position)
+        return buffer[: os.preadv(fd, [buffer], position)]
     except OSError as error:
         if error.errno != errno.EIO:
             raise

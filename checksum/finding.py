@@ -56,10 +56,50 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Intact:
+    """Bytes [begin, end) that are intact; `records` of them end there."""
+
+    begin: int
+    end: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
 class Unreadable:
     """A stretch of `length` bytes that the disk would not give."""
 
     length: int
+
+
+class Tally:
+    """Counts intact records instead of returning them. What it tells tiles the bytes from `begin` on.
+
+    Records and findings that end at or before `begin` are passed over: a scan that goes on there begins earlier, at a
+    place where it can find its way.
+    """
+
+    def __init__(self, begin: int) -> None:
+        self._begin = self._told_end = self._intact_end = begin
+        self._records = 0
+
+    def add_intact(self, end: int, records: int) -> None:
+        """`records` more that end behind `begin`, the last of them at `end`."""
+        self._intact_end, self._records = max(self._intact_end, end), self._records + records
+
+    def add(self, item: Record | Finding) -> Iterator[Intact | Finding]:
+        """The item after those before it; a finding is told at once."""
+        if isinstance(item, Record):
+            self.add_intact(item.end, int(item.end > self._begin))
+        elif item.end > self._begin:
+            yield from self.told()
+            yield item
+            self._told_end = self._intact_end = item.end
+
+    def told(self) -> Iterator[Intact]:
+        """What was counted since the last time."""
+        if self._intact_end > self._told_end:
+            yield Intact(self._told_end, self._intact_end, self._records)
+            self._told_end, self._records = self._intact_end, 0
 
 
 def merge(findings: Iterable[Finding]) -> Iterator[Finding]:

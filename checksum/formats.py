@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from checksum import leveldb_log, tfrecord
-from checksum.finding import Finding, Record, Unreadable
+from checksum.crc32c import Buffer
+from checksum.finding import Finding, Intact, Record, Tally, Unreadable
 
 ReadAt = Callable[[int, int], bytes]  # (offset, length) -> the bytes there, fewer at the end of the file
 
@@ -31,7 +32,7 @@ class Format(Protocol):
 
     def scan(
         self,
-        chunks: Iterable[bytes | Unreadable],
+        chunks: Iterable[Buffer | Unreadable],
         *,
         offset: int = 0,
         resumed: bool = False,
@@ -42,6 +43,30 @@ class Format(Protocol):
 
 # In the order in which they are tried.
 FORMATS: dict[str, Format] = {"leveldb-log": leveldb_log, "tfrecord": tfrecord}
+# Those that can count their intact records without making them.
+_IN_C = {"leveldb-log": leveldb_log.verify, "tfrecord": tfrecord.verify}
+TOLD_BYTES = 2**20
+
+
+def verify(
+    name: str, chunks: Iterable[Buffer | Unreadable], *, offset: int = 0, resumed: bool = False, begin: int = 0
+) -> Iterator[Intact | Finding]:
+    """What the scan of a format says, with intact records counted instead of returned, in the fastest way there is.
+
+    Args:
+        chunks, offset, resumed: as for the format's `scan`.
+        begin: records and findings that end at or before this offset in the file are passed over.
+    """
+    if name in _IN_C:
+        yield from _IN_C[name](chunks, offset=offset, resumed=resumed, begin=begin)
+        return
+    tally, told_end = Tally(max(offset, begin)), offset
+    for item in FORMATS[name].scan(chunks, offset=offset, resumed=resumed, with_data=False):
+        yield from tally.add(item)
+        if item.end >= told_end + TOLD_BYTES:
+            told_end = item.end
+            yield from tally.told()
+    yield from tally.told()
 
 
 def recognise(read_at: ReadAt, size: int) -> str | None:

@@ -1,8 +1,9 @@
 """The log format of LevelDB (doc/log_format.md) and RocksDB (db/log_format.h): write, read, and what is wrong with it.
 
-Enters: the bytes of a file, cut anywhere into chunks. Leaves: intact records and findings that tile those bytes. Memory
-is bounded by one block and one record. A damaged record is never returned as a record: every fragment of a Record
-passed its checksum, and no hole lies between them. The grammar and the rules at damage stand in checksum/README.md.
+Enters: the bytes of a file, cut anywhere into chunks. Leaves: intact records (or how many there are) and findings that
+tile those bytes. Memory is bounded by one chunk, one block and one record. A damaged record is never returned as a
+record: every fragment of a Record passed its checksum, and no hole lies between them. The grammar and the rules at
+damage stand in checksum/README.md.
 """
 
 import re
@@ -10,8 +11,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from checksum.crc32c import crc32c, extension, locate_exponent, mask, unmask
-from checksum.finding import Finding, Flip, Record, Unreadable, Verdict
+from checksum.crc32c import Buffer, crc32c, extension, locate_exponent, mask, unmask
+from checksum.finding import Finding, Flip, Intact, Record, Tally, Unreadable, Verdict
 
 BLOCK_BYTES = 32768
 HEADER_BYTES = 7  # masked checksum of type and payload (4), length of the payload (2), type (1); little-endian
@@ -79,7 +80,7 @@ def read_end(end: int) -> int:
 
 
 def scan(
-    chunks: Iterable[bytes | Unreadable],
+    chunks: Iterable[Buffer | Unreadable],
     *,
     offset: int = 0,
     resumed: bool = False,
@@ -89,7 +90,8 @@ def scan(
     """Intact records and findings, in file order; they tile the bytes of `chunks`, which begin at file offset `offset`.
 
     Args:
-        chunks: consecutive pieces of a file, cut anywhere; a stretch that couldn't be read is an Unreadable.
+        chunks: consecutive pieces of a file, cut anywhere; a stretch that couldn't be read is an Unreadable. Each is
+            done with when the next is asked for, so that all may lie in one buffer.
         offset: a multiple of BLOCK_BYTES.
         resumed: the scan goes on in the middle of a file, so that leading fragments may belong to a record begun before
             `offset`. What is here of such a record is one Record without data.
@@ -99,30 +101,34 @@ def scan(
     assert offset % BLOCK_BYTES == 0, "a scan begins at a block"
     assert record_bytes_max >= BLOCK_BYTES, "a record within one block is never too long"
     assembly = _Assembly(with_data, record_bytes_max, resumed)
-    log = _Log()
-    for block in _blocks(chunks, offset):
-        for fragments, findings in _runs(block, with_data, log):
-            if fragments and log.is_held:
-                yield from assembly.drop(Verdict.skipped)
-                yield log.release(Verdict.skipped)
-            for fragment in fragments:
-                if fragment[0] == FULL and assembly.is_idle:  # the short way that most records take
-                    yield Record(*fragment[1:])
-                else:
-                    yield from assembly.add(fragment)
-            for finding in findings:
-                if log.may_end_in(finding):
-                    log.hold(finding)
-                    continue
-                ends = finding.verdict in _UNWRITTEN
-                yield from assembly.drop(Verdict.torn if ends else Verdict.skipped)
-                if log.is_held:
-                    yield log.release(Verdict.stale if finding.verdict is Verdict.stale else Verdict.skipped)
-                yield finding
-    verdict = Verdict.stale if log.has_leavings else Verdict.skipped
-    yield from assembly.drop(Verdict.torn if verdict is Verdict.stale or not log.is_held else Verdict.skipped)
-    if log.is_held:
-        yield log.release(verdict)
+    for stretch in _stretches(chunks, offset):
+        for begin in range(0, len(stretch.data), BLOCK_BYTES):
+            yield from assembly.read(stretch.block_at(begin), 0)
+    yield from assembly.end()
+
+
+def verify(
+    chunks: Iterable[Buffer | Unreadable], *, offset: int = 0, resumed: bool = False, begin: int = 0
+) -> Iterator[Intact | Finding]:
+    """What `scan` says, with intact records counted instead of returned; in C as long as nothing is wrong.
+
+    Args:
+        chunks, offset, resumed: as for `scan`; chunks of many blocks that begin at a block are the fastest.
+        begin: records and findings that end at or before this offset in the file are passed over.
+    """
+    assert offset % BLOCK_BYTES == 0, "a scan begins at a block"
+    assembly = _Assembly(with_data=False, record_bytes_max=RECORD_BYTES_MAX, resumed=resumed)
+    tally = Tally(max(offset, begin))
+    for stretch in _stretches(chunks, offset):
+        position = _walk(stretch, 0, begin, assembly, tally)
+        while position < len(stretch.data):
+            items, position = _past_damage(stretch, position, assembly)
+            for item in items:
+                yield from tally.add(item)
+            position = _walk(stretch, position, begin, assembly, tally)
+        yield from tally.told()
+    for finding in assembly.end():
+        yield from tally.add(finding)
 
 
 # An intact fragment: type, begin and end in the file (with header and trailer), payload if it is wanted.
@@ -148,8 +154,36 @@ def _holds_fragment(block: bytes) -> bool:
     """Whether one block of a file holds a fragment of this format: an intact one, or one whose flipped bit is known."""
     return any(
         fragments or any(finding.verdict is Verdict.flipped and finding.stored is not None for finding in findings)
-        for fragments, findings in _runs(_Block(0, memoryview(block), []), False, _Log())
+        for fragments, findings in _runs(_Block(0, memoryview(block), []), 0, False, _Log())
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """One block of the file; only the last may be shorter than BLOCK_BYTES. Bytes in a hole are unknown (here zero)."""
+
+    begin: int
+    data: memoryview
+    holes: list[tuple[int, int]]  # positions in data
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.data) == BLOCK_BYTES
+
+    def has_hole(self, begin: int, end: int) -> bool:
+        return any(hole_begin < end and begin < hole_end for hole_begin, hole_end in self.holes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Whole blocks of the file, of which the last of all may be shorter; only one that is alone has holes."""
+
+    begin: int
+    data: memoryview
+    holes: list[tuple[int, int]]
+
+    def block_at(self, position: int) -> _Block:
+        return _Block(self.begin + position, self.data[position : position + BLOCK_BYTES], self.holes)
 
 
 class _Log:
@@ -164,6 +198,11 @@ class _Log:
         self.has_ended = False  # a fragment of another number followed
         self.has_leavings = False  # there is one of another number among the bytes held
         self._held: Finding | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether what follows needn't be judged in the light of what came before."""
+        return not (self.is_held or self.has_ended)
 
     @property
     def is_held(self) -> bool:
@@ -193,10 +232,49 @@ class _Assembly:
         self._keeps = False  # whether the payload of the open record is kept
         self._begin = self._end = self._length_bytes = 0
         self._pieces: list[bytes] = []
+        self.log = _Log()
 
     @property
-    def is_idle(self) -> bool:
-        return not (self._open or self._leading)
+    def state(self) -> tuple[int, bool, int]:
+        """Where the open record begins, whether only the rest of an earlier one was seen, the log's number; or -1."""
+        number = -1 if self.log.number is None else self.log.number
+        return self._begin if self._open else -1, self._leading and not self._open, number
+
+    def go_on(self, end: int, open_begin: int, is_leading: bool, number: int) -> None:
+        """Takes over the state of a walk, without data, that came to the offset `end`."""
+        self._open, self._leading, self._begin, self._end = open_begin >= 0, is_leading, open_begin, end
+        self.log.number = None if number < 0 else number
+
+    def read(self, block: _Block, position: int) -> Iterator[Record | Finding]:
+        """The block from `position` on, as records and findings."""
+        for fragments, findings in _runs(block, position, self._with_data, self.log):
+            if fragments and self.log.is_held:
+                yield from self.drop(Verdict.skipped)
+                yield self.log.release(Verdict.skipped)
+            for fragment in fragments:
+                if fragment[0] == FULL and not (self._open or self._leading):  # the short way that most records take
+                    yield Record(*fragment[1:])
+                else:
+                    yield from self.add(fragment)
+            yield from self.lose(findings)
+
+    def lose(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+        """The findings, each after what it made of the record whose fragments were being collected."""
+        for finding in findings:
+            if self.log.may_end_in(finding):
+                self.log.hold(finding)
+                continue
+            yield from self.drop(Verdict.torn if finding.verdict in _UNWRITTEN else Verdict.skipped)
+            if self.log.is_held:
+                yield self.log.release(Verdict.stale if finding.verdict is Verdict.stale else Verdict.skipped)
+            yield finding
+
+    def end(self) -> Iterator[Finding]:
+        """What is left to say at the end of the file."""
+        verdict = Verdict.stale if self.log.has_leavings else Verdict.skipped
+        yield from self.drop(Verdict.torn if verdict is Verdict.stale or not self.log.is_held else Verdict.skipped)
+        if self.log.is_held:
+            yield self.log.release(verdict)
 
     def add(self, fragment: _Fragment) -> Iterator[Record | Finding]:
         kind, begin, end, payload = fragment
@@ -242,23 +320,8 @@ class _Assembly:
         return self._length_bytes > self._record_bytes_max
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """One block of the file; only the last may be shorter than BLOCK_BYTES. Bytes in a hole are unknown (here zero)."""
-
-    begin: int
-    data: memoryview
-    holes: list[tuple[int, int]]  # positions in data
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.data) == BLOCK_BYTES
-
-    def has_hole(self, begin: int, end: int) -> bool:
-        return any(hole_begin < end and begin < hole_end for hole_begin, hole_end in self.holes)
-
-
-def _blocks(chunks: Iterable[bytes | Unreadable], offset: int) -> Iterator[_Block]:
+def _stretches(chunks: Iterable[Buffer | Unreadable], offset: int) -> Iterator[_Stretch]:
+    """The chunks as whole blocks, without a copy of those that lie in one chunk."""
     data = bytearray()
     holes: list[tuple[int, int]] = []
     for chunk in chunks:
@@ -267,22 +330,51 @@ def _blocks(chunks: Iterable[bytes | Unreadable], offset: int) -> Iterator[_Bloc
         length = chunk.length if isinstance(chunk, Unreadable) else len(chunk)
         taken = 0
         while taken < length:
+            whole = 0 if data or is_hole else (length - taken) // BLOCK_BYTES * BLOCK_BYTES
+            if whole:
+                yield _Stretch(offset, view[taken : taken + whole], [])
+                offset, taken = offset + whole, taken + whole
+                continue
             step = min(BLOCK_BYTES - len(data), length - taken)
             if is_hole:
                 holes.append((len(data), len(data) + step))
             data += bytes(step) if is_hole else view[taken : taken + step]
             taken += step
             if len(data) == BLOCK_BYTES:
-                yield _Block(offset, memoryview(data), holes)
+                yield _Stretch(offset, memoryview(data), holes)
                 offset += BLOCK_BYTES
                 data, holes = bytearray(), []
     if data:
-        yield _Block(offset, memoryview(data), holes)
+        yield _Stretch(offset, memoryview(data), holes)
 
 
-def _runs(block: _Block, with_data: bool, log: _Log) -> Iterator[tuple[list[_Fragment], list[Finding]]]:
-    """Runs of intact fragments in turn with the findings between them; they tile the block."""
-    position = 0
+def _walk(stretch: _Stretch, position: int, begin: int, assembly: _Assembly, tally: Tally) -> int:
+    """The end of the intact fragments from `position` on, which it counts; `position` where C can't look."""
+    if not assembly.log.is_plain or extension is None or stretch.holes:
+        return position
+    walked: tuple[int, int, int, int, bool, int] = extension.leveldb_walk(
+        stretch.data, BLOCK_BYTES, position, stretch.begin, begin, *assembly.state
+    )
+    end, intact_end, records, open_begin, is_leading, number = walked
+    tally.add_intact(intact_end, records)
+    assembly.go_on(stretch.begin + end, open_begin, is_leading, number)
+    return end
+
+
+def _past_damage(stretch: _Stretch, position: int, assembly: _Assembly) -> tuple[Iterator[Record | Finding], int]:
+    """What is to be said from a place on where something isn't intact, and where that ends."""
+    zeros_end = position
+    if assembly.log.is_plain and extension is not None and not stretch.holes:
+        zeros_end = extension.zeros_end(stretch.data, position) // BLOCK_BYTES * BLOCK_BYTES
+    if zeros_end > position:  # a sparse file may hold a million blocks of them
+        zeros = Finding(stretch.begin + position, stretch.begin + zeros_end, Verdict.zeros)
+        return assembly.lose([zeros]), zeros_end
+    block = stretch.block_at(position - position % BLOCK_BYTES)
+    return assembly.read(block, position % BLOCK_BYTES), block.begin - stretch.begin + len(block.data)
+
+
+def _runs(block: _Block, position: int, with_data: bool, log: _Log) -> Iterator[tuple[list[_Fragment], list[Finding]]]:
+    """Runs of intact fragments in turn with the findings between them; they tile the block from `position` on."""
     while position < len(block.data):
         fragments = [] if log.has_ended else _intact_run(block, position, with_data, log)
         if fragments:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from checksum import seal as seal_of
-from checksum.files import read_chunks
-from checksum.finding import Finding, Record, Unreadable, Verdict, merge
-from checksum.formats import FORMATS
+from checksum.files import CHUNK_BYTES, read_views
+from checksum.finding import Finding, Intact, Unreadable, Verdict, merge
+from checksum.formats import verify
 
 SETTLING_S = 600  # a file changed within this time may still be growing
 _UNFINISHED = (Verdict.torn, Verdict.zeros, Verdict.stale)  # what the end of a growing file looks like
@@ -56,10 +56,10 @@ def verify_file(fd: int, path: Path, format: str, now_s: float, pace: Callable[[
 
     def findings() -> Iterator[Finding]:
         nonlocal records, end
-        for item in FORMATS[format].scan(_paced(fd, before.st_size, pace), with_data=False):
+        for item in verify(format, _paced(fd, before.st_size, pace)):
             end = item.end
-            if isinstance(item, Record):
-                records += 1
+            if isinstance(item, Intact):
+                records += item.records
             else:
                 yield item
 
@@ -86,13 +86,14 @@ def verify_sealed(fd: int, path: Path, pace: Callable[[int], None]) -> FileRepor
 
 def mismatches(fd: int, format: str) -> Iterator[Finding]:
     """The damage in the file, finding by finding, each with the checksums that differ."""
-    for item in FORMATS[format].scan(read_chunks(fd, 0, os.fstat(fd).st_size), with_data=False):
+    size = os.fstat(fd).st_size
+    for item in verify(format, read_views(fd, 0, size, bytearray(min(size, CHUNK_BYTES)))):
         if isinstance(item, Finding) and item.verdict is not Verdict.stale:
             yield item
 
 
-def _paced(fd: int, size: int, pace: Callable[[int], None]) -> Iterator[bytes | Unreadable]:
-    for piece in read_chunks(fd, 0, size):
+def _paced(fd: int, size: int, pace: Callable[[int], None]) -> Iterator[memoryview | Unreadable]:
+    for piece in read_views(fd, 0, size, bytearray(min(size, CHUNK_BYTES))):
         yield piece
         pace(piece.length if isinstance(piece, Unreadable) else len(piece))
 

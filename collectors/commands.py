@@ -21,7 +21,7 @@ from agent.report import Fault
 from checksum.settings import SettingsError
 from collectors import config as settings
 from collectors import history, inventory, notify, server
-from collectors.commands_history import replay, simulate
+from collectors.commands_history import Trouble, replay, say_what_was_unusable, simulate
 from collectors.correlator import Revision
 from collectors.inventory import InventoryError
 from collectors.minutes import DAY_NS, SCANNED_STREAMS
@@ -36,16 +36,11 @@ IMPORT_BATCH = 10_000  # faults per transaction: a running collector waits for o
 _CONFIG = click.option(
     "--config",
     "config_path",
-    required=True,
     type=click.Path(path_type=Path),
-    help="TOML file with a [collector] table.",
+    default=Path("/etc/flipwatch/collector.toml"),
+    show_default=True,
+    help="The configuration file (TOML), with a [collector] table.",
 )
-
-
-class Trouble(click.ClickException):
-    """One sentence, exit status 2."""
-
-    exit_code = 2
 
 
 @contextlib.contextmanager
@@ -62,7 +57,7 @@ def _sentences() -> Iterator[None]:
 @click.command()
 @_CONFIG
 def collector(config_path: Path) -> None:
-    """Pulls all agents, correlates their faults and alerts. Ends cleanly on SIGTERM."""
+    """Pull all agents, correlate their faults and alert. Ends cleanly on SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with _sentences():
         server.serve(settings.load(config_path))
@@ -72,7 +67,7 @@ def collector(config_path: Path) -> None:
 @click.argument("history_path", metavar="HISTORY", type=click.Path(path_type=Path))
 @_CONFIG
 def import_(history_path: Path, config_path: Path) -> None:
-    """Puts the faults and alive lines of HISTORY (NDJSON) into a collector's store, running or not.
+    """Put the faults and alive lines of HISTORY (NDJSON) into a collector's store, running or not.
 
     A line that is there already is not stored again, so an import may be repeated.
     """
@@ -83,14 +78,13 @@ def import_(history_path: Path, config_path: Path) -> None:
             sha256, lines = _sha256(history_path), history.read(history_path, clusters)
         except OSError as error:
             raise Trouble(f"{history_path}: can't be read: {error.strerror}") from error
+        say_what_was_unusable(lines, history_path)
         with contextlib.closing(Store(config.store_path)) as store:
             if store.was_imported(sha256):
                 click.echo(f"{history_path} was imported before: nothing to do")
                 return
             counts = _import_faults(store, lines.faults, time.time_ns() - config.history_days * DAY_NS)
             store.finish_import(sha256, history_path.name, _exposure(lines, clusters))
-    for trouble in lines.troubles:
-        click.echo(f"{history_path}: {trouble}", err=True)
     click.echo(
         f"{counts['new']} faults and {len(lines.alive)} alive lines imported; "
         f"{counts['known']} faults were there already, {counts['old']} are older than history_days, "

@@ -5,9 +5,8 @@ commands own what the pure files must not: the clock (for the default end), file
 """
 
 import json
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,15 @@ from typing import Any
 import click
 
 from agent.report import Line, encode
+from checksum import durable
 from collectors.correlator import LEARNING_DAYS, Correlator, Revision
 from collectors.history import History, read
 from collectors.history import replay as revisions_of
 from collectors.inventory import Inventory, InventoryError, load
 from collectors.minutes import MINUTE_NS, minute_of
 from collectors.simulate import Burst, Simulation
+
+WRITE_BYTES = 1 << 20
 
 
 class Trouble(click.ClickException):
@@ -122,7 +124,9 @@ def replay(history_path: Path, inventory_path: Path, as_json: bool, false_alarms
         history = read(history_path, inventory.cluster_names)
     except OSError as error:
         raise Trouble(f"{history_path}: can't read the history: {error.strerror}") from error
-    _say_what_was_unusable(history, history_path)
+    say_what_was_unusable(history, history_path)
+    if not history.alive:
+        raise Trouble(f"{history_path}: holds no 'alive' line, so nobody was watching and nothing can be judged")
     correlator = Correlator(inventory.clusters, false_alarms_per_year=false_alarms_per_year)
     revisions = list(revisions_of(history, correlator))
     if correlator.status.state == "learning":
@@ -174,29 +178,23 @@ def _burst(
     return Burst(start_ns=start_ns, duration_min=minutes, amplitude=amplitude, **given)
 
 
-def _write(out: Path, lines: Iterator[Line]) -> int:
-    """Writes beside `out` and renames at the end, so that nobody ever reads half a history. Returns the line count."""
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+def _write(out: Path, lines: Iterable[Line]) -> int:
+    """Nobody ever reads half a history: it appears whole. Returns the number of lines."""
     number = 0
-    try:
-        with part.open("w", encoding="ascii") as file:
-            for line in lines:
-                file.write(encode(line) + "\n")
-                number += 1
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
-    folder = os.open(out.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    waiting = bytearray()
+    with durable.replace_file(out) as file:
+        for line in lines:
+            waiting += encode(line).encode() + b"\n"
+            number += 1
+            if len(waiting) >= WRITE_BYTES:
+                file.write(waiting)
+                waiting.clear()
+        file.write(waiting)
     return number
 
 
-def _say_what_was_unusable(history: History, path: Path) -> None:
+def say_what_was_unusable(history: History, path: Path) -> None:
+    """On stderr; a file without one usable line is trouble."""
     for trouble in history.troubles:
         click.echo(f"{path}: {trouble}", err=True)
     if history.bad_lines:
@@ -205,8 +203,6 @@ def _say_what_was_unusable(history: History, path: Path) -> None:
         click.echo(f"{path}: {history.bad_lines} lines couldn't be used{rest}", err=True)
     if history.last_time_ns is None:
         raise Trouble(f"{path}: holds no usable line; is it a history file?")
-    if not history.alive:
-        raise Trouble(f"{path}: holds no 'alive' line, so nobody was watching and nothing can be judged")
 
 
 def _text(revision: Revision) -> str:

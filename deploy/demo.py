@@ -24,7 +24,7 @@ from deploy.demo_stage import Missing, Receiver, Stage, alert_receiver, command,
 
 HISTORY_DAYS = 15
 NOVEL_PER_HOST_HOUR = 0.05
-STORM_ERRORS = 4711  # corrected errors of one tired DIMM far from the burst: one novel fault, however many
+STORM_ERRORS = 4711  # corrected errors of one tired DIMM: one novel fault, however many
 UNCORRECTED_ERRORS = 2
 FLIPPED_STORES = 5
 START_S, LIVE_S = 60.0, 40.0
@@ -41,6 +41,7 @@ poll_interval_s = 1
 path = "{store}"
 include = ["*.log"]
 period_days = 0.00005   # a pass every 4.3 s
+settle_s = 5
 """
 COLLECTOR_TOML = """\
 [collector]
@@ -202,21 +203,25 @@ def _start_alertmanager(stage: Stage, receiver: Receiver) -> str:
 
 
 def _burst_and_friends(stage: Stage) -> world.Source:
-    """Errors on the clusters that face one direction, and beside them what must not be mistaken for it."""
+    """Errors on the clusters that face one direction; a storm on one of these DIMMs and something worse on another."""
     source = world.burst_source(stage.rng)
     faults = world.burst_faults(source)
+    hit: list[tuple[world.Host, int]] = []
     for cluster, count in faults.items():
         hosts = [host for host in stage.hosts if host.cluster == cluster]
         places = [(host, dimm) for host in hosts for dimm in range(world.DIMMS_PER_HOST)]
-        for host, dimm in stage.rng.sample(places, count):
-            _inject(stage, host, dimm, 1)
-    spared = [host for host in stage.hosts if host.cluster not in faults]
-    tired, broken = stage.rng.sample(spared, 2)
-    _inject(stage, tired, 3, STORM_ERRORS)
-    _inject(stage, broken, 5, UNCORRECTED_ERRORS, "ue")
+        hit += stage.rng.sample(places, count)
+    for host, dimm in hit:
+        _inject(stage, host, dimm, 1)
+    (tired, tired_dimm), (broken, broken_dimm) = stage.rng.sample(hit, 2)
+    _inject(stage, tired, tired_dimm, STORM_ERRORS)
+    _inject(stage, broken, broken_dimm, UNCORRECTED_ERRORS, "ue")
     members = ", ".join(f"{cluster} {count}" for cluster, count in sorted(faults.items()))
     stage.say(f"a burst from above {place(source.latitude_deg, source.longitude_deg)}: DIMMs hit: {members}")
-    stage.say(f"and elsewhere: {STORM_ERRORS} errors on one DIMM of {tired.name}, an uncorrected pair on {broken.name}")
+    stage.say(
+        f"one of them, at {tired.name}, goes on to {STORM_ERRORS} more, which is still one novel fault; "
+        f"one at {broken.name} has {UNCORRECTED_ERRORS} uncorrected"
+    )
     return source
 
 
@@ -235,11 +240,11 @@ def _flip_bits(stage: Stage) -> None:
 def _write_inventory(stage: Stage) -> None:
     entries = []
     for host in stage.hosts:
-        place, latitude, longitude, altitude_m = world.CLUSTERS[host.cluster]
+        town, latitude, longitude, altitude_m = world.CLUSTERS[host.cluster]
         labels = {
             "host": host.name,
             "cluster": host.cluster,
-            "place": place,
+            "town": town,
             "latitude": str(latitude),
             "longitude": str(longitude),
             "altitude_m": str(altitude_m),

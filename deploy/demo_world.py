@@ -13,7 +13,7 @@ from pathlib import Path
 
 from checksum import leveldb_log
 
-# name -> (place, latitude and longitude in degrees, altitude in metres)
+# name -> (town, latitude and longitude in degrees, altitude in metres)
 CLUSTERS = {
     "ams": ("Amsterdam", 52.37, 4.90, 0),
     "bom": ("Mumbai", 19.08, 72.88, 14),
@@ -134,8 +134,6 @@ def flip_bit(path: Path, rng: random.Random) -> Flip:
         byte = file.read(1)[0] ^ 1 << bit
         file.seek(offset)
         file.write(bytes([byte]))
-        file.flush()
-        os.fsync(file.fileno())
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     return Flip(path, offset, bit, byte >> bit & 1)
 

@@ -1,5 +1,6 @@
 """The demonstration tells the truth: it passes when all was seen, and fails when more happened than it knows of."""
 
+import re
 import subprocess
 import sys
 
@@ -34,5 +35,5 @@ def test_the_demonstration_fails_if_more_happened_than_it_knows_of(monkeypatch) 
     monkeypatch.setattr(demo, "_flip_bits", flip_one_too_many)
     result = CliRunner().invoke(demo.demo, ["--once"])
     assert result.exit_code == 1
-    assert "errors, 4711 were injected" in result.stderr
+    assert re.search(r"counted \d+ errors, \d+ were injected", result.stderr)
     assert "but nobody touched it" in result.stderr

@@ -370,7 +370,8 @@ def _has_fallen(reading: _Reading, name: str, old: Any) -> bool:
 def _surplus(total: Counts, counts: Mapping[str, Counts]) -> Counts:
     """Errors of the controller that no place shows.
 
-    Every counter wraps for itself, so the difference is taken modulo 2**32, where it is small, be it negative.
+    Every counter wraps for itself, so the difference is taken modulo 2**32, where it is small, be it negative: at most
+    2**31 errors of an epoch may remain without a place, not even an unknown one.
     """
     surplus = {}
     for kind, errors in total.items():

@@ -339,6 +339,30 @@ def test_a_failed_append_is_not_written_and_may_be_repeated(
     again.close()
 
 
+def test_what_the_disk_turned_into_something_else_was_not_written(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = opened(place)
+    journal.append([fault(1)], {})
+    write = os.write
+
+    def lie(fd: int, data: bytes) -> int:
+        garbled = bytearray(data)
+        garbled[len(garbled) // 2] ^= 4
+        return write(fd, garbled)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lie)
+        for _ in range(2):
+            with pytest.raises(OSError, match="can't be read back"):
+                journal.append([fault(2)], {"last": 2})
+            assert numbers(everything(journal)) == [1] and "last" not in journal.state
+    (placed,) = journal.append([fault(2)], {"last": 2})
+    assert placed.seq == 2 and numbers(everything(journal)) == [1, 2]
+    journal.close()
+    again = opened(place)
+    assert numbers(everything(again)) == [1, 2] and not again.recovered_damage
+    again.close()
+
+
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path

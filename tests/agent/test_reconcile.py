@@ -1,125 +1,127 @@
-"""Reconcile: observations become faults, devices are remembered, and nothing that was handed in is changed."""
+"""Reconcile: observations become faults, and what is remembered of each device."""
 
-import copy
-from typing import Any
+from dataclasses import replace
 
 from agent.novelty import DAY_NS
-from agent.observation import CORRECTED, NOT_CORRECTED, Device, FirstSight, Gap, Moment, Observation, Poll
+from agent.observation import Device, FirstSight, Gap, Moment, Observation, Poll
 from agent.reconcile import clock_step, reconcile, watching
+from tests.agent.watcher import NOW
 
-NOW_NS = 1_000 * DAY_NS
 DIMM = Device(stream="dram", name="mc0/channel0/slot0", label="A1", size_bytes=1 << 34)
-OTHER = Device(stream="dram", name="mc0/channel0/slot1")
 
 
-def moment(time_ns: int = NOW_NS) -> Moment:
-    return Moment(time_ns, time_ns // 2, "boot")
+def at(days: float) -> Moment:
+    step_ns = int(days * DAY_NS)
+    return replace(NOW, time_ns=NOW.time_ns + step_ns, boottime_ns=NOW.boottime_ns + step_ns)
 
 
-def sights(device: Device, since_ns: int) -> tuple[FirstSight, ...]:
-    return tuple(
-        FirstSight(stream=device.stream, device=device.name, error_class=error_class, since_ns=since_ns)
-        for error_class in (CORRECTED, NOT_CORRECTED)
-    )
+def sight(error_class: str, since_days: float) -> FirstSight:
+    return FirstSight(stream="dram", device=DIMM.name, error_class=error_class, since_ns=at(since_days).time_ns)
 
 
-def observed(
-    device: Device = DIMM, severity: str = "corrected", count: int = 1, time_error_s: float = 5
-) -> Observation:
+def seen(severity: str = "corrected", count: int = 1, time_error_s: float = 5.0) -> Observation:
     return Observation(
-        device=device.name,
-        stream=device.stream,
-        severity=severity,
-        count=count,
-        time_error_s=time_error_s,
-        epoch="e",
-        detail={"label": device.label},
+        device=DIMM.name, stream="dram", severity=severity, count=count, time_error_s=time_error_s, epoch="e"
     )
 
 
-def first_poll(since_ns: int, *devices: Device) -> Poll:
-    return Poll(cursor={}, devices=devices, first_sights=sum((sights(d, since_ns) for d in devices), ()))
+def polled(*observations: Observation, **parts: tuple) -> Poll:
+    return Poll(cursor={}, devices=(DIMM,), observations=observations, **parts)
 
 
-def after(polls: dict[str, Poll], state: dict[str, Any], now: Moment) -> tuple[list, dict[str, Any]]:
-    """The faults and the new state; what was handed in must not change."""
-    before = copy.deepcopy(state)
-    faults, changes = reconcile(polls, state, now, "h1")
-    assert state == before
-    return list(faults), {**state, **changes}
+class Remembering:
+    def __init__(self, since_days: float) -> None:
+        self.state: dict = {}
+        self.poll(at(0), polled(first_sights=(sight("corrected", since_days), sight("not_corrected", since_days))))
+
+    def poll(self, now: Moment, *polls: Poll) -> list[tuple]:
+        faults, changes = reconcile({f"source{n}": poll for n, poll in enumerate(polls)}, self.state, now, "h1")
+        self.state = {**self.state, **changes}
+        return [(fault.severity, fault.count, fault.novel) for fault in faults]
 
 
-def test_known_devices_are_remembered_with_nothing_counted() -> None:
-    faults, state = after({"edac": first_poll(NOW_NS, DIMM, OTHER)}, {}, moment())
-    assert faults == []
-    device = state["device/dram/mc0/channel0/slot0"]
-    assert (device["label"], device["size_bytes"], device["errors"]) == ("A1", 1 << 34, {})
-    again, _ = reconcile({"edac": Poll(cursor={}, devices=(DIMM, OTHER))}, state, moment(), "h1")
-    assert again == ()
-    assert reconcile({"edac": Poll(cursor={}, devices=(DIMM, OTHER))}, state, moment(), "h1")[1] == {}
+def test_a_zero_counter_in_an_old_epoch_makes_the_first_fault_novel() -> None:
+    assert Remembering(since_days=-8).poll(at(0.1), polled(seen())) == [("corrected", 1, True)]
 
 
-def test_a_label_that_changes_keeps_the_device_and_its_count() -> None:
-    _, state = after({"edac": first_poll(NOW_NS, DIMM)}, {}, moment())
-    _, state = after({"edac": Poll(cursor={}, devices=(DIMM,), observations=(observed(count=7),))}, state, moment())
-    renamed = Device(stream="dram", name=DIMM.name, label="B9", size_bytes=1 << 34)
-    _, state = after({"edac": Poll(cursor={}, devices=(renamed,))}, state, moment())
-    device = state["device/dram/mc0/channel0/slot0"]
-    assert device["label"] == "B9" and device["errors"] == {"corrected": 7}
+def test_a_young_epoch_or_a_nonzero_counter_does_not() -> None:
+    for since_days in (-6.8, 0):
+        assert Remembering(since_days).poll(at(0.1), polled(seen())) == [("corrected", 1, False)]
 
 
-def test_novelty_is_decided_per_device_and_class() -> None:
-    _, state = after({"edac": first_poll(NOW_NS - 8 * DAY_NS, DIMM, OTHER)}, {}, moment())
-    now = moment(NOW_NS + 1)
-    seen = (observed(), observed(OTHER, "uncorrected"))
-    faults, state = after({"edac": Poll(cursor={}, observations=seen)}, state, now)
-    assert [fault.novel for fault in faults] == [True, True]
-    seen = (observed(), observed(DIMM, "uncorrected"), observed(OTHER), observed(OTHER, "deferred"))
-    faults, state = after({"edac": Poll(cursor={}, observations=seen)}, state, moment(NOW_NS + 2))
-    assert [fault.novel for fault in faults] == [False, True, True, False]
-    assert state["novel/dram"] == 4
+def test_corrected_and_not_corrected_are_apart() -> None:
+    host = Remembering(-8)
+    assert host.poll(at(0.1), polled(seen(), seen("uncorrected"))) == [
+        ("corrected", 1, True),
+        ("uncorrected", 1, True),
+    ]
+    assert host.poll(at(0.2), polled(seen("deferred"), seen())) == [("deferred", 1, False), ("corrected", 1, False)]
+    assert host.poll(at(7.15), polled(seen(), seen("uncorrected"))) == [
+        ("corrected", 1, False),
+        ("uncorrected", 1, False),
+    ]
+    assert host.poll(at(14.2), polled(seen())) == [("corrected", 1, True)]
 
 
-def test_a_vague_novel_fault_is_told_but_not_counted_in_metrics() -> None:
-    _, state = after({"edac": first_poll(NOW_NS - 8 * DAY_NS, DIMM)}, {}, moment())
-    faults, state = after({"edac": Poll(cursor={}, observations=(observed(time_error_s=121),))}, state, moment())
-    assert faults[0].novel and "novel/dram" not in state
+def test_a_vague_novel_fault_is_not_counted_for_metrics() -> None:
+    host = Remembering(-30)
+    assert host.poll(at(0.1), polled(seen(time_error_s=121))) == [("corrected", 1, True)]
+    assert "novel/dram" not in host.state
+    assert host.poll(at(8), polled(seen(time_error_s=120))) == [("corrected", 1, True)]
+    assert host.state["novel/dram"] == 1
 
 
-def test_what_two_witnesses_say_of_one_device_in_one_cycle_is_one_fault() -> None:
-    _, state = after({"edac": first_poll(NOW_NS - 8 * DAY_NS, DIMM)}, {}, moment())
-    polls = {
-        "edac": Poll(cursor={}, observations=(observed(count=2), observed(count=3, time_error_s=9))),
-        "other": Poll(cursor={}, observations=(observed(count=1),)),
-    }
-    faults, state = after(polls, state, moment())
-    assert [(f.count, f.novel, f.time_error_s, f.witnesses) for f in faults] == [(6, True, 9, ("edac", "other"))]
-    assert state["device/dram/mc0/channel0/slot0"]["errors"] == {"corrected": 6}
-    assert state["novel/dram"] == 1
+def test_two_witnesses_in_one_cycle_make_one_fault() -> None:
+    host = Remembering(-30)
+    first = replace(seen(count=3), detail={"label": "A1"})
+    second = replace(seen(count=2, time_error_s=60), detail={"syndrome": "0x5a"})
+    faults, changes = reconcile({"edac": polled(first), "mc_event": polled(second)}, host.state, at(0.1), "h1")
+    (fault,) = faults
+    assert (fault.count, fault.novel, fault.time_error_s) == (5, True, 60)
+    assert fault.witnesses == ("edac", "mc_event") and fault.detail == {"label": "A1", "syndrome": "0x5a"}
+    assert changes[f"device/dram/{DIMM.name}"]["errors"] == {"corrected": 5}
 
 
-def test_a_stream_is_watched_once_novelty_can_be_decided_for_every_device() -> None:
-    old, young = NOW_NS - 30 * DAY_NS, NOW_NS - 3 * DAY_NS
-    _, state = after({"edac": first_poll(old, DIMM)}, {}, moment())
-    assert watching(state, ["dram", "gpu"]) == {"dram": NOW_NS}  # not before the agent was there
-    _, state = after({"edac": first_poll(young, OTHER)}, state, moment())
-    assert watching(state, ["dram"]) == {"dram": young + 7 * DAY_NS}
-    assert watching(state, []) == {}
+def test_nothing_new_changes_nothing() -> None:
+    host = Remembering(-30)
+    assert reconcile({"edac": polled()}, host.state, at(1), "h1") == ((), {})
 
 
-def test_a_gap_interrupts_the_watch() -> None:
-    _, state = after({"edac": first_poll(NOW_NS - 30 * DAY_NS, DIMM)}, {}, moment())
-    gap = Gap(stream="dram", device=DIMM.name, begin_ns=NOW_NS + DAY_NS, end_ns=NOW_NS + DAY_NS + 60 * 10**9)
-    _, state = after({"edac": Poll(cursor={}, gaps=(gap,))}, state, moment(NOW_NS + 2 * DAY_NS))
-    assert watching(state, ["dram"]) == {"dram": gap.end_ns}
+def test_a_device_whose_history_was_lost_is_never_novel_and_never_an_exception() -> None:
+    faults, changes = reconcile({"edac": polled(seen())}, {}, at(0), "h1")
+    assert [fault.novel for fault in faults] == [False]
+    assert watching(changes, ["dram"]) == {"dram": at(7).time_ns}
+
+
+def test_watching_begins_when_the_last_device_can_be_decided() -> None:
+    host = Remembering(-30)
+    assert watching(host.state, ["dram", "gpu"]) == {"dram": at(0).time_ns}, "not before anybody watched"
+    host.poll(at(1), polled(first_sights=(sight("other", 1),)))
+    assert watching(host.state, ["dram"]) == {"dram": at(8).time_ns}
+    assert watching(host.state, []) == {}
+
+
+def test_a_gap_interrupts_watching_and_a_long_one_the_history() -> None:
+    host = Remembering(-30)
+
+    def gap(begin: float, end: float) -> Gap:
+        return Gap(stream="dram", device=DIMM.name, begin_ns=at(begin).time_ns, end_ns=at(end).time_ns)
+
+    host.poll(at(1.5), polled(gaps=(gap(1, 1.5),)))
+    assert watching(host.state, ["dram"]) == {"dram": at(1.5).time_ns}
+    assert host.poll(at(1.6), polled(seen())) == [("corrected", 1, True)]
+    host.poll(at(20), polled(gaps=(gap(10, 20),)))
+    assert watching(host.state, ["dram"]) == {"dram": at(27).time_ns}
+    assert host.poll(at(26), polled(seen("uncorrected"))) == [("uncorrected", 1, False)]
 
 
 def test_a_clock_set_forward_proves_no_quiet_days() -> None:
-    _, state = after({"edac": first_poll(NOW_NS, DIMM)}, {}, moment())
-    last = Moment(NOW_NS, 10**9, "boot")
-    jumped = Moment(NOW_NS + 365 * DAY_NS, 6 * 10**9, "boot")
-    state |= clock_step(state, last, jumped)
-    faults, _ = after({"edac": Poll(cursor={}, observations=(observed(),))}, state, jumped)
-    assert not faults[0].novel
-    assert clock_step(state, last, Moment(NOW_NS + 5 * 10**9 + 10**7, 6 * 10**9, "boot")) == {}  # no step: drift
-    assert clock_step(state, last, Moment(NOW_NS + DAY_NS, 10**9, "next boot")) == {}  # incomparable
+    host = Remembering(0)
+    host.poll(at(0.1), polled(seen()))
+    stepped = replace(at(0.2), time_ns=at(30).time_ns)
+    changes = clock_step(host.state, at(0.1), stepped)
+    host.state |= changes
+    assert host.poll(stepped, polled(seen())) == [("corrected", 1, False)]
+    assert clock_step(host.state, stepped, replace(stepped, time_ns=stepped.time_ns + 59 * 10**9)) == {}
+    other_boot = replace(at(99), boot_id="boot-2")
+    assert clock_step(host.state, at(0), other_boot) == {}, "across boots nobody can tell"

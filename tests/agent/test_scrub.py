@@ -1,63 +1,189 @@
-"""The scrubber's second look, whatever the format: damage on disk stands, damage in passing is told apart."""
+"""The scrubber's parts: which files, how politely, and what the page cache holds afterwards."""
 
+import ctypes
+import mmap
+import os
 import random
-from collections.abc import Callable
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from agent import scrub
-from checksum import files
-from checksum.finding import Finding, Verdict, merge
-from checksum.formats import FORMATS
+from agent.config import MIB, StoreSettings
+from checksum.finding import Unreadable
+
+SIZE_BYTES = 4 * MIB
 
 
-def written(path: Path, name: str) -> tuple[bytes, list[int]]:
-    """A file of 100 records, and where each begins."""
+def never(path: Path, error: OSError) -> None:
+    raise AssertionError((path, error))
+
+
+def names(store: StoreSettings) -> list[str]:
+    return ["/".join(candidate.parts) for candidate in scrub.walk(store, never)]
+
+
+def fill(root: Path, *paths: str) -> None:
+    for path in paths:
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(path.encode())
+
+
+def test_the_walk_is_in_the_order_of_the_parts(tmp_path: Path) -> None:
+    fill(tmp_path, "b.log", "a/x.log", "a.log", "a/b/y.log", "a-b/z.log", "B.log")
+    walked = [candidate.parts for candidate in scrub.walk(StoreSettings(path=tmp_path), never)]
+    assert walked == sorted(walked) and len(walked) == 6
+
+
+def test_include_and_exclude(tmp_path: Path) -> None:
+    fill(tmp_path, "a.log", "a.txt", "d/b.log", "d/c.log", "e/b.log")
+    assert names(StoreSettings(path=tmp_path, include=("*.log",))) == ["a.log", "d/b.log", "d/c.log", "e/b.log"]
+    assert names(StoreSettings(path=tmp_path, include=("d/*", "*.txt"))) == ["a.txt", "d/b.log", "d/c.log"]
+    assert names(StoreSettings(path=tmp_path, exclude=("b.*", "d/*"))) == ["a.log", "a.txt"]
+    assert names(StoreSettings(path=tmp_path / "a.log", include=("*.txt",))) == [""], "a file that was named is meant"
+
+
+def test_only_regular_files_and_no_links(tmp_path: Path) -> None:
+    store, outside = tmp_path / "store", tmp_path / "outside"
+    fill(store, "real.log")
+    fill(outside, "secret.log")
+    (store / "link.log").symlink_to(outside / "secret.log")
+    (store / "linked").symlink_to(outside)
+    (store / "loop").symlink_to(store)
+    (store / "dangling").symlink_to(store / "nothing")
+    os.mkfifo(store / "fifo.log")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(store / "socket.log"))
+        assert names(StoreSettings(path=store)) == ["real.log"]
+    if os.geteuid() == 0:
+        os.mknod(store / "device.log", 0o600 | 0o020000, os.makedev(1, 3))  # as /dev/null
+        assert names(StoreSettings(path=store)) == ["real.log"]
+
+
+def test_a_store_that_is_not_there_is_an_error_not_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        names(StoreSettings(path=tmp_path / "not mounted"))
+
+
+def test_the_rate_follows_from_the_period_unless_it_is_given() -> None:
+    store = StoreSettings(path=Path("/s"), period_days=1)
+    total_bytes = 864_000 * MIB
+    assert scrub.rate_bytes_s(store, total_bytes) == pytest.approx(10 * MIB * scrub.RATE_MARGIN)
+    assert scrub.rate_bytes_s(store, 0) == scrub.RATE_MIN_BYTES_S
+    assert scrub.rate_bytes_s(StoreSettings(path=Path("/s"), rate_mib_s=0.5), total_bytes) == 0.5 * MIB
+
+
+def test_the_bucket_bounds_the_rate_whatever_the_pieces() -> None:
     rng = random.Random(1)
-    data, begins = b"", []
-    for _ in range(100):
-        begins.append(len(data))
-        data += FORMATS[name].encode(rng.randbytes(1000), len(data))
-    path.write_bytes(data)
-    return data, begins
+    bucket = scrub.TokenBucket(1000.0, now_s=50.0)
+    now_s, taken = 50.0, 0
+    for _ in range(500):
+        amount = rng.randrange(1, 700)
+        now_s += bucket.delay_s(amount, now_s) + rng.choice((0, 0, 0.01, 0.3, 3.0))
+        taken += amount
+        assert taken <= 1000.0 * (now_s - 50.0 + scrub.BURST_S) + 700
+    assert bucket.delay_s(100, now_s + 1000) == 0.0, "a pause is forgiven"
+    assert bucket.delay_s(1000, now_s + 1000) == pytest.approx(1 - scrub.BURST_S + 0.1), "but not saved up"
+    assert bucket.delay_s(1, now_s) > 0, "a clock that goes back gives nothing"
 
 
-def confirmed(path: Path, name: str, found: list[Finding], end: int) -> tuple[list[Finding], list[Finding]]:
-    fd = files.open_regular(path, follow=False)
-    with open(fd, "rb"):
-        nothing: Callable[[int], None] = lambda _size: None  # noqa: E731
-        return scrub.confirm(fd, name, found, end, nothing)
+def test_pressure_is_read_and_heeded(tmp_path: Path) -> None:
+    assert scrub.io_pressure_percent(tmp_path) is None
+    file = tmp_path / "pressure/io"
+    file.parent.mkdir()
+    file.write_text("some avg10=12.50 avg60=9.19 avg300=4.04 total=1\nfull avg10=3.00 avg60=1.0 avg300=0.0 total=2\n")
+    assert scrub.io_pressure_percent(tmp_path) == 12.5
+    for nonsense in ("", "some\n", "some avg10=x\n", "full avg10=3.00\n"):
+        file.write_text(nonsense)
+        assert scrub.io_pressure_percent(tmp_path) is None
+    assert scrub.back_off_s(None, 10) == scrub.back_off_s(10.0, 10) == 0.0
+    assert scrub.back_off_s(12.5, 10) == 2.5 and scrub.back_off_s(100, 10) == scrub.BACK_OFF_MAX_S
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
-def test_damage_on_disk_stands_and_damage_in_passing_is_transient(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "file"
-    data, begins = written(path, name)
-    damaged = bytearray(data)
-    for number in (40, 70):
-        damaged[begins[number] + 500] ^= 4
-    items = list(FORMATS[name].scan([bytes(damaged)], with_data=False))
-    found = list(merge(item for item in items if isinstance(item, Finding)))
-    assert len(found) == 2
-    end = items[80].end  # where a section of the scrubber may end: anywhere between two items
-
-    path.write_bytes(damaged)
-    assert confirmed(path, name, found, end) == (found, [])
-    path.write_bytes(data)
-    standing, passing = confirmed(path, name, found, end)
-    assert standing == []
-    assert [(item.begin, item.verdict) for item in passing] == [(item.begin, Verdict.transient) for item in found]
+def test_the_volume_of_a_file(tmp_path: Path) -> None:
+    table = tmp_path / "self/mountinfo"
+    assert scrub.volume(tmp_path, os.makedev(8, 1)) == "8:1"
+    table.parent.mkdir()
+    table.write_bytes(b"36 35 8:1 / /\xff rw,noatime master:1 - ext3 /dev/sda1 rw\n\nshort\n")
+    assert scrub.volume(tmp_path, os.makedev(8, 1)) == "/dev/sda1"
+    assert scrub.volume(tmp_path, os.makedev(8, 2)) == "8:2"
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
-def test_a_scan_that_goes_on_says_what_a_whole_one_said(tmp_path: Path, name: str) -> None:
-    form = FORMATS[name]
-    data, begins = written(tmp_path / "file", name)
-    damaged = bytearray(data)
-    damaged[begins[60] + 500] ^= 4
-    whole = list(form.scan([bytes(damaged)], with_data=False))
-    for item in whole[::7]:
-        start = form.resume_offset(item.end, True)
-        rest = form.scan([bytes(damaged[start:])], offset=start, resumed=start > 0, with_data=False)
-        assert [i for i in rest if i.begin >= item.end] == [i for i in whole if i.begin >= item.end]
+# --- the page cache ------------------------------------------------------------------------------------------------
+
+
+def resident_pages(path: Path) -> int:
+    """How many pages of the file are in the page cache, by mincore(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("rb+") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        pages = -(-len(mapped) // scrub.PAGE_BYTES)
+        present = (ctypes.c_ubyte * pages)()
+        start = ctypes.byref(ctypes.c_char.from_buffer(mapped))
+        failed = libc.mincore(start, ctypes.c_size_t(len(mapped)), present)
+        del start
+        assert not failed, os.strerror(ctypes.get_errno())
+        return sum(page & 1 for page in present)
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    kind = subprocess.run(
+        ["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if kind == "tmpfs":
+        pytest.skip("a tmpfs is nothing but page cache; set TMPDIR to a disk")
+    file = tmp_path / "big"
+    file.write_bytes(random.Random(2).randbytes(SIZE_BYTES + 1234))
+    fd = os.open(file, os.O_RDWR)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    return file
+
+
+def read_politely(path: Path, begin: int = 0) -> bytes:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        content = bytearray()
+        for chunk in scrub.polite_chunks(fd, begin, path.stat().st_size, lambda _size: None):
+            assert not isinstance(chunk, Unreadable)
+            content += chunk  # the chunk's memory is used again for the next
+    finally:
+        os.close(fd)
+    return bytes(content)
+
+
+def test_a_cold_file_is_cold_afterwards(big: Path) -> None:
+    assert resident_pages(big) == 0
+    content = read_politely(big)
+    assert resident_pages(big) <= 8
+    assert content == big.read_bytes()
+
+
+def test_a_hot_file_is_hot_afterwards(big: Path) -> None:
+    content = big.read_bytes()
+    pages = resident_pages(big)
+    assert pages == -(-len(content) // scrub.PAGE_BYTES)
+    assert read_politely(big) == content and resident_pages(big) >= 0.99 * pages
+
+
+def test_a_half_hot_file_keeps_its_half(big: Path) -> None:
+    with big.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        os.pread(file.fileno(), SIZE_BYTES // 2, 0)
+    before = resident_pages(big)
+    content = read_politely(big)
+    assert abs(resident_pages(big) - before) <= 0.01 * before
+    assert content == big.read_bytes()
+
+
+def test_a_file_that_shrinks_while_it_is_read_ends_early(big: Path) -> None:
+    fd = os.open(big, os.O_RDONLY)
+    try:
+        chunks = scrub.polite_chunks(fd, 0, SIZE_BYTES, lambda _size: os.truncate(big, 100_000))
+        assert sum(len(chunk) for chunk in chunks) == 100_000
+    finally:
+        os.close(fd)

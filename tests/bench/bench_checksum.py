@@ -1,29 +1,43 @@
-"""CRC-32C and the LevelDB log reader against their peers, in GB/s of the bytes that were verified."""
+"""CRC-32C, locating and the LevelDB log reader beside their peers, in GB/s of the bytes that were verified."""
 
+import contextlib
 import functools
 import hashlib
 import importlib
 import random
 import struct
+import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-from checksum import _crc32c, crc32c
-from checksum.finding import Record
-from checksum.leveldb_log import BLOCK_BYTES, HEADER_BYTES, encode, scan
+from checksum import crc32c, tfrecord
+from checksum.files import CHUNK_BYTES, read_views
+from checksum.finding import Intact
+from checksum.leveldb_log import BLOCK_BYTES, HEADER_BYTES, encode, scan, verify
+from checksum.verify import verify_file
+from tests.bench import leveldb_reader
 from tests.bench.timing import Timing, interleaved
 
-CHUNK_BYTES = 2**20
+BUFFER_BYTES = 2**22
 
 
 def main(small: bool) -> str:
-    """Prints both tables; returns a hash of the checksums and of the number of records."""
-    rounds = 1 if small else 7
-    print(f"CRC-32C, implementation here: {crc32c.implementation()}")
-    found = [_bench_crc(length, rounds, small) for length in (64, 1024, 4096, 65_536, 2**20)]
+    """Prints the tables; returns a hash of the checksums and of the number of records."""
+    print(f"CRC-32C, kernels here: {', '.join(crc32c.kernels())}")
+    found = [_bench_crc(length, 1 if small else 9, small) for length in (64, 1024, 4096, 65_536, 2**20)]
+    print("\nLocating a flipped bit, after the one-off table")
+    for length in (4096, 2**20) if small else (4096, 2**20, 2**26):
+        _bench_locate(length, 1 if small else 9)
     print("\nLevelDB log, records of")
-    found += [_bench_scan(length, rounds, 2**18 if small else 2**26) for length in (100, 1024, 4096, 65_536)]
+    leveldb = leveldb_reader.readers()
+    for length in (100, 1024, 4096, 65_536):
+        found.append(_bench_scan(length, 1 if small else 31, 2**18 if small else 2**26, leveldb))
+    print("\nTFRecord, records of")
+    for length in (100, 1024, 4096, 65_536):
+        found.append(_bench_tfrecord(length, 1 if small else 31, 2**18 if small else 2**26))
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
@@ -31,20 +45,45 @@ def _bench_crc(length: int, rounds: int, small: bool) -> int:
     data = random.Random(length).randbytes(length)
     calls = max(1, (2**16 if small else 2**24) // length)
     peers: dict[str, Callable[[bytes], int]] = {
-        "ours": crc32c.crc32c,
-        "ours, table": _crc32c.crc32c_table,
         "crc32c (wheel)": _peer("crc32c", "crc32c"),
         "google-crc32c": _peer("google_crc32c", "value"),
         "fastcrc": _peer("fastcrc.crc32", "iscsi"),
         "crcmod": _crcmod(),
     }
     present = {name: function for name, function in peers.items() if function is not _absent}
-    (checksum,) = {function(data) for function in present.values()}  # they all agree
+    ours = {crc32c.compute(kernel, data) for kernel in crc32c.kernels()}
+    (checksum,) = ours | {function(data) for function in present.values()}  # they all agree
     present["zlib.crc32 (other polynomial)"] = zlib.crc32
-    contestants = {name: functools.partial(_call, function, data, calls) for name, function in present.items()}
-    _print(f"{length} B", interleaved(contestants, rounds), length * calls)
+    contestants: dict[str, Callable[[], Any]] = {
+        f"ours, {kernel}": functools.partial(_with, kernel, functools.partial(_call, crc32c.crc32c, data, calls))
+        for kernel in crc32c.kernels()
+    }
+    contestants |= {name: functools.partial(_call, function, data, calls) for name, function in present.items()}
+    _print(f"{length} B", interleaved(contestants, rounds), dict.fromkeys(contestants, length * calls))
     _print_absent(peers)
     return checksum
+
+
+def _bench_locate(length: int, rounds: int) -> None:
+    """Flips in a record of `length` bytes: the syndrome of each is that of its distance from the end."""
+    rng = random.Random(length)
+    message = bytearray(length)
+    intact, syndromes = crc32c.crc32c(message), []
+    for _ in range(20):
+        byte, bit = rng.randrange(length), rng.randrange(8)
+        message[byte] = 1 << bit
+        syndromes.append((crc32c.crc32c(message) ^ intact, 32 + 8 * (length - 1 - byte) + 7 - bit))
+        message[byte] = 0
+    bits = 32 + 8 * length
+
+    def locate_all() -> None:
+        for syndrome, exponent in syndromes:
+            if crc32c.locate_exponent(syndrome, bits) != exponent:
+                raise AssertionError("the bit that was flipped is the bit that is found")
+
+    timing = interleaved({"ours": locate_all}, rounds)["ours"]
+    best_us, median_us = 1e6 * timing.best_s / len(syndromes), 1e6 * timing.median_s / len(syndromes)
+    print(f"    in {length} B: {best_us:.2f} us at best, {median_us:.2f} in the median")
 
 
 def _call(function: Callable[[bytes], int], data: bytes, calls: int) -> None:
@@ -69,35 +108,135 @@ def _crcmod() -> Callable[[bytes], int]:
     return make if make is _absent else make("crc-32c")  # type: ignore[arg-type, return-value]
 
 
-def _bench_scan(length: int, rounds: int, size: int) -> int:
+def _bench_scan(length: int, rounds: int, size: int, leveldb: dict[str, Callable[[bytes], int]]) -> int:
     rng = random.Random(length)
-    log = bytearray()
+    log, short_bytes = bytearray(), 0
     while len(log) < size:
         log += encode(rng.randbytes(length), len(log))
-    data = bytes(log)
-    chunks = [data[begin : begin + CHUNK_BYTES] for begin in range(0, len(data), CHUNK_BYTES)]
-    contestants: dict[str, Callable[[], Any]] = {
-        "ours": lambda: _count(chunks, with_data=True),
-        "ours, without data": lambda: _count(chunks, with_data=False),
+        short_bytes = short_bytes or (len(log) if len(log) >= size // 16 else 0)
+    data, short = bytes(log), bytes(log[:short_bytes])
+    in_c: dict[str, Callable[[], int]] = {
+        f"ours, {kernel}": functools.partial(_with, kernel, functools.partial(_count, data))
+        for kernel in crc32c.kernels()
     }
-    wheel = _peer("crc32c", "crc32c")
-    if wheel is not _absent:
-        contestants["plain Python loop over the crc32c wheel"] = lambda: len(_plain_loop(data, wheel))
-    (records,) = {run() for run in contestants.values()}  # they all find the same
+    in_c |= {f"LevelDB's reader, {name} CRC": functools.partial(read, data) for name, read in leveldb.items()}
+    in_c["ours, two threads"] = functools.partial(_count_in_two_threads, data)
+    in_python: dict[str, Callable[[], int]] = {"ours, each record with its data": lambda: len(list(scan([short])))}
+    loops = {
+        "crc32c (wheel)": _peer("crc32c", "crc32c"),
+        "google-crc32c": _peer("google_crc32c", "value"),
+        "crcmod": _crcmod(),
+    }
+    in_python |= {
+        f"plain Python loop over {name}": functools.partial(_plain_loop, short, crc)
+        for name, crc in loops.items()
+        if crc is not _absent
+    }
+    (records,) = {run() for run in in_c.values()}  # they all find the same
+    (_,) = {run() for run in in_python.values()}
+    contestants: dict[str, Callable[[], Any]] = {**in_c, **in_python}
     numpy_sum = _numpy_sum(data)
     if numpy_sum is not None:
         contestants["reading RAM (numpy sum)"] = numpy_sum
-    _print(f"{length} B", interleaved(contestants, rounds), len(data))
+    with _in_a_file(data) as fd:
+        contestants["ours, a file in the page cache"] = lambda: verify_file(fd, Path("log"), "leveldb-log", 0, _no_wait)
+        contestants["only reading it (pread)"] = lambda: _read(fd, len(data))
+        timings = interleaved(contestants, rounds)
+    sizes = {name: len(short) if name in in_python else len(data) for name in contestants}
+    _print(f"{length} B", timings, sizes)
+    absent = {f"LevelDB's reader, {name} CRC": _absent for name in ("portable", "hardware") if name not in leveldb}
+    _print_absent({**loops, "numpy": numpy_sum or _absent, **absent})
+    return records
+
+
+def _bench_tfrecord(length: int, rounds: int, size: int) -> int:
+    record = tfrecord.encode(random.Random(length).randbytes(length), 0)
+    data, short = record * (size // len(record)), record * max(1, size // 16 // len(record))
+    contestants: dict[str, Callable[[], Any]] = {
+        f"ours, {kernel}": functools.partial(_with, kernel, functools.partial(_count_tfrecords, data))
+        for kernel in crc32c.kernels()
+    }
+    (records,) = {run() for run in contestants.values()}  # they all find the same
+    contestants["ours, each record with its data"] = lambda: len(list(tfrecord.scan([short])))
+    wheel = _peer("crc32c", "crc32c")
+    if wheel is not _absent:
+        contestants["plain Python loop over crc32c (wheel)"] = lambda: _plain_tfrecord_loop(short, wheel)
+    numpy_sum = _numpy_sum(data)
+    if numpy_sum is not None:
+        contestants["reading RAM (numpy sum)"] = numpy_sum
+    sizes = {name: len(data if name.startswith(("ours, ", "reading")) else short) for name in contestants}
+    sizes["ours, each record with its data"] = len(short)
+    _print(f"{length} B", interleaved(contestants, rounds), sizes)
     _print_absent({"crc32c (wheel)": wheel, "numpy": numpy_sum or _absent})
     return int(records)
 
 
-def _count(chunks: list[bytes], with_data: bool) -> int:
-    return sum(isinstance(item, Record) for item in scan(chunks, with_data=with_data))
+def _count_tfrecords(data: bytes) -> int:
+    return sum(item.records for item in tfrecord.verify(_buffers(data)) if isinstance(item, Intact))
 
 
-def _plain_loop(data: bytes, crc: Callable[[bytes], int]) -> list[bytes]:
-    """The records of an intact log, the way most Python readers do it: a loop, a slice and a call per fragment."""
+def _plain_tfrecord_loop(data: bytes, crc: Callable[[bytes], int]) -> int:
+    """Collects the records of an intact file as most Python readers do that mind the checksums."""
+    records, position = [], 0
+    while position < len(data):
+        length, masked = struct.unpack_from("<QI", data, position)
+        payload = data[position + 12 : position + 12 + length]
+        (masked_payload,) = struct.unpack_from("<I", data, position + 12 + length)
+        for expected, part in ((masked, data[position : position + 8]), (masked_payload, payload)):
+            computed = crc(part)
+            if expected != ((computed >> 15 | computed << 17) + 0xA282EAD8) & 0xFFFFFFFF:
+                raise AssertionError("the benchmark's file is intact")
+        records.append(payload)
+        position += 16 + length
+    return len(records)
+
+
+def _with(kernel: str, run: Callable[[], Any]) -> Any:
+    before = crc32c.implementation()
+    crc32c.use(kernel)
+    try:
+        return run()
+    finally:
+        crc32c.use(before)
+
+
+def _count(data: bytes | memoryview) -> int:
+    return sum(item.records for item in verify(_buffers(data)) if isinstance(item, Intact))
+
+
+def _buffers(data: bytes | memoryview) -> Iterator[memoryview]:
+    return (memoryview(data)[begin : begin + BUFFER_BYTES] for begin in range(0, len(data), BUFFER_BYTES))
+
+
+def _count_in_two_threads(data: bytes) -> int:
+    """Each takes a half; a record over the cut is counted once, by the second, as its rest."""
+    half = len(data) // 2 // BLOCK_BYTES * BLOCK_BYTES
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(_count, memoryview(data)[:half])
+        rest = _buffers(memoryview(data)[half:])
+        items = pool.submit(lambda: list(verify(rest, offset=half, resumed=True)))
+        return first.result() + sum(item.records for item in items.result() if isinstance(item, Intact))
+
+
+@contextlib.contextmanager
+def _in_a_file(data: bytes) -> Iterator[int]:
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        yield file.fileno()
+
+
+def _read(fd: int, size: int) -> None:
+    for _ in read_views(fd, 0, size, bytearray(CHUNK_BYTES)):
+        pass
+
+
+def _no_wait(length: int) -> None:
+    """A pace for reading as fast as it goes."""
+
+
+def _plain_loop(data: bytes, crc: Callable[[bytes], int]) -> int:
+    """Collects the records of an intact log as most Python readers do: a loop, a slice and a call per fragment."""
     header = struct.Struct("<IHB")
     records, pieces, position = [], [], 0
     while position + HEADER_BYTES <= len(data):
@@ -115,7 +254,7 @@ def _plain_loop(data: bytes, crc: Callable[[bytes], int]) -> list[bytes]:
             records.append(b"".join(pieces))
             pieces = []
         position = end
-    return records
+    return len(records)
 
 
 def _numpy_sum(data: bytes) -> Callable[[], Any] | None:
@@ -127,12 +266,13 @@ def _numpy_sum(data: bytes) -> Callable[[], Any] | None:
     return lambda: words.sum()
 
 
-def _print(title: str, timings: dict[str, Timing], size: int) -> None:
-    first = next(iter(timings.values()))
-    print(f"  {title:42s} {'best GB/s':>10s} {'median':>8s} {'best, to ours':>14s}")
+def _print(title: str, timings: dict[str, Timing], sizes: dict[str, int]) -> None:
+    first = next(iter(timings))
+    ours = sizes[first] / timings[first].best_s
+    print(f"  {title:42s} {'best GB/s':>10s} {'median':>8s} {'ours is x times':>16s}")
     for name, timing in timings.items():
-        best, median = size / timing.best_s / 1e9, size / timing.median_s / 1e9
-        print(f"    {name:40s} {best:10.3f} {median:8.3f} {first.best_s / timing.best_s:14.2f}")
+        best, median = sizes[name] / timing.best_s, sizes[name] / timing.median_s
+        print(f"    {name:40s} {best / 1e9:10.3f} {median / 1e9:8.3f} {ours / best:16.2f}")
 
 
 def _print_absent(peers: dict[str, Callable[..., Any]]) -> None:

@@ -3,11 +3,12 @@
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from checksum import leveldb_log
-from checksum.finding import Finding, Flip, Record, Unreadable
+from checksum.finding import Finding, Flip, Intact, Record, Unreadable, merge
 
-Item = Record | Finding
+Item = Record | Intact | Finding
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,22 @@ def records(items: Iterable[Item]) -> list[Record]:
 
 def findings(items: Iterable[Item]) -> list[Finding]:
     return [item for item in items if isinstance(item, Finding)]
+
+
+def counted(items: Iterable[Item]) -> list[tuple[int, int, int] | Finding]:
+    """Neighbouring records and counts joined into (begin, end, records), neighbouring findings merged."""
+    told: list[tuple[int, int, int] | Finding] = []
+    for is_finding, group in groupby(items, key=lambda item: isinstance(item, Finding)):
+        run = list(group)
+        if is_finding:
+            told += merge(item for item in run if isinstance(item, Finding))
+        else:
+            count = sum(item.records if isinstance(item, Intact) else 1 for item in run)
+            told.append((run[0].begin, run[-1].end, count))
+    return told
+
+
+def with_a_hole(data: bytes, rng: random.Random) -> list[bytes | Unreadable]:
+    begin = rng.randrange(len(data))
+    end = rng.randrange(begin, len(data)) + 1
+    return [*cut(data[:begin], rng), Unreadable(end - begin), *cut(data[end:], rng)]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from checksum import crc32c
 from checksum.commands import salvage, verify
 from checksum.finding import Finding
 from checksum.leveldb_log import BLOCK_BYTES, scan
@@ -186,6 +187,19 @@ def test_a_rate_delays_but_changes_nothing(tmp_path: Path, log: PristineLog) -> 
     assert verified("--rate", "1.5", path) == verified(path)
     assert time.monotonic() - begun_s >= len(log.data) / (1.5 * 2**20)  # a bound, whatever the machine is doing
     assert run(verify, "--rate", "0", path).exit_code == 2
+
+
+@pytest.mark.parametrize("kernel", crc32c.kernels())
+def test_every_kernel_finds_the_same(kernel: str, tmp_path: Path, log: PristineLog) -> None:
+    path = write(tmp_path / "log", flip(log.data, 1000, 1)[0])
+    before = crc32c.implementation()
+    try:
+        with_kernel = verified("--kernel", kernel, path)
+        assert crc32c.implementation() == kernel
+    finally:
+        crc32c.use(before)
+    assert with_kernel == verified(path)
+    assert run(verify, "--kernel", "abacus", path).exit_code == 2
 
 
 def test_verify_as_a_process(tmp_path: Path, log: PristineLog) -> None:

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from checksum import _crc32c, leveldb_log
 from checksum.crc32c import crc32c, mask
-from checksum.finding import Finding, Flip, Record, Unreadable, Verdict, merge
-from checksum.leveldb_log import BLOCK_BYTES, HEADER_BYTES, encode, recognises, scan
+from checksum.finding import Finding, Flip, Intact, Record, Unreadable, Verdict, merge
+from checksum.leveldb_log import BLOCK_BYTES, HEADER_BYTES, encode, recognises, scan, verify
 from tests.checksum.faults import (
     PristineLog,
     assert_no_phantom,
     assert_tiles,
+    counted,
     cut,
     findings,
     flip,
@@ -25,6 +26,7 @@ from tests.checksum.faults import (
     garble,
     random_flip,
     records,
+    with_a_hole,
 )
 
 SMALL_BLOCK_BYTES = 128
@@ -391,6 +393,145 @@ def test_the_extension_minds_the_end_of_its_buffer() -> None:
     for position in (-1, len(block) + 1):
         with pytest.raises(ValueError, match="position"):
             _crc32c.leveldb_run(block, position, 0, False, True)
+
+
+# counting in C
+
+
+def _damaged(log: PristineLog, rng: random.Random) -> bytes:
+    data = log.data
+    for _ in range(rng.randrange(4)):
+        data = rng.choice((garble, lambda data, rng: random_flip(data, rng)[0]))(data, rng) or log.data
+    return data
+
+
+@pytest.mark.parametrize("in_c", [True, False])
+@pytest.mark.parametrize(("block_bytes", "rounds"), [(SMALL_BLOCK_BYTES, 1200), (BLOCK_BYTES, 150)])
+def test_counting_says_what_scanning_says(
+    in_c: bool, block_bytes: int, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leveldb_log, "BLOCK_BYTES", block_bytes)
+    rng = random.Random(block_bytes)
+    log = small_log() if block_bytes == SMALL_BLOCK_BYTES else large_log(22, MIXED * 3)
+    for number in range(rounds if in_c else rounds // 10):
+        damaged = _damaged(log, rng)
+        chunks = with_a_hole(damaged, rng) if number % 4 == 0 else cut(damaged, rng)
+        with monkeypatch.context() as without_c:
+            without_c.setattr(leveldb_log, "extension", None)
+            expected = counted(scan(chunks, with_data=False))
+        with monkeypatch.context() as perhaps_without_c:
+            if not in_c:
+                perhaps_without_c.setattr(leveldb_log, "extension", None)
+            items = list(verify(chunks))
+        assert_tiles(items, 0, len(damaged))
+        assert counted(items) == expected
+
+
+@pytest.mark.parametrize(("block_bytes", "rounds"), [(SMALL_BLOCK_BYTES, 800), (BLOCK_BYTES, 80)])
+def test_counting_minds_the_number_of_a_log(block_bytes: int, rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log of RocksDB that overwrote the beginning of an older one, and damage anywhere."""
+    monkeypatch.setattr(leveldb_log, "BLOCK_BYTES", block_bytes)
+    rng = random.Random(25)
+
+    def numbered(number: int, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            data += encode(rng.randbytes(rng.randrange(block_bytes * 2)), len(data), log_number=number)
+        return data
+
+    old, new = numbered(7, 30 * block_bytes), numbered(8, 12 * block_bytes)
+    intact = list(verify([new]))
+    assert sum(item.records for item in intact if isinstance(item, Intact)) == len(list(scan([new])))
+    for _ in range(rounds):
+        data = new[: rng.randrange(len(new))] + old[rng.randrange(len(new)) :]
+        for _ in range(rng.randrange(3)):
+            data = rng.choice((garble, lambda data, rng: random_flip(data, rng)[0]))(data, rng) or data
+        with monkeypatch.context() as without_c:
+            without_c.setattr(leveldb_log, "extension", None)
+            expected = counted(scan([data], with_data=False))
+        items = list(verify(cut(data, rng)))
+        assert_tiles(items, 0, len(data))
+        assert counted(items) == expected
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_counting_goes_on_anywhere() -> None:
+    """Gone on with from the end of any item, it says what a scan of the rest of the file says from there on."""
+    rng = random.Random(23)
+    log = small_log()
+    for _ in range(300):
+        damaged = _damaged(log, rng)
+        items = list(scan([damaged], with_data=False))
+        begin = rng.choice(items).end
+        start = begin - begin % SMALL_BLOCK_BYTES
+        rest = scan([damaged[start:]], offset=start, resumed=start > 0, with_data=False)
+        expected = counted(item for item in rest if item.end > begin)
+        items = list(verify(cut(damaged[start:], rng), offset=start, resumed=start > 0, begin=begin))
+        assert counted(items) == expected
+        assert_tiles(items, begin, len(damaged))
+
+
+def test_counting_an_intact_file_runs_no_python_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = large_log(24, MIXED * 5)
+    monkeypatch.setattr(leveldb_log, "_past_damage", None)
+    for chunks in ([log.data], cut(log.data, random.Random(24))):
+        assert counted(verify(chunks)) == [(0, len(log.data), len(log.payloads))]
+    monkeypatch.undo()
+    damaged, truth = flip(log.data, 100_003, 1)
+    calls = []
+    past_damage = leveldb_log._past_damage
+    monkeypatch.setattr(leveldb_log, "_past_damage", lambda *args: calls.append(args) or past_damage(*args))
+    assert flips(item for item in verify([damaged]) if isinstance(item, Finding)) == [truth]
+    assert 0 < len(calls) <= 4  # the blocks that the record reaches into
+
+
+def test_unwritten_space_is_one_finding_a_chunk() -> None:
+    """Chunks of one buffer, as a file is read; a sparse file may hold terabytes of zeros."""
+    buffer = bytearray(32 * BLOCK_BYTES)
+    head = encode(b"record", 0)
+
+    def chunks() -> Iterator[memoryview]:
+        buffer[: len(head)] = head
+        yield memoryview(buffer)
+        buffer[: len(head)] = bytes(len(head))
+        for _ in range(50):
+            yield memoryview(buffer)
+        yield memoryview(buffer)[: BLOCK_BYTES + 5]
+
+    items = list(verify(chunks()))
+    size = 51 * len(buffer) + BLOCK_BYTES + 5
+    assert_tiles(items, 0, size)
+    assert len(items) < 60
+    end = size - 5
+    assert counted(items)[:2] == [(0, len(head), 1), Finding(len(head), end, Verdict.zeros)]
+
+
+def test_the_walk_minds_its_arguments() -> None:
+    block = encode(b"payload", 0)
+    for position in (-1, len(block) + 1):
+        with pytest.raises(ValueError, match="position"):
+            _crc32c.leveldb_walk(block, 100, position, 0, 0, -1, False, -1)
+        with pytest.raises(ValueError, match="position"):
+            _crc32c.zeros_end(block, position)
+    with pytest.raises(ValueError, match="at least one byte"):
+        _crc32c.leveldb_walk(block, 0, 0, 0, 0, -1, False, -1)
+    assert _crc32c.leveldb_walk(block, 100, 0, 1000, 0, -1, False, 9) == (
+        len(block),
+        1000 + len(block),
+        1,
+        -1,
+        False,
+        9,
+    )
+    assert _crc32c.leveldb_walk(b"", 100, 0, 0, 0, 7, True, -1) == (0, -1, 0, 7, True, -1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=40), st.integers(0, 40), st.binary(max_size=3))
+def test_where_zeros_end(before: bytes, zeros: int, after: bytes) -> None:
+    data = before + bytes(zeros) + after
+    rest = data[len(before) :]
+    assert _crc32c.zeros_end(data, len(before)) == len(data) - len(rest.lstrip(bytes(1)))
 
 
 # recognition

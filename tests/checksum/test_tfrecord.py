@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tfrecord.writer import TFRecordWriter
 
-from checksum import tfrecord
+from checksum import _crc32c, tfrecord
 from checksum.commands import salvage, verify
 from checksum.crc32c import crc32c, mask
 from checksum.finding import Finding, Record, Unreadable, Verdict, merge
@@ -22,6 +22,7 @@ from tests.checksum.faults import (
     PristineLog,
     assert_no_phantom,
     assert_tiles,
+    counted,
     cut,
     findings,
     flip,
@@ -29,6 +30,7 @@ from tests.checksum.faults import (
     garble,
     random_flip,
     records,
+    with_a_hole,
 )
 
 FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
@@ -292,6 +294,54 @@ def test_every_double_flip_of_a_small_file() -> None:
         assert_tiles(items, 0, len(damaged))
         assert_no_phantom(items, file)
         assert len(records(items)) <= 2
+
+
+# counting in C
+
+
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("in_c", [True, False])
+def test_counting_says_what_scanning_says(seed: int, in_c: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(seed)
+    damaged = random_file(seed, [rng.choice((0, 20, 300, 6000)) for _ in range(60)]).data
+    for _ in range(rng.randrange(4)):
+        damaged = rng.choice((garble, lambda data, rng: random_flip(data, rng)[0]))(damaged, rng) or damaged
+    chunks = with_a_hole(damaged, rng) if seed % 4 == 0 else cut(damaged, rng)
+    whole = list(scan(chunks, with_data=False))
+    if not in_c:
+        monkeypatch.setattr(tfrecord, "extension", None)
+    items = list(tfrecord.verify(chunks))
+    assert_tiles(items, 0, len(damaged))
+    assert counted(items) == counted(whole)
+    begin = rng.choice(whole).end
+    rest = list(scan([damaged[begin:]], offset=begin, with_data=False))
+    assert counted(tfrecord.verify(cut(damaged[begin:], rng), offset=begin, begin=begin)) == counted(rest)
+    behind = list(tfrecord.verify(chunks, begin=begin))
+    assert_tiles(behind, begin, len(damaged))
+    assert counted(behind) == counted(item for item in whole if item.end > begin)
+
+
+def test_a_hole_between_whole_records_is_told() -> None:
+    one = encode(b"payload", 0)
+    chunks = [one * 3, b"", Unreadable(2 * len(one)), one * 2, Unreadable(5)]
+    items = list(tfrecord.verify(chunks))
+    assert_tiles(items, 0, 7 * len(one) + 5)
+    assert counted(items) == counted(scan(chunks, with_data=False))
+    assert findings(items)[0] == Finding(3 * len(one), 5 * len(one), Verdict.unreadable)
+
+
+def test_the_walk_minds_the_end_of_its_buffer() -> None:
+    record = encode(b"payload", 0)
+    for size in range(len(record) + 1):
+        for position in range(size + 1):
+            walked = _crc32c.tfrecord_walk(record[:size], position, 0)
+            assert walked == ((len(record), 1) if (size, position) == (len(record), 0) else (position, 0))
+    for position in (-1, len(record) + 1):
+        with pytest.raises(ValueError, match="position"):
+            _crc32c.tfrecord_walk(record, position, 0)
+    endless = struct.pack("<Q", 2**64 - 1)
+    header = endless + struct.pack("<I", mask(crc32c(endless)))
+    assert _crc32c.tfrecord_walk(header + bytes(100), 0, 0) == (0, 0)
 
 
 # recognition and resuming

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from collectors.causes import Causes
-from collectors.scan import responses
+from collectors.inventory import Cluster
+from collectors.scan import Scan, responses
 from collectors.sky import SPHERE_DEG2, separation_deg, unit_vectors
 from tests.collectors.fleets import cities
 
@@ -10,6 +11,11 @@ CLUSTERS = cities().clusters
 CAUSES = Causes(CLUSTERS)
 EXPECTED = np.array([cluster.hosts for cluster in CLUSTERS]) * 1.5e-4 / 6  # ten minutes
 CALM = np.ones(40)
+PLACES_DEG = [  # Amsterdam, Mumbai, Council Bluffs, The Dalles, São Paulo, Helsinki; Johannesburg, Tokyo and so on
+    *((52.37, 4.90), (19.08, 72.88), (41.26, -95.86), (45.59, -121.18), (-23.55, -46.63), (60.17, 24.94)),
+    *((-26.20, 28.05), (35.68, 139.69), (-33.45, -70.67), (1.35, 103.82), (-33.87, 151.21), (32.09, 34.78)),
+]
+FEW_HOSTS = [Cluster(f"c{index}", *place_deg, hosts=2) for index, place_deg in enumerate(PLACES_DEG)]
 
 
 def judge(rise, seed=1, expected=EXPECTED):
@@ -45,6 +51,59 @@ def test_a_direction_is_celestial_whatever_the_response(exponent):
         assert 0 < verdict.place.area90_deg2 < SPHERE_DEG2 / 4
     assert labels == ["celestial"] * 4
     assert np.median(errors) < 30, errors
+
+
+def noiseless(exponent, number=40):
+    """Directions, and what would be counted and what expected on average in CLUSTERS, if six of them see a burst."""
+    random = np.random.default_rng(7)
+    while number:
+        source = random.normal(size=3)
+        source /= np.linalg.norm(source)
+        f = responses(CLUSTERS, source[None], exponent)[0]
+        if np.count_nonzero(f > 0.3) >= 6:
+            yield source, EXPECTED * 20 * (1 + 16 * f), EXPECTED * 20
+            number -= 1
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 3])
+def test_the_scan_has_a_template_for_each_response(exponent):
+    """Without it the others would lose about 5 % of the log-likelihood ratio that the true response has."""
+    scan, shares = Scan(CLUSTERS), []
+    for _, counts, expected in noiseless(exponent):
+        true_nats = (counts * np.log(counts / expected) - (counts - expected)).sum()
+        shares.append(float(scan.statistics(counts[None], expected[None])[0]) / true_nats)
+    assert np.median(shares) > 0.98, shares
+
+
+@pytest.mark.parametrize("exponent", [1, 3])
+def test_a_response_that_falls_with_the_angle_is_located_well(exponent):
+    """Without it among the templates the others would pull the direction aside by 13 degrees."""
+    errors = [
+        separation_deg(CAUSES.judge(counts, expected, CALM).place.direction, source)
+        for source, counts, expected in noiseless(exponent)
+    ]
+    assert np.median(errors) < 4 and max(errors) < 15, errors
+
+
+def errors_deg(counts_at_zenith, expected, number, seed):
+    """How far off the directions of bursts are that five to eight of FEW_HOSTS see, with cosines for counts."""
+    causes, random, errors = Causes(FEW_HOSTS), np.random.default_rng(seed), []
+    while len(errors) < number:
+        source = random.normal(size=3)
+        source /= np.linalg.norm(source)
+        counts = (counts_at_zenith * responses(FEW_HOSTS, source[None], 1)[0]).round()
+        if 5 <= np.count_nonzero(counts >= 3) <= 8:
+            verdict = causes.judge(counts, np.full(len(FEW_HOSTS), expected), np.ones(len(FEW_HOSTS)))
+            assert verdict.label == "celestial"
+            errors.append(separation_deg(verdict.place.direction, source))
+    return errors
+
+
+def test_thousands_of_times_a_tiny_expectation_is_still_located():
+    # were the largest amplitude 1024, the plain hemisphere would explain such counts better than their own cosines
+    errors = errors_deg(counts_at_zenith=24, expected=0.006, number=30, seed=1)
+    assert max(errors) < 12, errors
+    assert np.median(errors) < 5, errors
 
 
 def test_the_amplitude_is_that_of_a_cluster_that_faces_the_source():

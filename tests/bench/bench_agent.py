@@ -1,0 +1,105 @@
+"""The agent over 32 DIMMs, beside node_exporter over the same tree where it is installed: memory and processor time.
+
+Both are real processes, scraped three times a second by one client for the same time.
+"""
+
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tests.agent.edac_tree import Controller, controller, dimms
+from tests.agent.processes import Daemon, eventually
+
+SCRAPES_PER_S = 3
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def main(small: bool) -> str:
+    """Prints both and their ratios; returns a hash of what the agent counted."""
+    seconds = 2 if small else 60
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        places = {"places": dimms(channels=8, slots=2), "rows": {f"csrow{n}": 8 for n in range(2)}}
+        controllers = [controller(root / "sys", index, **places).create() for index in range(2)]
+        with Daemon(root, settings={"poll_interval_s": 1 if small else 5, "heartbeat_s": 60}) as agent:
+            exporter = _start_exporter(root)
+            try:
+                urls = {agent.process.pid: f"{agent.url}/metrics"}
+                urls |= {exporter[0].pid: exporter[1]} if exporter else {}
+                figures = _measure(urls, controllers, seconds)
+            finally:
+                if exporter:
+                    exporter[0].kill()
+                    exporter[0].wait()
+            ours = figures[agent.process.pid]
+            print(f"{'agent':<14} VmHWM {ours[0]:5.1f} MiB   {ours[1]:6.3f} % of a core at {SCRAPES_PER_S} scrapes/s")
+            if exporter:
+                theirs = figures[exporter[0].pid]
+                print(f"{'node_exporter':<14} VmHWM {theirs[0]:5.1f} MiB   {theirs[1]:6.3f} %")
+                print(
+                    f"ratio          VmHWM {ours[0] / theirs[0]:5.2f}       CPU {ours[1] / max(theirs[1], 1e-9):6.2f}"
+                )
+            else:
+                print("node_exporter isn't installed: nothing to compare with")
+            expected = sum(mc.get("ce_count") for mc in controllers)
+            eventually(lambda: _counted(agent) == expected)
+            return hashlib.sha256(str(_counted(agent)).encode()).hexdigest()[:16]
+
+
+def _counted(agent: Daemon) -> float:
+    return sum(value for name, value in agent.metrics().items() if name.startswith("flipwatch_memory_errors_total"))
+
+
+def _measure(urls: dict[int, str], controllers: list[Controller], seconds: int) -> dict[int, tuple[float, float]]:
+    """Process id -> (VmHWM in MiB, percent of a core) while it is scraped; an error is injected every second."""
+    before = {pid: _cpu_s(pid) for pid in urls}
+    started_s = time.monotonic()
+    for number in range(seconds * SCRAPES_PER_S):
+        if number % SCRAPES_PER_S == 0:
+            controllers[number % 2].inject(f"dimm{number % 16}")
+        for url in urls.values():
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                answer.read()
+        time.sleep(max(0.0, started_s + (number + 1) / SCRAPES_PER_S - time.monotonic()))
+    elapsed_s = time.monotonic() - started_s
+    return {pid: (_high_water_mib(pid), 100 * (_cpu_s(pid) - before[pid]) / elapsed_s) for pid in urls}
+
+
+def _cpu_s(pid: int) -> float:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / TICKS_PER_S  # utime and stime, proc(5)
+
+
+def _high_water_mib(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def _start_exporter(root: Path) -> tuple[subprocess.Popen, str] | None:
+    program = shutil.which("prometheus-node-exporter")
+    if program is None:
+        return None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [program, f"--path.sysfs={root / 'sys'}", f"--web.listen-address=127.0.0.1:{port}"]
+    command += ["--collector.disable-defaults", "--collector.edac"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}/metrics"
+    eventually(lambda: _answers(url))
+    return process, url
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return bool(answer.read())
+    except (urllib.error.URLError, ConnectionError):  # not up yet
+        return False
