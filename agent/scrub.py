@@ -24,7 +24,6 @@ BURST_S = 0.25
 BACK_OFF_MAX_S = 30.0
 DAY_S = 86400.0
 
-Wait = Callable[[float], None]
 Parts = tuple[str, ...]  # a path relative to its store; tuples order as the walk does
 
 

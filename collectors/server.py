@@ -99,7 +99,6 @@ class Server:
         self._news = asyncio.Event()  # something to correlate
         self._stepped = asyncio.Event()  # something to tell
         self._exposure_from_ns: int | None = None
-        self._fleet_changed = False
         self._link = config.page_url
         self._writing = ThreadPoolExecutor(1, "store")
         self._correlating = ThreadPoolExecutor(1, "correlator")
