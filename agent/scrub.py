@@ -14,7 +14,7 @@ from typing import TypeGuard
 from agent.config import MIB, StoreSettings
 from checksum import files
 from checksum.finding import Finding, Intact, Unreadable, Verdict, merge
-from checksum.formats import FORMATS, verify
+from checksum.formats import Format
 
 PIECE_BYTES = 128 << 10
 PAGE_BYTES = 4096
@@ -177,18 +177,17 @@ def drop_from_cache(fd: int, offset: int, size: int) -> None:
 
 
 def confirm(
-    fd: int, format_name: str, found: list[Finding], end: int, before_piece: Callable[[int], None]
+    fd: int, format: Format, found: list[Finding], end: int, before_piece: Callable[[int], None]
 ) -> tuple[list[Finding], list[Finding]]:
     """Reads the damaged stretch again, from the disk: (findings that stand, findings that were only passing).
 
     A flip in our buffer, on the bus or in the page cache is gone the second time, and is a finding of its own kind.
     """
-    form = FORMATS[format_name]
-    begin = form.resume_offset(found[0].begin, True)
-    read_end = min(os.fstat(fd).st_size, form.read_end(end))
+    begin = format.resume_offset(found[0].begin, True)
+    read_end = min(os.fstat(fd).st_size, format.read_end(end))
     drop_from_cache(fd, begin, read_end - begin)
     chunks = polite_chunks(fd, begin, read_end, before_piece)
-    items = verify(format_name, chunks, offset=begin, resumed=begin < found[0].begin, begin=found[0].begin)
+    items = format.verify(chunks, offset=begin, resumed=begin < found[0].begin, begin=found[0].begin)
     again = list(merge(item for item in items if is_damage(item) and item.begin < end))
     standing = {(item.begin, item.end) for item in again}
     passing = [

@@ -33,7 +33,7 @@ from agent.reconcile import Changes
 from agent.report import RecordFault
 from checksum import crc32c, files
 from checksum.finding import Finding, Verdict, merge
-from checksum.formats import FORMATS, recognise, verify
+from checksum.formats import FORMATS, Format, recognise
 
 CHECKPOINT_S = 10.0
 RETRY_S = 5.0
@@ -132,7 +132,7 @@ class _OpenFile:
 
     fd: int
     path: Path
-    format: str
+    format: Format
     status: os.stat_result  # before the first byte was read
     scan_begin: int
     is_unchanged: bool  # since the scan that stopped at `scan_begin`
@@ -266,7 +266,7 @@ class StoreScrub:
             if self._is_live(status, status):
                 self._commit([], {key: {**entry, "due_ns": status.st_mtime_ns + self._settle_ns}})
             else:
-                file = _OpenFile(fd, path, entry["format"], status, entry["begin"], is_unchanged=False)
+                file = _OpenFile(fd, path, FORMATS[entry["format"]], status, entry["begin"], is_unchanged=False)
                 self._scan(file, lambda _offset, _is_whole, _bytes: None)
         finally:
             os.close(fd)
@@ -317,14 +317,14 @@ class StoreScrub:
 
     def _verify_open(self, fd: int, path: Path, begin: int, advance: Advance) -> None:
         status = os.fstat(fd)
-        name = self._store.format
-        if name == "auto":
-            known = self._scrubber.state.get(f"open/{path}", {"format": ""})  # perhaps nothing sensible is left of it
-            name = recognise(files.reader_at(fd), status.st_size) or known["format"]
-        if name:
+        format = FORMATS.get(self._store.format)
+        if format is None:  # told by the content, unless nothing sensible is left of it
+            known = self._scrubber.state.get(f"open/{path}", {"format": ""})
+            format = recognise(files.reader_at(fd), status.st_size) or FORMATS.get(known["format"])
+        if format is not None:
             done = self._progress["cursor"]
             is_unchanged = done is not None and done.get("content") == _content(status)
-            self._scan(_OpenFile(fd, path, name, status, begin, is_unchanged), advance)
+            self._scan(_OpenFile(fd, path, format, status, begin, is_unchanged), advance)
             return
         if status.st_size:
             self._count_unverifiable("unrecognised", status.st_size)
@@ -337,11 +337,11 @@ class StoreScrub:
     def _scan(self, file: _OpenFile, advance: Advance) -> None:
         """Judges the file from its `scan_begin` on; `advance` hears how far that is (offset, whole file?, bytes)."""
         begin, size = file.scan_begin, file.status.st_size
-        start = FORMATS[file.format].resume_offset(begin, file.is_unchanged)
+        start = file.format.resume_offset(begin, file.is_unchanged)
         chunks = scrub.polite_chunks(file.fd, start, size, self._before_piece)
         section = self._section(file, begin)
         # An item ended at `begin`; if that lies within a block, the block may open with the rest of an earlier one.
-        for item in verify(file.format, chunks, offset=start, resumed=start < begin, begin=begin):
+        for item in file.format.verify(chunks, offset=start, resumed=start < begin, begin=begin):
             if isinstance(item, Finding):
                 if scrub.is_damage(item):
                     section.add(item)
@@ -372,8 +372,8 @@ class StoreScrub:
     def _close(self, file: _OpenFile, section: _Section, end: int) -> tuple[list[RecordFault], Changes]:
         """Judges what was found in [section.begin, end) and counts what was verified."""
         verified = self._progress["verified"]
-        count = verified.get(file.format, 0) + section.records
-        self._progress["verified"] = {**verified, file.format: count}
+        count = verified.get(file.format.NAME, 0) + section.records
+        self._progress["verified"] = {**verified, file.format.NAME: count}
         self._progress["bytes"] += max(0, end - section.begin)
         settling = f"settling/{file.path}"
         waiting = self._scrubber.state.get(settling)
@@ -384,7 +384,7 @@ class StoreScrub:
             return [], {
                 settling: {
                     "store": str(self._store.path),
-                    "format": file.format,
+                    "format": file.format.NAME,
                     "begin": min(begin, waiting["begin"]) if waiting else begin,
                     "due_ns": max(status.st_mtime_ns, time.time_ns() - self._settle_ns) + self._settle_ns,
                 }
@@ -419,7 +419,7 @@ class StoreScrub:
             healed = [entry for entry in here if entry not in documents]
             if healed:
                 log.info("%s: %d stretches that were corrupt are so no longer", file.path, len(healed))
-            entry = {"store": str(self._store.path), "format": file.format, "findings": now_open}
+            entry = {"store": str(self._store.path), "format": file.format.NAME, "findings": now_open}
             changes[opened] = entry if now_open else None
         new = [entry for entry in documents if entry not in here] + [finding_document(finding) for finding in passing]
         return [self._fault(file, entry, changes) for entry in new], changes
@@ -441,7 +441,7 @@ class StoreScrub:
             device=device,
             count=document.get("count", 1),
             novel=history.is_novel(now_ns),
-            detail={"path": _readable(file.path), "format": file.format, **detail, "layer": "unknown"},
+            detail={"path": _readable(file.path), "format": file.format.NAME, **detail, "layer": "unknown"},
         )
 
 

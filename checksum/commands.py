@@ -19,10 +19,10 @@ import click
 
 from checksum import crc32c
 from checksum import seal as seal_of
-from checksum.files import NotRegular, open_regular, reader_at
+from checksum.files import NotRegular, ReadsDiffer, open_regular, reader_at
 from checksum.finding import Finding
-from checksum.formats import FORMATS, recognise
-from checksum.repair import ReadsDiffer, repair_file, wrong_chance
+from checksum.formats import FORMATS, Format, recognise
+from checksum.repair import repair_file, wrong_chance
 from checksum.salvage import LostTooMuch, Outcome, salvage_file
 from checksum.verify import FileReport, as_json, finding_json, mismatches, verify_file, verify_sealed
 
@@ -168,8 +168,8 @@ def _opened(path: Path, *, follow: bool) -> Iterator[int]:
         os.close(fd)
 
 
-def _format_of(fd: int, format_choice: str) -> str | None:
-    return recognise(reader_at(fd), os.fstat(fd).st_size) if format_choice == _AUTO else format_choice
+def _format_of(fd: int, format_choice: str) -> Format | None:
+    return recognise(reader_at(fd), os.fstat(fd).st_size) if format_choice == _AUTO else FORMATS[format_choice]
 
 
 def _exit_status(reports: list[FileReport], troubles: int) -> int:
@@ -289,6 +289,10 @@ def _fail(sentence: str) -> NoReturn:
     sys.exit(TROUBLE)
 
 
+def _fail_unsteady(source: Path) -> NoReturn:
+    _fail(f"{_shown(source)} reads differently each time: look at memory and disk first; nothing was written")
+
+
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
@@ -313,12 +317,14 @@ def salvage(source: Path, out: Path, format_choice: str, lost_max: float, keep_f
             _print_outcome(beyond.outcome)
             _say(f"{_shown(out)} was not written: more than {lost_max:.6g} of the bytes would be lost (see --max-lost)")
             sys.exit(CORRUPT)
+        except ReadsDiffer:
+            _fail_unsteady(source)
         except OSError as error:
             _fail(f"{_shown(source)} can't be salvaged to {_shown(out)}: {_reason(error)}")
         _print_outcome(outcome)
 
 
-def _known_format_of(fd: int, path: Path, format_choice: str) -> str:
+def _known_format_of(fd: int, path: Path, format_choice: str) -> Format:
     format = _format_of(fd, format_choice)
     if format is None:
         _fail(f"{_shown(path)} has no known format; known are {', '.join(FORMATS)}")
@@ -366,7 +372,8 @@ def locate(path: Path, format_choice: str, wants_json: bool) -> None:
         except OSError as error:
             _fail(f"{_shown(path)}: {_reason(error)}")
     if wants_json:
-        document = {"path": str(path), "format": format, "mismatches": [finding_json(finding) for finding in found]}
+        mismatches_json = [finding_json(finding) for finding in found]
+        document = {"path": str(path), "format": format.NAME, "mismatches": mismatches_json}
         click.echo(json.dumps(document))
     else:
         for finding in found:
@@ -404,7 +411,7 @@ def repair(source: Path, out: Path, format_choice: str, force: bool) -> None:
             with _opened(source, follow=True) as fd:
                 outcome = repair_file(fd, _known_format_of(fd, source, format_choice), out)
         except ReadsDiffer:
-            _fail(f"{_shown(source)} reads differently each time: look at memory and disk first; nothing was written")
+            _fail_unsteady(source)
         except OSError as error:
             _fail(f"{_shown(source)} can't be repaired to {_shown(out)}: {_reason(error)}")
     for finding in outcome.repaired:

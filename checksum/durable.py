@@ -6,7 +6,7 @@ Enters: a path and bytes. Leaves: the file, and its name in the directory, on di
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 
@@ -20,6 +20,13 @@ class DurableFile:
         view = memoryview(data)
         while view:  # the kernel may take less than it was given
             view = view[os.write(self._fd, view) :]
+
+
+def tee(chunks: Iterable[bytes], write: Callable[[bytes], None]) -> Iterator[bytes]:
+    """The chunks again, each written as it passes."""
+    for chunk in chunks:
+        write(chunk)
+        yield chunk
 
 
 def fsync_directory(path: Path) -> None:

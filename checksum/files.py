@@ -21,6 +21,10 @@ class NotRegular(OSError):
     """A directory, device, pipe, socket or unfollowed link where a file was wanted."""
 
 
+class ReadsDiffer(Exception):
+    """The file was not the same each time it was read."""
+
+
 def open_regular(path: Path, *, follow: bool) -> int:
     """A file descriptor for reading the regular file `path`; a symbolic link is only followed if `follow`.
 

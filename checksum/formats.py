@@ -1,6 +1,6 @@
 """The record formats that are known, and which of them a file holds.
 
-Enters: a function that reads a file at an offset. Leaves: the name of a format, by content, never by file name.
+Enters: a function that reads a file at an offset. Leaves: a format, told by the content, never by the file's name.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +8,7 @@ from typing import Protocol
 
 from checksum import leveldb_log, tfrecord
 from checksum.crc32c import Buffer
-from checksum.finding import Finding, Intact, Record, Tally, Unreadable
+from checksum.finding import Finding, Intact, Record, Unreadable
 
 ReadAt = Callable[[int, int], bytes]  # (offset, length) -> the bytes there, fewer at the end of the file
 
@@ -16,7 +16,12 @@ ReadAt = Callable[[int, int], bytes]  # (offset, length) -> the bytes there, few
 class Format(Protocol):
     """What the module of a format offers."""
 
-    def encode(self, payload: bytes, offset: int) -> bytes: ...
+    @property
+    def NAME(self) -> str: ...
+
+    @property
+    def encode(self) -> Callable[[bytes, int], bytes] | None:
+        """(payload, offset) -> the bytes that append a record; None where intact records are copied as they stand."""
 
     def recognises(self, read_at: ReadAt, size: int) -> bool:
         """Whether a file of `size` bytes is of this format, even where its start is damaged."""
@@ -40,35 +45,19 @@ class Format(Protocol):
         record_bytes_max: int = 0,
     ) -> Iterator[Record | Finding]: ...
 
+    def verify(
+        self, chunks: Iterable[Buffer | Unreadable], *, offset: int = 0, resumed: bool = False, begin: int = 0
+    ) -> Iterator[Intact | Finding]:
+        """What `scan` says, with intact records counted instead of returned, in the fastest way there is.
 
-# In the order in which they are tried.
-FORMATS: dict[str, Format] = {"leveldb-log": leveldb_log, "tfrecord": tfrecord}
-# Those that can count their intact records without making them.
-_IN_C = {"leveldb-log": leveldb_log.verify, "tfrecord": tfrecord.verify}
-TOLD_BYTES = 2**20
-
-
-def verify(
-    name: str, chunks: Iterable[Buffer | Unreadable], *, offset: int = 0, resumed: bool = False, begin: int = 0
-) -> Iterator[Intact | Finding]:
-    """What the scan of a format says, with intact records counted instead of returned, in the fastest way there is.
-
-    Args:
-        chunks, offset, resumed: as for the format's `scan`.
-        begin: records and findings that end at or before this offset in the file are passed over.
-    """
-    if name in _IN_C:
-        yield from _IN_C[name](chunks, offset=offset, resumed=resumed, begin=begin)
-        return
-    tally, told_end = Tally(max(offset, begin)), offset
-    for item in FORMATS[name].scan(chunks, offset=offset, resumed=resumed, with_data=False):
-        yield from tally.add(item)
-        if item.end >= told_end + TOLD_BYTES:
-            told_end = item.end
-            yield from tally.told()
-    yield from tally.told()
+        Records and findings that end at or before `begin` are passed over.
+        """
 
 
-def recognise(read_at: ReadAt, size: int) -> str | None:
-    """The name of the format of a file of `size` bytes, or None."""
-    return next((name for name, format in FORMATS.items() if format.recognises(read_at, size)), None)
+_FORMATS: tuple[Format, ...] = (leveldb_log, tfrecord)  # in the order in which they are tried
+FORMATS: dict[str, Format] = {format.NAME: format for format in _FORMATS}
+
+
+def recognise(read_at: ReadAt, size: int) -> Format | None:
+    """The format of a file of `size` bytes, or None."""
+    return next((format for format in FORMATS.values() if format.recognises(read_at, size)), None)

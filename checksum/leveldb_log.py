@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from checksum.crc32c import Buffer, crc32c, extension, locate_exponent, mask, unmask
 from checksum.finding import Finding, Flip, Intact, Record, Tally, Unreadable, Verdict
 
+NAME = "leveldb-log"
 BLOCK_BYTES = 32768
 HEADER_BYTES = 7  # masked checksum of type and payload (4), length of the payload (2), type (1); little-endian
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4

@@ -5,21 +5,17 @@ Enters: an open file. Leaves: a new file, what was put right in it, and what is 
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from checksum.durable import replace_file
-from checksum.files import direct_chunks, read_chunks
+from checksum.durable import replace_file, tee
+from checksum.files import ReadsDiffer, direct_chunks, read_chunks
 from checksum.finding import Finding, Unreadable, merge
-from checksum.formats import FORMATS, Format
+from checksum.formats import Format
 
 CHANCE_MAX = 1e-4
 _SYNDROMES = 2.0**31  # of an odd number of flips: CRC-32C keeps their parity
-
-
-class ReadsDiffer(Exception):
-    """The file was not the same each time it was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +40,7 @@ def wrong_chance(finding: Finding) -> float:
     return 8 * (finding.end - finding.begin) / _SYNDROMES
 
 
-def repair_file(fd: int, format: str, out: Path) -> Outcome:
+def repair_file(fd: int, format: Format, out: Path) -> Outcome:
     """Writes the repaired copy to `out`, which appears whole or not at all, and not if nothing can be repaired.
 
     Raises:
@@ -52,10 +48,9 @@ def repair_file(fd: int, format: str, out: Path) -> Outcome:
         OSError: reading or writing failed, also of a part of the file; `out` is as it was.
     """
     status = os.fstat(fd)
-    form = FORMATS[format]
     repaired, refused = [], []
-    for finding in _named(form, read_chunks(fd, 0, status.st_size)):
-        reason = _why_not(fd, form, finding, status.st_size)
+    for finding in _named(format, read_chunks(fd, 0, status.st_size)):
+        reason = _why_not(fd, format, finding, status.st_size)
         if reason is None:
             repaired.append(finding)
         else:
@@ -63,26 +58,26 @@ def repair_file(fd: int, format: str, out: Path) -> Outcome:
     if not repaired:
         return Outcome((), tuple(refused), ())
     with replace_file(out, mode=status.st_mode & 0o777) as file:
-        chunks = _written(_flipped_back(read_chunks(fd, 0, status.st_size), repaired), file.write)
-        remaining = tuple(merge(item for item in form.scan(chunks, with_data=False) if isinstance(item, Finding)))
+        chunks = tee(_flipped_back(read_chunks(fd, 0, status.st_size), repaired), file.write)
+        remaining = tuple(merge(item for item in format.scan(chunks, with_data=False) if isinstance(item, Finding)))
         if any(rest.begin < mended.end and mended.begin < rest.end for rest in remaining for mended in repaired):
             raise ReadsDiffer
     return Outcome(tuple(repaired), tuple(refused), remaining)
 
 
-def _named(form: Format, chunks: Iterable[bytes | Unreadable]) -> list[Finding]:
+def _named(format: Format, chunks: Iterable[bytes | Unreadable]) -> list[Finding]:
     """The findings that name a bit because a checksum says so."""
-    items = form.scan(chunks, with_data=False)
+    items = format.scan(chunks, with_data=False)
     return [item for item in items if isinstance(item, Finding) and item.flip and item.stored is not None]
 
 
-def _why_not(fd: int, form: Format, finding: Finding, size: int) -> str | None:
+def _why_not(fd: int, format: Format, finding: Finding, size: int) -> str | None:
     """Why the finding must not be repaired, or None."""
     chance = wrong_chance(finding)
     if chance > CHANCE_MAX:
         return f"in so long a record it is the wrong bit with a chance of {chance:.1e}, above {CHANCE_MAX:.0e}"
-    begin, end = form.resume_offset(finding.begin, True), min(size, form.read_end(finding.end))
-    again = form.scan(direct_chunks(fd, begin, end), offset=begin, resumed=begin > 0, with_data=False)
+    begin, end = format.resume_offset(finding.begin, True), min(size, format.read_end(finding.end))
+    again = format.scan(direct_chunks(fd, begin, end), offset=begin, resumed=begin > 0, with_data=False)
     if finding not in again:
         return "it was not there when read again"
     return None
@@ -102,9 +97,3 @@ def _flipped_back(chunks: Iterable[bytes | Unreadable], findings: Iterable[Findi
             data[flip.offset_bytes - begin] ^= 1 << flip.bit
         begin += len(data)
         yield bytes(data)
-
-
-def _written(chunks: Iterable[bytes], write: Callable[[bytes], None]) -> Iterator[bytes]:
-    for chunk in chunks:
-        write(chunk)
-        yield chunk

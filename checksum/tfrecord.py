@@ -15,6 +15,7 @@ from itertools import islice, pairwise
 from checksum.crc32c import Buffer, crc32c, extension, locate_exponent, mask, unmask
 from checksum.finding import Finding, Flip, Intact, Record, Tally, Unreadable, Verdict
 
+NAME = "tfrecord"
 HEADER_BYTES = 12  # length of the payload (8), its masked checksum (4); little-endian
 FOOTER_BYTES = 4  # masked checksum of the payload
 RECORD_BYTES_MAX = 64 * 2**20  # longer payloads are verified, but not kept, and no flip is located in them

@@ -12,7 +12,7 @@ from typing import Any
 from checksum import seal as seal_of
 from checksum.files import CHUNK_BYTES, read_views
 from checksum.finding import Finding, Intact, Unreadable, Verdict, merge
-from checksum.formats import verify
+from checksum.formats import Format
 
 SETTLING_S = 600  # a file changed within this time may still be growing
 _UNFINISHED = (Verdict.torn, Verdict.zeros, Verdict.stale)  # what the end of a growing file looks like
@@ -41,7 +41,7 @@ class FileReport:
         return number >= len(self.findings) - self.settling
 
 
-def verify_file(fd: int, path: Path, format: str, now_s: float, pace: Callable[[int], None]) -> FileReport:
+def verify_file(fd: int, path: Path, format: Format, now_s: float, pace: Callable[[int], None]) -> FileReport:
     """Verifies the file as long as it was when this began.
 
     Args:
@@ -56,7 +56,7 @@ def verify_file(fd: int, path: Path, format: str, now_s: float, pace: Callable[[
 
     def findings() -> Iterator[Finding]:
         nonlocal records, end
-        for item in verify(format, _paced(fd, before.st_size, pace)):
+        for item in format.verify(_paced(fd, before.st_size, pace)):
             end = item.end
             if isinstance(item, Intact):
                 records += item.records
@@ -68,7 +68,7 @@ def verify_file(fd: int, path: Path, format: str, now_s: float, pace: Callable[[
     changed = (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size)
     is_settling = changed or now_s - after.st_mtime < SETTLING_S
     settling = _unfinished(merged, end) if is_settling else 0
-    return FileReport(path, format, before.st_size, records, merged, settling=settling)
+    return FileReport(path, format.NAME, before.st_size, records, merged, settling=settling)
 
 
 def verify_sealed(fd: int, path: Path, pace: Callable[[int], None]) -> FileReport:
@@ -84,10 +84,10 @@ def verify_sealed(fd: int, path: Path, pace: Callable[[int], None]) -> FileRepor
     )
 
 
-def mismatches(fd: int, format: str) -> Iterator[Finding]:
+def mismatches(fd: int, format: Format) -> Iterator[Finding]:
     """The damage in the file, finding by finding, each with the checksums that differ."""
     size = os.fstat(fd).st_size
-    for item in verify(format, read_views(fd, 0, size, bytearray(min(size, CHUNK_BYTES)))):
+    for item in format.verify(read_views(fd, 0, size, bytearray(min(size, CHUNK_BYTES)))):
         if isinstance(item, Finding) and item.verdict is not Verdict.stale:
             yield item
 

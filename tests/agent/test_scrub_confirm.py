@@ -27,7 +27,7 @@ def confirmed(path: Path, name: str, found: list[Finding], end: int) -> tuple[li
     fd = files.open_regular(path, follow=False)
     with open(fd, "rb"):
         nothing: Callable[[int], None] = lambda _size: None  # noqa: E731
-        return scrub.confirm(fd, name, found, end, nothing)
+        return scrub.confirm(fd, FORMATS[name], found, end, nothing)
 
 
 @pytest.mark.parametrize("name", list(FORMATS))

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from checksum import crc32c, tfrecord
+from checksum import crc32c, leveldb_log, tfrecord
 from checksum.files import CHUNK_BYTES, read_views
 from checksum.finding import Intact
 from checksum.leveldb_log import BLOCK_BYTES, HEADER_BYTES, encode, scan, verify
@@ -139,7 +139,7 @@ def _bench_scan(length: int, rounds: int, size: int, leveldb: dict[str, Callable
     if numpy_sum is not None:
         contestants["reading RAM (numpy sum)"] = numpy_sum
     with _in_a_file(data) as fd:
-        contestants["ours, a file in the page cache"] = lambda: verify_file(fd, Path("log"), "leveldb-log", 0, _no_wait)
+        contestants["ours, a file in the page cache"] = lambda: verify_file(fd, Path("log"), leveldb_log, 0, _no_wait)
         contestants["only reading it (pread)"] = lambda: _read(fd, len(data))
         timings = interleaved(contestants, rounds)
     sizes = {name: len(short) if name in in_python else len(data) for name in contestants}

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from checksum import crc32c
+from checksum import crc32c, leveldb_log
 from checksum.commands import salvage, verify
 from checksum.finding import Finding
 from checksum.leveldb_log import BLOCK_BYTES, scan
@@ -105,7 +105,7 @@ def test_a_file_changed_during_the_read_is_settling(tmp_path: Path, log: Pristin
     path = write(tmp_path / "log", log.data[:-5])
     fd = os.open(path, os.O_RDONLY)
     try:
-        report = verify_file(fd, path, "leveldb-log", LONG_AGO_S + 9999, lambda _: os.utime(path, (1, LONG_AGO_S + 1)))
+        report = verify_file(fd, path, leveldb_log, LONG_AGO_S + 9999, lambda _: os.utime(path, (1, LONG_AGO_S + 1)))
     finally:
         os.close(fd)
     assert report.settling == len(report.findings) == 1
@@ -116,7 +116,7 @@ def test_a_file_that_shrinks_during_the_read_is_settling(tmp_path: Path) -> None
     path = write(tmp_path / "log", log.data)
     fd = os.open(path, os.O_RDONLY)
     try:
-        report = verify_file(fd, path, "leveldb-log", LONG_AGO_S + 9999, lambda _: os.truncate(path, 2_000_000))
+        report = verify_file(fd, path, leveldb_log, LONG_AGO_S + 9999, lambda _: os.truncate(path, 2_000_000))
     finally:
         os.close(fd)
     assert [finding.verdict for finding in report.findings] == ["torn"]

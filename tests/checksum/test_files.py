@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from checksum import leveldb_log
 from checksum.durable import fsync_directory, replace_file
 from checksum.files import PAGE_BYTES, NotRegular, open_regular, read_chunks, reader_at
 from checksum.finding import Unreadable
@@ -132,7 +133,7 @@ def test_a_log_is_recognised_wherever_it_is_damaged() -> None:
         bytes(10 * BLOCK_BYTES) + data[10 * BLOCK_BYTES :],
         data[:-400],
     ):
-        assert recognise(_read_at(damaged), len(damaged)) == "leveldb-log"
+        assert recognise(_read_at(damaged), len(damaged)) is leveldb_log
 
 
 def test_other_files_are_not_recognised() -> None:
