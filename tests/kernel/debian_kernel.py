@@ -52,13 +52,15 @@ def unpacked(package: str) -> Kernel:
 
 
 def _closures(modules: Path, names: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:
-    """For each module, the files to load in order. modules.dep lists the nearest dependency first."""
+    """For each module, the files to load in order: none if it is built in. modules.dep lists the nearest first."""
     files: dict[str, tuple[Path, ...]] = {}
     for line in (modules / "modules.dep").read_text().splitlines():
         target, _, needs = line.partition(":")
         name = Path(target).name.split(".")[0]
         if name in names:
             files[name] = tuple(modules / path for path in [*reversed(needs.split()), target])
+    built_in = {Path(line).name.split(".")[0] for line in (modules / "modules.builtin").read_text().splitlines()}
+    files |= {name: () for name in names if name in built_in}
     missing = set(names) - set(files)
     assert not missing, f"{modules} has no module {missing}"
     return files

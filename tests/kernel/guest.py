@@ -7,7 +7,6 @@ injected machine check goes its whole way through the kernel.
 
 import contextlib
 import json
-import os
 import select
 import shlex
 import socket
@@ -22,7 +21,7 @@ from tests.kernel.host_bridge import HostBridge
 
 BOOT_S, COMMAND_S = 180.0, 90.0
 AGENT_PORT = 9861
-_STATE = "/run/state"  # in the guest, where the directory that outlives it is mounted
+STATE = "/run/state"  # in the guest, where the directory that outlives it is mounted
 
 _INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -36,7 +35,6 @@ mkdir /upper/upper /upper/work
 mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=262144,cache=loose host /host
 mount -t overlay -o lowerdir=/host,upperdir=/upper/upper,workdir=/upper/work overlay /root
 for name in proc sys dev; do mount --rbind /$name /root/$name; done
-mount -t tmpfs tmpfs /root/tmp
 mount -t tmpfs tmpfs /root/run
 mkdir -p /root{state}
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=none state /root{state}
@@ -72,7 +70,7 @@ class Guest:
         self.bridge = HostBridge()
         self._directory = directory
         initrd = directory / "initrd"
-        init = _INIT.format(load=load_commands(kernel, AT_BOOT), state=_STATE, now=int(time.time()))
+        init = _INIT.format(load=load_commands(kernel, AT_BOOT), state=STATE, now=int(time.time()))
         build_initrd(kernel, init, initrd)
         self.agent_port = _free_port()
         self.console = directory / "console"

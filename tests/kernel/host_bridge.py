@@ -103,7 +103,11 @@ class HostBridge:
     def _answer(self, command: Command, body: bytes) -> int:
         if command in (Command.CONFIG_READ, Command.CONFIG_WRITE):
             at, value, length = _CONFIG.unpack_from(body)
-            return self._config_read(at, length) if command is Command.CONFIG_READ else self._config_write(at, value, length)
+            return (
+                self._config_read(at, length)
+                if command is Command.CONFIG_READ
+                else self._config_write(at, value, length)
+            )
         if command in (Command.BAR_READ, Command.BAR_WRITE):
             address, value, size, _ = _BAR.unpack_from(body)
             at = address - int.from_bytes(self._config[CONFIG_BAR0 : CONFIG_BAR0 + 4], "little")
@@ -112,7 +116,7 @@ class HostBridge:
             self._registers[at : at + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
         return 0
 
-    def _config_read(self, at: int, length: int) -> int:
+    def _config_read(self, at: int, _value: int, length: int) -> int:
         if CONFIG_MCHBAR <= at < CONFIG_MCHBAR + 4:  # the registers lie where BAR 0 was put
             at += CONFIG_BAR0 - CONFIG_MCHBAR
         return int.from_bytes(self._config[at : at + length], "little")
