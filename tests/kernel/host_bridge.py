@@ -6,6 +6,7 @@ kernel, messages after hw/remote/mpqemu-link.c of QEMU 7.2.
 """
 
 import array
+import contextlib
 import os
 import socket
 import struct
@@ -74,12 +75,22 @@ class HostBridge:
                 raise TimeoutError("the driver doesn't take the error")
 
     def close(self) -> None:
-        self._ours.shutdown(socket.SHUT_RDWR)
+        self._hang_up()
         self._thread.join(10)
         self._ours.close()
         self.theirs.close()
 
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):  # QEMU may have gone first
+            self._ours.shutdown(socket.SHUT_RDWR)
+
     def _serve(self) -> None:
+        try:
+            self._answer_all()
+        finally:
+            self._hang_up()  # so that QEMU doesn't wait for an answer for ever
+
+    def _answer_all(self) -> None:
         while header := self._received(_MESSAGE.size):
             command, size = _MESSAGE.unpack(header)
             body = self._received(size)
@@ -103,11 +114,8 @@ class HostBridge:
     def _answer(self, command: Command, body: bytes) -> int:
         if command in (Command.CONFIG_READ, Command.CONFIG_WRITE):
             at, value, length = _CONFIG.unpack_from(body)
-            return (
-                self._config_read(at, length)
-                if command is Command.CONFIG_READ
-                else self._config_write(at, value, length)
-            )
+            access = self._config_read if command is Command.CONFIG_READ else self._config_write
+            return access(at, value, length)
         if command in (Command.BAR_READ, Command.BAR_WRITE):
             address, value, size, _ = _BAR.unpack_from(body)
             at = address - int.from_bytes(self._config[CONFIG_BAR0 : CONFIG_BAR0 + 4], "little")
