@@ -136,7 +136,7 @@ def hole_views(span: Span, piece_bytes: int) -> Iterator[memoryview]:
         begin = end
 
 
-def read_data(fd: int, begin: int, end: int, buffer: bytearray) -> Iterator[memoryview | Unreadable]:
+def read_data(fd: int, begin: int, end: int, buffer: bytearray | memoryview) -> Iterator[memoryview | Unreadable]:
     """The same as `read_views`, with holes read like all else."""
     position = begin
     while position < end:

@@ -180,6 +180,45 @@ def test_a_half_hot_file_keeps_its_half(big: Path) -> None:
     assert content == big.read_bytes()
 
 
+def test_single_hot_pages_among_cold_ones_stay(big: Path) -> None:
+    with big.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        for page in range(0, SIZE_BYTES // scrub.PAGE_BYTES, 10):
+            os.pread(file.fileno(), scrub.PAGE_BYTES, page * scrub.PAGE_BYTES)
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], 0, scrub.RWF_DONTCACHE)
+        except OSError:
+            pytest.skip("reading so that the cache stays as it was needs Linux 6.14 and a file system that can")
+    before = resident_pages(big)
+    content = read_politely(big)
+    assert resident_pages(big) == before
+    assert content == big.read_bytes()
+
+
+def test_without_that_way_of_reading_a_cold_file_is_cold_as_well(big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrub, "RWF_DONTCACHE", 1 << 30)  # a flag that no kernel knows
+    content = read_politely(big)
+    assert resident_pages(big) <= 8
+    assert content == big.read_bytes()
+
+
+def test_a_hole_is_no_reading(big: Path) -> None:
+    paced: list[int] = []
+    with big.open("rb+") as file:
+        file.truncate(2**30)
+        file.seek(2**29)
+        file.write(b"data")
+        file.flush()
+        os.fsync(file.fileno())
+        zeros = sum(
+            len(chunk) - bytes(chunk).count(0)
+            for chunk in scrub.polite_chunks(file.fileno(), 2**28, 2**30, paced.append)
+            if not isinstance(chunk, Unreadable)
+        )
+    assert zeros == 4
+    assert 0 < sum(paced) <= scrub.PIECE_BYTES
+
+
 def test_a_file_that_shrinks_while_it_is_read_ends_early(big: Path) -> None:
     fd = os.open(big, os.O_RDONLY)
     try:

@@ -16,7 +16,7 @@ from agent.metrics import AgentCollector, View
 from agent.report import RecordFault
 from agent.scrubd import Scrubber, StoreScrub
 from checksum import leveldb_log
-from checksum.finding import Finding
+from checksum.finding import Finding, Unreadable
 from tests.agent.edac_tree import controller
 from tests.agent.processes import Daemon, errors_metric, eventually
 from tests.conftest import require
@@ -227,16 +227,15 @@ def test_a_time_in_the_far_future_does_not_settle_for_ever(store: Store) -> None
 def test_a_flip_on_the_way_is_transient(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     data, middles = log_of(50)
     store.write("a.log", data)
-    read, flips = scrub._read_resident, [middles[20]]
+    read, flips = scrub._polite_piece, [middles[20]]
 
-    def flipping(fd: int, offset: int, size: int) -> bytes:
-        found = bytearray(read(fd, offset, size))
-        if flips and found:
-            found[flips.pop() - offset] ^= 1
-        return bytes(found)
+    def flipping(fd: int, offset: int, buffer: memoryview) -> Iterator[memoryview | Unreadable]:
+        for piece in read(fd, offset, buffer):
+            if flips and not isinstance(piece, Unreadable):
+                piece[flips.pop() - offset] ^= 1
+            yield piece
 
-    monkeypatch.setattr(scrub, "_read_resident", flipping)
-    (store.path / "a.log").read_bytes()  # resident
+    monkeypatch.setattr(scrub, "_polite_piece", flipping)
     (fault,) = store.scrub()
     assert not flips and fault.detail["verdict"] == "transient" and store.corrupt() == {}
     assert store.scrub() == []
@@ -250,13 +249,12 @@ def test_what_cannot_be_verified_is_counted(store: Store, monkeypatch: pytest.Mo
     store.flip(store.write("good.log", good), middles[3])
     preadv, bad = os.preadv, (store.path / "bad.log").stat().st_ino
 
-    def refusing(fd: int, buffers: list[memoryview], offset: int) -> int:
+    def refusing(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         if os.fstat(fd).st_ino == bad and offset + len(buffers[0]) > 32_768:
             raise OSError(116, "Stale file handle")
-        return preadv(fd, buffers, offset)
+        return preadv(fd, buffers, offset, flags)
 
     monkeypatch.setattr(os, "preadv", refusing)
-    monkeypatch.setattr(scrub, "_read_resident", lambda *_: b"")
     assert len(store.scrub()) == 1, "a file that fails keeps no other from its turn"
     assert store.progress["unverifiable"] == {
         "unrecognised": 1800,
@@ -268,13 +266,12 @@ def test_a_bad_sector_is_a_finding(store: Store, monkeypatch: pytest.MonkeyPatch
     store.write("a.log", log_of(200)[0])
     preadv = os.preadv
 
-    def failing(fd: int, buffers: list[memoryview], offset: int) -> int:
+    def failing(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         if offset < 45_056 and offset + len(buffers[0]) > 40_960:
             raise OSError(5, "Input/output error")
-        return preadv(fd, buffers, offset)
+        return preadv(fd, buffers, offset, flags)
 
     monkeypatch.setattr(os, "preadv", failing)
-    monkeypatch.setattr(scrub, "_read_resident", lambda *_: b"")
     found = store.scrub()
     assert "unreadable" in {fault.detail["verdict"] for fault in found}
     assert min(fault.detail["begin"] for fault in found) <= 40_960
