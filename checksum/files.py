@@ -136,6 +136,11 @@ def hole_views(span: Span, piece_bytes: int) -> Iterator[memoryview]:
         begin = end
 
 
+def is_hole(piece: memoryview | Unreadable) -> bool:
+    """Whether the piece is of `hole_views`, for which nothing was read."""
+    return isinstance(piece, memoryview) and piece.obj is _ZEROS.obj
+
+
 def read_data(fd: int, begin: int, end: int, buffer: bytearray | memoryview) -> Iterator[memoryview | Unreadable]:
     """The same as `read_views`, with holes read like all else."""
     position = begin

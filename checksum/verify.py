@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from checksum import seal as seal_of
-from checksum.files import CHUNK_BYTES, read_views
+from checksum.files import CHUNK_BYTES, is_hole, read_views
 from checksum.finding import Finding, Intact, Unreadable, Verdict, merge
 from checksum.formats import Format
 
@@ -95,7 +95,8 @@ def mismatches(fd: int, format: Format) -> Iterator[Finding]:
 def _paced(fd: int, size: int, pace: Callable[[int], None]) -> Iterator[memoryview | Unreadable]:
     for piece in read_views(fd, 0, size, bytearray(min(size, CHUNK_BYTES))):
         yield piece
-        pace(piece.length if isinstance(piece, Unreadable) else len(piece))
+        if not is_hole(piece):
+            pace(piece.length if isinstance(piece, Unreadable) else len(piece))
 
 
 def _unfinished(findings: tuple[Finding, ...], end: int) -> int:

@@ -137,8 +137,8 @@ def test_a_directory_is_walked_in_order(tmp_path: Path, log: PristineLog) -> Non
     assert [file["format"] for file in files].count(None) == 1
     assert code == 2  # nobody can say whether the text is what was written
     stderr = run(verify, tmp_path).stderr
-    assert f"1 of no known format: {tmp_path}/c/readme" in stderr
-    assert f"passed over: {tmp_path}/link, {tmp_path}/pipe, {tmp_path}/c/loop" in stderr
+    assert f"1 of no known format:\n  {tmp_path}/c/readme\n" in stderr
+    assert f"passed over:\n  {tmp_path}/link\n  {tmp_path}/pipe\n  {tmp_path}/c/loop\n" in stderr
     (tmp_path / "c" / "readme").unlink()
     assert verified(tmp_path)[0] == 0
     assert verified(tmp_path / "link")[0] == 0  # the user named this link
