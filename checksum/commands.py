@@ -264,9 +264,10 @@ def _warn_if_slow() -> None:
 
 def _print_json(reports: Iterable[FileReport], begun_s: float) -> None:
     """One JSON document, written while the files are read."""
-    click.echo('{"files": [', nl=False)
+    write = sys.stdout.write  # click.echo would write the entry of each file by itself
+    write('{"files": [')
     for number, report in enumerate(reports):
-        click.echo((", " if number else "") + json.dumps(as_json(report)), nl=False)
+        write((", " if number else "") + json.dumps(as_json(report)))
     click.echo(f'], "seconds": {time.monotonic() - begun_s}}}')
 
 

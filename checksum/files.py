@@ -107,7 +107,7 @@ def _next_hole(fd: int, begin: int, end: int) -> tuple[int, int]:
     """The first hole in [begin, end) that is worth minding; (end, end) if there is none or nobody can say."""
     hole_end = begin
     try:
-        while hole_end < end:
+        while hole_end + HOLE_BYTES_MIN <= end:
             hole_begin = os.lseek(fd, hole_end, os.SEEK_HOLE)
             hole_end = _data_begin(fd, hole_begin) if hole_begin < end else end
             if min(hole_end, end) - hole_begin >= HOLE_BYTES_MIN:
@@ -226,11 +226,17 @@ def reader_at(fd: int) -> Callable[[int, int], bytes]:
     """A function (offset, length) -> the bytes there, up to the end of the file or the first unreadable page."""
 
     def read_at(offset: int, length: int) -> bytes:
+        try:  # the short way, where there is nothing to be said about pages
+            piece = os.pread(fd, length, offset)
+            if len(piece) == length or not os.pread(fd, 1, offset + len(piece)):
+                return piece
+        except OSError:
+            pass
         pieces = []
-        for piece in read_chunks(fd, offset, offset + length):
-            if isinstance(piece, Unreadable):
+        for chunk in read_chunks(fd, offset, offset + length):
+            if isinstance(chunk, Unreadable):
                 break
-            pieces.append(piece)
+            pieces.append(chunk)
         return b"".join(pieces)
 
     return read_at
