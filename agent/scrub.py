@@ -213,7 +213,7 @@ def confirm(
     drop_from_cache(fd, begin, read_end - begin)
     chunks = polite_chunks(fd, begin, read_end, before_piece)
     items = format.verify(chunks, offset=begin, resumed=begin < found[0].begin, begin=found[0].begin)
-    again = list(merge(item for item in items if is_damage(item) and item.begin < end))
+    again = list(merge(item for item in items if is_damage(item) and item.begin < max(end, found[-1].end)))
     standing = {(item.begin, item.end) for item in again}
     passing = [
         Finding(item.begin, item.end, Verdict.transient, item.stored, item.computed, item.flip)

@@ -194,7 +194,7 @@ def _verify_all(walk: _Walk, format_choice: str, rate_mib_s: float | None) -> It
 def _verify(file: _File, format_choice: str, pace: Callable[[int], None]) -> FileReport:
     with _opened(file.path, follow=file.follow) as fd:
         if format_choice == _AUTO and seal_of.path_for(file.path).is_file():
-            sealed = verify_sealed(fd, file.path, pace)
+            sealed = verify_sealed(fd, file.path, time.time(), pace)
             if sealed.seal is not seal_of.State.changed:
                 return sealed
             format = _format_of(fd, format_choice)  # the records of its own format can still be judged
@@ -433,6 +433,19 @@ def _known_format_of(fd: int, path: Path, format_choice: str) -> Format:
     return format
 
 
+def _judging_format_of(fd: int, path: Path, format_choice: str) -> Format:
+    """What `verify` judges the file by: its seal, if it has one and wasn't changed since."""
+    beside = seal_of.path_for(path)
+    if format_choice == _AUTO and beside.is_file():
+        try:
+            seal = seal_of.read(beside)
+        except seal_of.SealDamaged:
+            _fail(f"{_shown(beside)} is damaged, so nothing can be compared with it; look at it with locate")
+        if seal.state_of(os.fstat(fd)) is not seal_of.State.changed:
+            return seal_of.Sealed(seal, is_whole=False)
+    return _known_format_of(fd, path, format_choice)
+
+
 def _refuse_out(source: Path, out: Path, force: bool) -> None:
     if not os.path.lexists(out):
         return
@@ -469,7 +482,7 @@ def locate(path: Path, format_choice: str, wants_json: bool) -> None:
         _warn_if_slow()
         try:
             with _opened(path, follow=True) as fd:
-                format = _known_format_of(fd, path, format_choice)
+                format = _judging_format_of(fd, path, format_choice)
                 found = list(mismatches(fd, format))
         except OSError as error:
             _fail(f"{_shown(path)}: {_reason(error)}")
@@ -511,7 +524,7 @@ def repair(source: Path, out: Path, format_choice: str, force: bool) -> None:
         try:
             _refuse_out(source, out, force)
             with _opened(source, follow=True) as fd:
-                outcome = repair_file(fd, _known_format_of(fd, source, format_choice), out)
+                outcome = repair_file(fd, _judging_format_of(fd, source, format_choice), out)
         except ReadsDiffer:
             _fail_unsteady(source)
         except OSError as error:
