@@ -1,7 +1,5 @@
 """The scrubber's parts: which files, how politely, and what the page cache holds afterwards."""
 
-import ctypes
-import mmap
 import os
 import random
 import socket
@@ -13,6 +11,7 @@ import pytest
 from agent import scrub
 from agent.config import MIB, StoreSettings
 from checksum.finding import Unreadable
+from tests.agent.residency import resident_pages
 
 SIZE_BYTES = 4 * MIB
 
@@ -113,19 +112,6 @@ def test_the_volume_of_a_file(tmp_path: Path) -> None:
 
 
 # --- the page cache ------------------------------------------------------------------------------------------------
-
-
-def resident_pages(path: Path) -> int:
-    """How many pages of the file are in the page cache, by mincore(2)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with path.open("rb+") as file, mmap.mmap(file.fileno(), 0) as mapped:
-        pages = -(-len(mapped) // scrub.PAGE_BYTES)
-        present = (ctypes.c_ubyte * pages)()
-        start = ctypes.byref(ctypes.c_char.from_buffer(mapped))
-        failed = libc.mincore(start, ctypes.c_size_t(len(mapped)), present)
-        del start
-        assert not failed, os.strerror(ctypes.get_errno())
-        return sum(page & 1 for page in present)
 
 
 @pytest.fixture
