@@ -18,6 +18,7 @@ from checksum.formats import Format
 
 PIECE_BYTES = 128 << 10
 PAGE_BYTES = 4096
+RWF_DONTCACHE = 0x80  # linux/fs.h: pages that a read brings into the cache leave with it, those there before stay
 RATE_MIN_BYTES_S = 1.0 * MIB
 RATE_MARGIN = 1.25  # a pass planned to the second would never catch up after a pause
 BURST_S = 0.25
@@ -137,30 +138,54 @@ def polite_chunks(
 ) -> Iterator[memoryview | Unreadable]:
     """Bytes [begin, end) of a file; the page cache afterwards holds what it held before.
 
-    A piece is gone when the next is asked for.
-    A read with RWF_NOWAIT returns only what is in the cache already. What it doesn't return is read from the disk and
-    dropped again. Readahead is off, or it would bring in pages that then look as if they had been there.
+    A piece is gone when the next is asked for. `before_piece` hears how much will be read from the file; a hole is
+    nothing to read. Readahead is off, or it would bring in pages that nobody asked for.
     """
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     buffer = bytearray(PIECE_BYTES)
-    offset = begin
-    while offset < end:
-        size = min(PIECE_BYTES, end - offset)
-        before_piece(size)
-        resident = _read_resident(fd, offset, memoryview(buffer)[:size])
-        if resident:
-            yield resident
-            offset += len(resident)
-            size -= len(resident)
-        if size:
-            missing = 0
-            for chunk in files.read_views(fd, offset, offset + size, buffer):
-                missing += chunk.length if isinstance(chunk, Unreadable) else len(chunk)
+    for span in files.spans(fd, begin, end):
+        if span.is_hole:
+            for zeros in files.hole_views(span, files.CHUNK_BYTES):
+                before_piece(0)
+                yield zeros
+            continue
+        offset = span.begin
+        while offset < span.end:
+            size = min(PIECE_BYTES, span.end - offset)
+            before_piece(size)
+            taken = 0
+            for chunk in _polite_piece(fd, offset, memoryview(buffer)[:size]):
                 yield chunk
-            drop_from_cache(fd, offset, size)
-            if not missing:  # the file has become shorter
+                taken += chunk.length if isinstance(chunk, Unreadable) else len(chunk)
+            if not taken:  # the file has become shorter
                 return
-            offset += missing
+            offset += taken
+
+
+def _polite_piece(fd: int, offset: int, buffer: memoryview) -> Iterator[memoryview | Unreadable]:
+    """What the file holds at `offset`, as far as it fits into the buffer; nothing at the end of the file.
+
+    Linux reads so since 6.14, where the file system can. Else a read with RWF_NOWAIT returns only what is in the
+    cache already, and what it doesn't return is read from the disk and dropped again; then a page that was in the
+    cache is lost to it if another page of the same piece, before it, was not.
+    """
+    try:
+        piece = buffer[: os.preadv(fd, [buffer], offset, RWF_DONTCACHE)]
+    except OSError:  # not to be had here (EOPNOTSUPP), or the disk fails, which shows again page by page
+        yield from _read_and_drop(fd, offset, buffer)
+        return
+    if piece:
+        yield piece
+
+
+def _read_and_drop(fd: int, offset: int, buffer: memoryview) -> Iterator[memoryview | Unreadable]:
+    resident = _read_resident(fd, offset, buffer)
+    if resident:
+        yield resident
+    begin, end = offset + len(resident), offset + len(buffer)
+    if begin < end:
+        yield from files.read_data(fd, begin, end, buffer)
+        drop_from_cache(fd, begin, end - begin)
 
 
 def _read_resident(fd: int, offset: int, buffer: memoryview) -> memoryview:
@@ -188,7 +213,7 @@ def confirm(
     drop_from_cache(fd, begin, read_end - begin)
     chunks = polite_chunks(fd, begin, read_end, before_piece)
     items = format.verify(chunks, offset=begin, resumed=begin < found[0].begin, begin=found[0].begin)
-    again = list(merge(item for item in items if is_damage(item) and item.begin < end))
+    again = list(merge(item for item in items if is_damage(item) and item.begin < max(end, found[-1].end)))
     standing = {(item.begin, item.end) for item in again}
     passing = [
         Finding(item.begin, item.end, Verdict.transient, item.stored, item.computed, item.flip)

@@ -32,8 +32,10 @@ from agent.novelty import History
 from agent.reconcile import Changes
 from agent.report import RecordFault
 from checksum import crc32c, files
+from checksum import seal as seal_of
 from checksum.finding import Finding, Verdict, merge
 from checksum.formats import FORMATS, Format, recognise
+from checksum.seal import Sealed, State
 
 CHECKPOINT_S = 10.0
 RETRY_S = 5.0
@@ -263,10 +265,13 @@ class StoreScrub:
         fd = files.open_regular(path, follow=False)
         try:
             status = os.fstat(fd)
+            format = _sealed(path, status) if entry["format"] == Sealed.NAME else FORMATS[entry["format"]]
             if self._is_live(status, status):
                 self._commit([], {key: {**entry, "due_ns": status.st_mtime_ns + self._settle_ns}})
+            elif isinstance(format, str):
+                self._forget_seal(path)
             else:
-                file = _OpenFile(fd, path, FORMATS[entry["format"]], status, entry["begin"], is_unchanged=False)
+                file = _OpenFile(fd, path, format, status, entry["begin"], is_unchanged=False)
                 self._scan(file, lambda _offset, _is_whole, _bytes: None)
         finally:
             os.close(fd)
@@ -290,7 +295,7 @@ class StoreScrub:
 
     def _verify(self, candidate: scrub.Candidate, begin: int) -> None:
         """Verifies a file of the pass from `begin` to its end."""
-        content: list[int] = []
+        content: list[int | str] = []
 
         def advance(offset_bytes: int, is_whole: bool, amount_bytes: int) -> None:
             self._progress["cursor"] = {
@@ -304,8 +309,18 @@ class StoreScrub:
         try:
             fd = files.open_regular(candidate.path, follow=False)
             try:
-                content = _content(os.fstat(fd))
-                self._verify_open(fd, candidate.path, begin, advance)
+                status = os.fstat(fd)
+                format = self._format_of(fd, candidate.path, status)
+                if isinstance(format, str):
+                    self._pass_over(candidate.path, format, status.st_size, advance)
+                    return
+                done = self._progress["cursor"]
+                content = [
+                    *_content(status),
+                    format.NAME,
+                ]  # records of one format don't begin where those of another do
+                is_unchanged = done is not None and done.get("content") == content
+                self._scan(_OpenFile(fd, candidate.path, format, status, begin, is_unchanged), advance)
             finally:
                 os.close(fd)
         except FileNotFoundError:
@@ -315,20 +330,32 @@ class StoreScrub:
             self._count_unverifiable("unreadable", candidate.size_bytes)
             advance(candidate.size_bytes, True, candidate.size_bytes)
 
-    def _verify_open(self, fd: int, path: Path, begin: int, advance: Advance) -> None:
-        status = os.fstat(fd)
-        format = FORMATS.get(self._store.format)
-        if format is None:  # told by the content, unless nothing sensible is left of it
-            known = self._scrubber.state.get(f"open/{path}", {"format": ""})
-            format = recognise(files.reader_at(fd), status.st_size) or FORMATS.get(known["format"])
-        if format is not None:
-            done = self._progress["cursor"]
-            is_unchanged = done is not None and done.get("content") == _content(status)
-            self._scan(_OpenFile(fd, path, format, status, begin, is_unchanged), advance)
-            return
-        if status.st_size:
-            self._count_unverifiable("unrecognised", status.st_size)
-        advance(status.st_size, True, status.st_size)
+    def _format_of(self, fd: int, path: Path, status: os.stat_result) -> Format | str:
+        """What the file is judged by: the store's format, its seal, its content; or the reason why it can't be."""
+        if self._store.format in FORMATS:
+            return FORMATS[self._store.format]
+        sealed = _sealed(path, status)
+        if isinstance(sealed, Sealed):
+            return sealed
+        # told by the content, unless nothing sensible is left of it
+        known = self._scrubber.state.get(f"open/{path}", {"format": ""})
+        told = recognise(files.reader_at(fd), status.st_size) or FORMATS.get(known["format"])
+        return told or sealed or "unrecognised"
+
+    def _pass_over(self, path: Path, reason: str, size_bytes: int, advance: Advance) -> None:
+        if size_bytes:
+            self._count_unverifiable(reason, size_bytes)
+        self._forget_seal(path)
+        advance(size_bytes, True, size_bytes)
+
+    def _forget_seal(self, path: Path) -> None:
+        """What was open in a file by its seal says nothing any more when that seal can't be used."""
+        keys = (f"open/{path}", f"settling/{path}")
+        state = self._scrubber.state
+        changes: Changes = {key: None for key in keys if state.get(key, {}).get("format") == Sealed.NAME}
+        if changes:
+            log.info("%s: no longer what was sealed, so its damage is closed", path)
+            self._commit([], changes)
 
     def _count_unverifiable(self, reason: str, size_bytes: int) -> None:
         so_far = self._progress["unverifiable_so_far"]
@@ -456,6 +483,21 @@ def finding_document(finding: Finding) -> dict[str, Any]:
         "computed": finding.computed,
         "flip": {"offset_bytes": flip.offset_bytes, "bit": flip.bit, "stored": flip.stored} if flip else None,
     }
+
+
+def _sealed(path: Path, status: os.stat_result) -> Sealed | str:
+    """What the file's seal compares it with; or why it compares nothing, empty where there is no seal."""
+    beside = seal_of.path_for(path)
+    if not beside.is_file():
+        return ""
+    try:
+        seal = seal_of.read(beside)
+    except seal_of.SealDamaged:  # told as damage to the seal, which is a log, in its own turn
+        return "seal-damaged"
+    except OSError:
+        return "seal-unreadable"
+    # The SHA-256 of a whole file would cost several times the CPU of all else; parts see whatever rots.
+    return "changed-since-sealed" if seal.state_of(status) is State.changed else Sealed(seal, is_whole=False)
 
 
 def _content(status: os.stat_result) -> list[int]:

@@ -74,6 +74,12 @@ def reference_locate_exponent(syndrome: int, bits_max: int, polynomial: int = CR
     return -1
 
 
+def reference_zeros_end(data: Buffer, position: int) -> int:
+    """Where the zeros end that begin at `position`; there, if none do."""
+    rest = bytes(memoryview(data)[position:])
+    return position + len(rest) - len(rest.lstrip(b"\0"))
+
+
 def _check_word(word: int) -> None:
     if not 0 <= word <= _WORD:
         raise ValueError("a 32-bit word must be 0 to 2**32 - 1")
@@ -104,10 +110,11 @@ _used = _kernels[0]
 
 crc32c: Callable[..., int]
 locate_exponent: Callable[..., int]
+zeros_end: Callable[[Buffer, int], int]
 if extension is None:
-    crc32c, locate_exponent = reference, reference_locate_exponent
+    crc32c, locate_exponent, zeros_end = reference, reference_locate_exponent, reference_zeros_end
 else:
-    crc32c, locate_exponent = extension.crc32c, extension.locate_exponent
+    crc32c, locate_exponent, zeros_end = extension.crc32c, extension.locate_exponent, extension.zeros_end
 
 
 def kernels() -> tuple[str, ...]:

@@ -9,12 +9,16 @@ import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from checksum.finding import Unreadable
 
 CHUNK_BYTES = 2**20
 PAGE_BYTES = 4096  # the unit in which the kernel reports that a disk failed
+HOLE_BYTES_MIN = CHUNK_BYTES  # a smaller one costs as little to read as to look for
+
+_ZEROS = memoryview(bytes(CHUNK_BYTES))
 
 
 class NotRegular(OSError):
@@ -62,11 +66,83 @@ def read_views(fd: int, begin: int, end: int, buffer: bytearray) -> Iterator[mem
     """The bytes [begin, end) of the file, read into `buffer` piece by piece; fewer if the file ends before.
 
     A piece is gone as soon as the next is asked for: memory stays bounded and warm, which new memory isn't. A stretch
-    that fails with EIO is read page by page, and each page that fails is an Unreadable.
+    that fails with EIO is read page by page, and each page that fails is an Unreadable. A hole costs no reading.
 
     Raises:
         OSError: any other error.
     """
+    for span in spans(fd, begin, end):
+        if span.is_hole:
+            yield from hole_views(span, len(buffer))
+            continue
+        position = span.begin
+        for piece in read_data(fd, span.begin, span.end, buffer):
+            yield piece
+            position += piece.length if isinstance(piece, Unreadable) else len(piece)
+        if position < span.end:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes [begin, end) of a file that are to be read, or a hole: zeros that take no space on the disk."""
+
+    begin: int
+    end: int
+    is_hole: bool
+
+
+def spans(fd: int, begin: int, end: int) -> Iterator[Span]:
+    """What [begin, end) of the file consists of. Holes are looked for as late as possible: the file may be growing."""
+    while begin < end:
+        hole_begin, hole_end = _next_hole(fd, begin, end)
+        if begin < hole_begin:
+            yield Span(begin, hole_begin, is_hole=False)
+        if hole_begin < hole_end:
+            yield Span(hole_begin, hole_end, is_hole=True)
+        begin = hole_end
+
+
+def _next_hole(fd: int, begin: int, end: int) -> tuple[int, int]:
+    """The first hole in [begin, end) that is worth minding; (end, end) if there is none or nobody can say."""
+    hole_end = begin
+    try:
+        while hole_end + HOLE_BYTES_MIN <= end:
+            hole_begin = os.lseek(fd, hole_end, os.SEEK_HOLE)
+            hole_end = _data_begin(fd, hole_begin) if hole_begin < end else end
+            if min(hole_end, end) - hole_begin >= HOLE_BYTES_MIN:
+                return hole_begin, min(hole_end, end)
+    except OSError:  # the file ended, or the file system doesn't tell
+        pass
+    return end, end
+
+
+def _data_begin(fd: int, position: int) -> int:
+    """Where the data begins that follows a hole; the end of the file if none does."""
+    try:
+        return os.lseek(fd, position, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return os.fstat(fd).st_size
+
+
+def hole_views(span: Span, piece_bytes: int) -> Iterator[memoryview]:
+    """The zeros of a hole, all of them in one piece of memory, cut at multiples of the size of a piece."""
+    begin, piece_bytes = span.begin, min(piece_bytes, CHUNK_BYTES)
+    while begin < span.end:
+        end = min(span.end, begin - begin % piece_bytes + piece_bytes)
+        yield _ZEROS[: end - begin]
+        begin = end
+
+
+def is_hole(piece: memoryview | Unreadable) -> bool:
+    """Whether the piece is of `hole_views`, for which nothing was read."""
+    return isinstance(piece, memoryview) and piece.obj is _ZEROS.obj
+
+
+def read_data(fd: int, begin: int, end: int, buffer: bytearray | memoryview) -> Iterator[memoryview | Unreadable]:
+    """The same as `read_views`, with holes read like all else."""
     position = begin
     while position < end:
         piece = _pread(fd, memoryview(buffer)[: end - position], position)
@@ -150,11 +226,17 @@ def reader_at(fd: int) -> Callable[[int, int], bytes]:
     """A function (offset, length) -> the bytes there, up to the end of the file or the first unreadable page."""
 
     def read_at(offset: int, length: int) -> bytes:
+        try:  # the short way, where there is nothing to be said about pages
+            piece = os.pread(fd, length, offset)
+            if len(piece) == length or not os.pread(fd, 1, offset + len(piece)):
+                return piece
+        except OSError:
+            pass
         pieces = []
-        for piece in read_chunks(fd, offset, offset + length):
-            if isinstance(piece, Unreadable):
+        for chunk in read_chunks(fd, offset, offset + length):
+            if isinstance(chunk, Unreadable):
                 break
-            pieces.append(piece)
+            pieces.append(chunk)
         return b"".join(pieces)
 
     return read_at

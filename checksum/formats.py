@@ -14,7 +14,7 @@ ReadAt = Callable[[int, int], bytes]  # (offset, length) -> the bytes there, few
 
 
 class Format(Protocol):
-    """What the module of a format offers."""
+    """How the records of a file are read, by the format of the file or by its seal."""
 
     @property
     def NAME(self) -> str: ...
@@ -22,9 +22,6 @@ class Format(Protocol):
     @property
     def encode(self) -> Callable[[bytes, int], bytes] | None:
         """(payload, offset) -> the bytes that append a record; None where intact records are copied as they stand."""
-
-    def recognises(self, read_at: ReadAt, size: int) -> bool:
-        """Whether a file of `size` bytes is of this format, even where its start is damaged."""
 
     def resume_offset(self, begin: int, is_unchanged: bool) -> int:
         """From where to scan in order to judge a file from `begin` on, where an item of an earlier scan began or ended.
@@ -54,8 +51,15 @@ class Format(Protocol):
         """
 
 
-_FORMATS: tuple[Format, ...] = (leveldb_log, tfrecord)  # in the order in which they are tried
-FORMATS: dict[str, Format] = {format.NAME: format for format in _FORMATS}
+class ToldByContent(Format, Protocol):
+    """What the module of a format offers."""
+
+    def recognises(self, read_at: ReadAt, size: int) -> bool:
+        """Whether a file of `size` bytes is of this format, even where its start is damaged."""
+
+
+_FORMATS: tuple[ToldByContent, ...] = (leveldb_log, tfrecord)  # in the order in which they are tried
+FORMATS: dict[str, ToldByContent] = {format.NAME: format for format in _FORMATS}
 
 
 def recognise(read_at: ReadAt, size: int) -> Format | None:

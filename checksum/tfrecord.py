@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 
-from checksum.crc32c import Buffer, crc32c, extension, locate_exponent, mask, unmask
+from checksum.crc32c import Buffer, crc32c, extension, locate_exponent, mask, unmask, zeros_end
 from checksum.finding import Finding, Flip, Intact, Record, Tally, Unreadable, Verdict
 
 NAME = "tfrecord"
@@ -229,6 +229,30 @@ class _Window:
             self._rest = self._rest[length:]
         return start + length, records
 
+    def pass_zeros(self, position: int) -> int:
+        """Moves over as many whole steps of a search as no header can begin in, because they and the bytes behind them
+        are zeros; returns where the first other step begins. A sparse file may hold terabytes of them.
+        """
+        if self.holes or zeros_end(self.data, position - self.begin) < len(self.data):
+            return position
+        self.drop(position)
+        self._forget()
+        end = self.end
+        while (self._rest or self._fetch()) and not self.holes:
+            blank = zeros_end(self._rest, 0)
+            end, self._rest = end + blank, self._rest[blank:]
+            begin = position + max(0, end - position - HEADER_BYTES) // _STEP_BYTES * _STEP_BYTES
+            self._keep_zeros(begin, end)
+            if self._rest:
+                break
+        return max(position, self.begin)
+
+    def _keep_zeros(self, begin: int, end: int) -> None:
+        """Makes the window [begin, end), where it held nothing but zeros before and shall again."""
+        del self.data[end - begin :]
+        self.data += bytes(end - begin - len(self.data))
+        self.begin, self.end, self._dropped = begin, end, 0
+
     def _fetch(self) -> bool:
         """Takes the next chunk; what the disk would not give is in the window at once. False at the end of the file."""
         for chunk in self._chunks:
@@ -393,6 +417,9 @@ def _lost(window: _Window, position: int) -> Iterator[Finding]:
     """Findings from `position` up to the next record that a search finds, or to the end of the file."""
     search = _Search(window, position)
     while True:
+        for begin in range(position, window.pass_zeros(position), _STEP_BYTES):
+            position = begin + _STEP_BYTES
+            yield Finding(begin, position, Verdict.zeros)
         end = position + _STEP_BYTES  # the same wherever the chunks were cut
         is_last = not window.reach(end + HEADER_BYTES)
         hit = search.first_in(position, end)

@@ -5,12 +5,12 @@ Enters: an open file. Leaves: a FileReport, how many records are intact and what
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from checksum import seal as seal_of
-from checksum.files import CHUNK_BYTES, read_views
+from checksum.files import CHUNK_BYTES, is_hole, read_views
 from checksum.finding import Finding, Intact, Unreadable, Verdict, merge
 from checksum.formats import Format
 
@@ -71,17 +71,23 @@ def verify_file(fd: int, path: Path, format: Format, now_s: float, pace: Callabl
     return FileReport(path, format.NAME, before.st_size, records, merged, settling=settling)
 
 
-def verify_sealed(fd: int, path: Path, pace: Callable[[int], None]) -> FileReport:
+def verify_sealed(fd: int, path: Path, now_s: float, pace: Callable[[int], None]) -> FileReport:
     """Verifies the file against the seal beside it; `changed` if somebody wrote it since.
 
     Raises:
         SealDamaged: there is a seal, but it isn't intact.
         OSError: reading failed, of the file or its seal.
     """
-    verified = seal_of.verify(fd, seal_of.read(seal_of.path_for(path)), pace)
-    return FileReport(
-        path, "seal", os.fstat(fd).st_size, verified.parts, tuple(merge(verified.findings)), seal=verified.state
-    )
+    seal, before = seal_of.read(seal_of.path_for(path)), os.fstat(fd)
+    changed = FileReport(path, seal_of.Sealed.NAME, before.st_size, seal=seal_of.State.changed)
+    if seal.state_of(before) is seal_of.State.changed:
+        return changed
+    report = verify_file(fd, path, seal_of.Sealed(seal, is_whole=True), now_s, pace)
+    after = os.fstat(fd)
+    if not seal.append_only and seal_of.content(before) != seal_of.content(after):
+        return changed
+    state = seal.state_of(after) if report.findings else seal_of.State.intact
+    return replace(report, seal=state, records=report.records if seal.size else 1, settling=0)
 
 
 def mismatches(fd: int, format: Format) -> Iterator[Finding]:
@@ -95,7 +101,8 @@ def mismatches(fd: int, format: Format) -> Iterator[Finding]:
 def _paced(fd: int, size: int, pace: Callable[[int], None]) -> Iterator[memoryview | Unreadable]:
     for piece in read_views(fd, 0, size, bytearray(min(size, CHUNK_BYTES))):
         yield piece
-        pace(piece.length if isinstance(piece, Unreadable) else len(piece))
+        if not is_hole(piece):
+            pace(piece.length if isinstance(piece, Unreadable) else len(piece))
 
 
 def _unfinished(findings: tuple[Finding, ...], end: int) -> int:

@@ -1,7 +1,5 @@
 """The scrubber's parts: which files, how politely, and what the page cache holds afterwards."""
 
-import ctypes
-import mmap
 import os
 import random
 import socket
@@ -13,6 +11,7 @@ import pytest
 from agent import scrub
 from agent.config import MIB, StoreSettings
 from checksum.finding import Unreadable
+from tests.agent.residency import resident_pages
 
 SIZE_BYTES = 4 * MIB
 
@@ -115,19 +114,6 @@ def test_the_volume_of_a_file(tmp_path: Path) -> None:
 # --- the page cache ------------------------------------------------------------------------------------------------
 
 
-def resident_pages(path: Path) -> int:
-    """How many pages of the file are in the page cache, by mincore(2)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with path.open("rb+") as file, mmap.mmap(file.fileno(), 0) as mapped:
-        pages = -(-len(mapped) // scrub.PAGE_BYTES)
-        present = (ctypes.c_ubyte * pages)()
-        start = ctypes.byref(ctypes.c_char.from_buffer(mapped))
-        failed = libc.mincore(start, ctypes.c_size_t(len(mapped)), present)
-        del start
-        assert not failed, os.strerror(ctypes.get_errno())
-        return sum(page & 1 for page in present)
-
-
 @pytest.fixture
 def big(tmp_path: Path) -> Path:
     kind = subprocess.run(
@@ -178,6 +164,45 @@ def test_a_half_hot_file_keeps_its_half(big: Path) -> None:
     content = read_politely(big)
     assert abs(resident_pages(big) - before) <= 0.01 * before
     assert content == big.read_bytes()
+
+
+def test_single_hot_pages_among_cold_ones_stay(big: Path) -> None:
+    with big.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        for page in range(0, SIZE_BYTES // scrub.PAGE_BYTES, 10):
+            os.pread(file.fileno(), scrub.PAGE_BYTES, page * scrub.PAGE_BYTES)
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], 0, scrub.RWF_DONTCACHE)
+        except OSError:
+            pytest.skip("reading so that the cache stays as it was needs Linux 6.14 and a file system that can")
+    before = resident_pages(big)
+    content = read_politely(big)
+    assert resident_pages(big) == before
+    assert content == big.read_bytes()
+
+
+def test_without_that_way_of_reading_a_cold_file_is_cold_as_well(big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrub, "RWF_DONTCACHE", 1 << 30)  # a flag that no kernel knows
+    content = read_politely(big)
+    assert resident_pages(big) <= 8
+    assert content == big.read_bytes()
+
+
+def test_a_hole_is_no_reading(big: Path) -> None:
+    paced: list[int] = []
+    with big.open("rb+") as file:
+        file.truncate(2**30)
+        file.seek(2**29)
+        file.write(b"data")
+        file.flush()
+        os.fsync(file.fileno())
+        zeros = sum(
+            len(chunk) - bytes(chunk).count(0)
+            for chunk in scrub.polite_chunks(file.fileno(), 2**28, 2**30, paced.append)
+            if not isinstance(chunk, Unreadable)
+        )
+    assert zeros == 4
+    assert 0 < sum(paced) <= scrub.PIECE_BYTES
 
 
 def test_a_file_that_shrinks_while_it_is_read_ends_early(big: Path) -> None:

@@ -3,6 +3,7 @@
 import random
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -295,6 +296,24 @@ def test_every_double_flip_of_a_small_file() -> None:
         assert_tiles(items, 0, len(damaged))
         assert_no_phantom(items, file)
         assert len(records(items)) <= 2
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_zeros_that_are_passed_over_hide_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tfrecord, "_STEP_BYTES", 1000)
+    rng = random.Random(seed)
+    parts: list[bytes] = []
+    for _ in range(rng.randrange(1, 4)):
+        parts += [
+            encode(rng.randbytes(rng.choice((0, 5, 900))), 0) * 3,
+            bytes(rng.choice((1, 999, 1012, 5000, 20_000))),
+        ]
+    data = b"".join([*parts, encode(b"last", 0) * rng.randrange(3)])
+    chunks = with_a_hole(data, rng) if seed % 4 == 0 else cut(data, rng)
+    passed = [list(reader(chunks)) for reader in (partial(scan, with_data=False), tfrecord.verify)]
+    monkeypatch.setattr(tfrecord._Window, "pass_zeros", lambda _window, position: position)
+    searched = counted(scan(chunks, with_data=False))
+    assert [counted(items) for items in passed] == [searched, searched]
 
 
 # counting in C
