@@ -15,6 +15,7 @@ from checksum.finding import Unreadable
 
 CHUNK_BYTES = 2**20
 PAGE_BYTES = 4096  # the unit in which the kernel reports that a disk failed
+_FOLIO_BYTES_MAX = 2**21  # the page cache keeps pages in folios of up to 512, and lets go only of whole ones
 
 
 class NotRegular(OSError):
@@ -99,6 +100,40 @@ def direct_chunks(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]
     finally:
         if direct >= 0:
             os.close(direct)
+
+
+def read_resident(fd: int, begin: int, end: int) -> bytes | None:
+    """The bytes [begin, end) if the page cache holds all of them; None if not, or if the file system can't say."""
+    data = bytearray(end - begin)
+    done = 0
+    while done < len(data):
+        try:  # without waiting, the kernel neither reads from the disk nor reads ahead
+            length = os.preadv(fd, [memoryview(data)[done:]], begin + done, os.RWF_NOWAIT)
+        except OSError:
+            return None
+        if not length:
+            return None
+        done += length
+    return bytes(data)
+
+
+def evict(fd: int, begin: int, end: int) -> bool:
+    """Asks the kernel to forget what it keeps of [begin, end), not empty, and around it; whether it surely has.
+
+    It doesn't where pages are dirty or mapped, nor where they are all there is of the file (tmpfs).
+    """
+    first = begin - begin % _FOLIO_BYTES_MAX
+    os.posix_fadvise(fd, first, -(-end // _FOLIO_BYTES_MAX) * _FOLIO_BYTES_MAX - first, os.POSIX_FADV_DONTNEED)
+    return all(_is_absent(fd, page) for page in range(begin - begin % PAGE_BYTES, end, PAGE_BYTES))
+
+
+def _is_absent(fd: int, page: int) -> bool:
+    try:
+        return os.preadv(fd, [bytearray(1)], page, os.RWF_NOWAIT) == 0
+    except BlockingIOError:
+        return True
+    except OSError:  # the file system can't say
+        return False
 
 
 def _read_direct(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
