@@ -104,6 +104,12 @@ static PyObject *py_use_here(PyObject *module, PyObject *name) {
     Py_RETURN_NONE;
 }
 
+static PyObject *py_implementation(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    return PyUnicode_FromString(in_use()->name);
+}
+
 static PyObject *py_locate_exponent(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
     uint32_t syndrome, polynomial = CRC32C_POLYNOMIAL;
@@ -251,6 +257,7 @@ static PyMethodDef methods[] = {
     {"crc32c_with", FASTCALL(py_crc32c_with), METH_FASTCALL, "crc32c_with(kernel, data, crc=0): by the named kernel."},
     {"use", py_use, METH_O, "use(kernel): everything here computes by the named kernel from now on."},
     {"use_here", py_use_here, METH_O, "use_here(kernel or None): the calling thread computes by it instead, or no longer."},
+    {"implementation", py_implementation, METH_NOARGS, "implementation(): the name of the kernel that computes here."},
     {"locate_exponent", FASTCALL(py_locate_exponent), METH_FASTCALL,
      "locate_exponent(syndrome, bits_max, polynomial=CRC-32C's): the d with x^d = syndrome, or -1."},
     {"leveldb_run", py_leveldb_run, METH_VARARGS,

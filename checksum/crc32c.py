@@ -101,7 +101,6 @@ def _load_extension() -> tuple[Any, tuple[str, ...]]:
 
 
 extension, _kernels = _load_extension()
-_used = _kernels[0]
 
 crc32c: Callable[..., int]
 locate_exponent: Callable[..., int]
@@ -117,8 +116,8 @@ def kernels() -> tuple[str, ...]:
 
 
 def implementation() -> str:
-    """Which of `kernels()` computes; "python" is a thousand times slower than the slowest of the others."""
-    return _used
+    """Which of `kernels()` computes in this thread; "python" is a thousand times slower than the slowest other."""
+    return _PYTHON if extension is None else str(extension.implementation())
 
 
 def use(kernel: str) -> None:
@@ -127,11 +126,9 @@ def use(kernel: str) -> None:
     Raises:
         ValueError: the processor hasn't got it, or it computes wrongly here.
     """
-    global _used
     _check_kernel(kernel)
     if extension is not None:
         extension.use(kernel)
-    _used = kernel
 
 
 def _check_kernel(kernel: str) -> None:

@@ -93,7 +93,7 @@ def direct_chunks(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]
         direct = -1
     try:
         if direct >= 0:
-            yield from _read_direct(direct, begin, end)
+            yield from _read_direct(direct, fd, begin, end)
         else:
             os.posix_fadvise(fd, begin, end - begin, os.POSIX_FADV_DONTNEED)
             yield from read_chunks(fd, begin, end)
@@ -107,7 +107,7 @@ def read_resident(fd: int, begin: int, end: int) -> bytes | None:
     data = bytearray(end - begin)
     done = 0
     while done < len(data):
-        try:  # without waiting, the kernel neither reads from the disk nor reads ahead
+        try:
             length = os.preadv(fd, [memoryview(data)[done:]], begin + done, os.RWF_NOWAIT)
         except OSError:
             return None
@@ -124,7 +124,8 @@ def evict(fd: int, begin: int, end: int) -> bool:
     """
     first = begin - begin % _FOLIO_BYTES_MAX
     os.posix_fadvise(fd, first, -(-end // _FOLIO_BYTES_MAX) * _FOLIO_BYTES_MAX - first, os.POSIX_FADV_DONTNEED)
-    return all(_is_absent(fd, page) for page in range(begin - begin % PAGE_BYTES, end, PAGE_BYTES))
+    # Backwards: to ask for a page makes the kernel begin to read it, and perhaps those after it.
+    return all(_is_absent(fd, page) for page in reversed(range(begin - begin % PAGE_BYTES, end, PAGE_BYTES)))
 
 
 def _is_absent(fd: int, page: int) -> bool:
@@ -136,14 +137,14 @@ def _is_absent(fd: int, page: int) -> bool:
         return False
 
 
-def _read_direct(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
+def _read_direct(direct: int, fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
     """O_DIRECT wants memory, offsets and lengths in whole pages; what the disk fails to give is read as usual."""
     with mmap.mmap(-1, CHUNK_BYTES) as buffer:
         position = begin
         while position < end:
             page = position - position % PAGE_BYTES
             try:
-                length = os.preadv(fd, [buffer], page)
+                length = os.preadv(direct, [buffer], page)
             except OSError as error:
                 if error.errno not in (errno.EIO, errno.EINVAL):
                     raise

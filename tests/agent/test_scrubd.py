@@ -250,10 +250,10 @@ def test_what_cannot_be_verified_is_counted(store: Store, monkeypatch: pytest.Mo
     store.flip(store.write("good.log", good), middles[3])
     preadv, bad = os.preadv, (store.path / "bad.log").stat().st_ino
 
-    def refusing(fd: int, buffers: list[memoryview], offset: int) -> int:
+    def refusing(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         if os.fstat(fd).st_ino == bad and offset + len(buffers[0]) > 32_768:
             raise OSError(116, "Stale file handle")
-        return preadv(fd, buffers, offset)
+        return preadv(fd, buffers, offset, flags)
 
     monkeypatch.setattr(os, "preadv", refusing)
     monkeypatch.setattr(scrub, "_read_resident", lambda *_: b"")
@@ -268,10 +268,10 @@ def test_a_bad_sector_is_a_finding(store: Store, monkeypatch: pytest.MonkeyPatch
     store.write("a.log", log_of(200)[0])
     preadv = os.preadv
 
-    def failing(fd: int, buffers: list[memoryview], offset: int) -> int:
+    def failing(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         if offset < 45_056 and offset + len(buffers[0]) > 40_960:
             raise OSError(5, "Input/output error")
-        return preadv(fd, buffers, offset)
+        return preadv(fd, buffers, offset, flags)
 
     monkeypatch.setattr(os, "preadv", failing)
     monkeypatch.setattr(scrub, "_read_resident", lambda *_: b"")
