@@ -16,8 +16,8 @@ class CoreGone(Exception):
 
 
 def allowed_cores() -> list[int]:
-    """The cores on which the calling thread may run, ascending."""
-    return sorted(_thread().cpu_affinity())
+    """The cores on which the process may run at present, ascending: those of its first thread."""
+    return sorted(psutil.Process().cpu_affinity())
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def on_core(core: int) -> Iterator[None]:
     Raises:
         CoreGone: it may not; nothing was done.
     """
-    thread = _thread()
+    thread = psutil.Process(threading.get_native_id())
     before = thread.cpu_affinity()
     try:
         thread.cpu_affinity([core])
@@ -38,9 +38,5 @@ def on_core(core: int) -> Iterator[None]:
     finally:
         try:
             thread.cpu_affinity(before)
-        except (OSError, ValueError, psutil.Error):  # none of them is left; an empty list stands for all that are
-            thread.cpu_affinity([])
-
-
-def _thread() -> psutil.Process:
-    return psutil.Process(threading.get_native_id())
+        except (OSError, ValueError, psutil.Error):  # none of them is left; the kernel takes those that are
+            thread.cpu_affinity(list(range(psutil.cpu_count())))

@@ -154,6 +154,11 @@ def computing_by(kernel: str) -> Iterator[None]:
         extension.use_here(None)
 
 
+def computes_rightly(kernel: str) -> bool:
+    """Whether one of `kernels()` still gives the checksums of RFC 3720, on the core that runs this."""
+    return _computes_rightly(partial(compute, kernel))
+
+
 def compute(kernel: str, data: Buffer, crc: int = 0) -> int:
     """The checksum by one of `kernels()` or by "python", whichever is in use: for comparing them."""
     if kernel == _PYTHON:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def scanned(
         read = read_chunks(fd, 0, status.st_size) if chunks is None else chunks
         items = list(diagnosed(Scanned(fd, format, status, time.time() + LATER_S, pace), read))
     assert items[0].begin == 0 and items[-1].end == status.st_size
-    assert all(one.end == other.begin for one, other in zip(items, items[1:], strict=False))
+    assert all(one.end == other.begin for one, other in pairwise(items))
     return [item for item in items if isinstance(item, Finding)]
 
 
@@ -359,7 +360,7 @@ def test_bytes_on_the_disk_are_never_blamed_on_another_layer(place: Path, format
 
 
 class OnBadCore:
-    """A format whose checksums come out wrong on one core, which happens to be that of a thread that may run anywhere."""
+    """A format whose checksums come out wrong on one core; a thread that may run there does."""
 
     def __init__(self, format: Format, core: int, victim: int) -> None:
         self._format, self._core, self._victim = format, core, victim
@@ -368,7 +369,7 @@ class OnBadCore:
         return getattr(self._format, name)
 
     def verify(self, chunks: Chunks, *, offset: int = 0, **how: Any) -> Iterator[Intact | Finding]:
-        if self._core in affinity.allowed_cores():
+        if self._core in os.sched_getaffinity(0):
             data = b"".join(chunk for chunk in chunks if not isinstance(chunk, Unreadable))
             chunks = [flipped(data, self._victim - offset)] if 0 <= self._victim - offset < len(data) else [data]
         return self._format.verify(chunks, offset=offset, **how)
