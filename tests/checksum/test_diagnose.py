@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from checksum import affinity, crc32c, diagnose, files
+from checksum import affinity, crc32c, diagnose
 from checksum.diagnose import Damage, Scanned, diagnosed
 from checksum.files import read_chunks
 from checksum.finding import Finding, Flip, Intact, Layer, Unreadable, Verdict
@@ -141,18 +141,6 @@ def write(path: Path, data: bytes) -> Path:
     return path
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A directory on a file system from whose cache pages can be evicted."""
-    path = write(tmp_path / "probe", b"probe")
-    with path.open("rb") as file:
-        for _ in range(100):  # a page that is just being read stays
-            if files.evict(file.fileno(), 0, 5):
-                return tmp_path
-            time.sleep(0.01)
-    pytest.skip(f"{tmp_path} keeps its files in memory; set TMPDIR to a directory on a disk")
-
-
 def verified(path: Path, format: Format, *, now_s: float | None = None) -> tuple[Finding, ...]:
     with path.open("rb") as file:
         when_s = time.time() + LATER_S if now_s is None else now_s
@@ -181,14 +169,14 @@ def format(request: pytest.FixtureRequest) -> Format:
     return request.param
 
 
-def test_an_intact_file_has_no_findings(place: Path, format: Format) -> None:
-    assert scanned(write(place / "file", records(format)[0]), format) == []
+def test_an_intact_file_has_no_findings(disk: Path, format: Format) -> None:
+    assert scanned(write(disk / "file", records(format)[0]), format) == []
 
 
 @pytest.mark.parametrize("kernel", crc32c.kernels())
-def test_bytes_on_the_disk(place: Path, format: Format, kernel: str) -> None:
+def test_bytes_on_the_disk(disk: Path, format: Format, kernel: str) -> None:
     data, middles = records(format)
-    path = write(place / "file", flipped(data, middles[VICTIM], middles[VICTIM + 1], middles[VICTIM + 9]))
+    path = write(disk / "file", flipped(data, middles[VICTIM], middles[VICTIM + 1], middles[VICTIM + 9]))
     with crc32c.computing_by(kernel):
         assert layers(verified(path, format)) == [(Layer.disk, Verdict.flipped)] * 3
     with path.open("rb") as file:
@@ -196,19 +184,19 @@ def test_bytes_on_the_disk(place: Path, format: Format, kernel: str) -> None:
     assert layers(named) == [(Layer.disk, Verdict.flipped)] * 3
 
 
-def test_a_buffer_that_flips(place: Path, format: Format) -> None:
+def test_a_buffer_that_flips(disk: Path, format: Format) -> None:
     data, middles = records(format)
-    path = write(place / "file", data)
+    path = write(disk / "file", data)
     path.read_bytes()
     (finding,) = scanned(path, format, [flipped(data, middles[VICTIM])])
     assert (finding.layer, finding.verdict) == (Layer.buffer, Verdict.transient)
     assert finding.flip == Flip(middles[VICTIM], 2, flipped(data, middles[VICTIM])[middles[VICTIM]] >> 2 & 1)
 
 
-def test_a_buffer_that_is_gone_is_not_blamed(place: Path, format: Format) -> None:
+def test_a_buffer_that_is_gone_is_not_blamed(disk: Path, format: Format) -> None:
     """The damaged record lies in two chunks: when it is found, only the second is still at hand."""
     data, middles = records(format)
-    path = write(place / "file", data)
+    path = write(disk / "file", data)
     path.read_bytes()
     wrong, at = flipped(data, middles[VICTIM]), middles[VICTIM]
     assert layers(scanned(path, format, [wrong[:at], wrong[at:]])) == [(Layer.unknown, Verdict.transient)]
@@ -234,28 +222,28 @@ def endlessly(bit: int) -> Iterator[int]:
         yield bit
 
 
-def test_a_page_cache_that_flips(place: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_cache_that_flips(disk: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     data, middles = records(format)
-    path = write(place / "file", data)
+    path = write(disk / "file", data)
     FaultyReads(monkeypatch, middles[VICTIM], endlessly(5), also_direct=False)
     (finding,) = scanned(path, format)
     assert (finding.layer, finding.verdict) == (Layer.page_cache, Verdict.transient)
     assert finding.flip is not None and finding.flip.bit == 5
 
 
-def test_damage_that_moves(place: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_that_moves(disk: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     data, middles = records(format)
-    path = write(place / "file", data)
+    path = write(disk / "file", data)
     FaultyReads(monkeypatch, middles[VICTIM], iter(range(8)), also_direct=True)
     (finding,) = scanned(path, format)
     assert (finding.layer, finding.verdict) == (Layer.path, Verdict.flipped)
     assert finding.flip is not None and finding.flip.bit == 0, "as it was first seen"
 
 
-def test_a_disk_that_fails_when_asked_again(place: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_when_asked_again(disk: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     data, middles = records(format)
     wrong = flipped(data, middles[VICTIM])
-    path = write(place / "file", wrong)
+    path = write(disk / "file", wrong)
     preadv = os.preadv
 
     def failing(fd: int, buffers: list[Any], offset: int, flags: int = 0) -> int:
@@ -268,10 +256,10 @@ def test_a_disk_that_fails_when_asked_again(place: Path, format: Format, monkeyp
     assert {layer for layer, _ in layers(scanned(path, format))} == {Layer.disk}, "unreadable from the start"
 
 
-def test_a_disk_that_is_gone_when_asked_again(place: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_gone_when_asked_again(disk: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     data, middles = records(format)
     wrong = flipped(data, middles[VICTIM])
-    path = write(place / "file", wrong)
+    path = write(disk / "file", wrong)
 
     def refusing(*_: object) -> int:
         raise OSError(116, "Stale file handle")
@@ -280,10 +268,10 @@ def test_a_disk_that_is_gone_when_asked_again(place: Path, format: Format, monke
     assert layers(scanned(path, format, [wrong])) == [(Layer.unknown, Verdict.flipped)]
 
 
-def test_a_file_without_direct_reads(place: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_direct_reads(disk: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then what was certainly evicted must come from the disk."""
     data, middles = records(format)
-    path = write(place / "file", flipped(data, middles[VICTIM]))
+    path = write(disk / "file", flipped(data, middles[VICTIM]))
     os_open = os.open
 
     def refusing(path: str, flags: int, *mode: int) -> int:
@@ -310,18 +298,18 @@ def test_a_file_that_lives_in_memory(format: Format) -> None:
         path.unlink()
 
 
-def test_what_is_not_written_back_yet_cannot_be_known(place: Path, format: Format) -> None:
+def test_what_is_not_written_back_yet_cannot_be_known(disk: Path, format: Format) -> None:
     data, middles = records(format)
-    path = place / "file"
+    path = disk / "file"
     path.write_bytes(flipped(data, middles[VICTIM]))
     os.utime(path, (1, 1))  # as a copy that keeps the times
     assert layers(verified(path, format, now_s=time.time())) == [(Layer.unknown, Verdict.flipped)]
 
 
-def test_a_file_that_is_rewritten_meanwhile(place: Path, format: Format) -> None:
+def test_a_file_that_is_rewritten_meanwhile(disk: Path, format: Format) -> None:
     data, middles = records(format)
     wrong = flipped(data, middles[VICTIM])
-    path = write(place / "file", wrong)
+    path = write(disk / "file", wrong)
 
     def put_right(_size: int) -> None:
         with path.open("rb+") as file:
@@ -332,9 +320,9 @@ def test_a_file_that_is_rewritten_meanwhile(place: Path, format: Format) -> None
     assert layers(scanned(path, format, pace=put_right)) == [(Layer.unknown, Verdict.flipped)]
 
 
-def test_too_much_damage_is_not_looked_into(place: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_much_damage_is_not_looked_into(disk: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     data, middles = records(format)
-    path = write(place / "file", flipped(data, *middles[:20:2], *middles[100:104], *middles[150::10]))
+    path = write(disk / "file", flipped(data, *middles[:20:2], *middles[100:104], *middles[150::10]))
     monkeypatch.setattr(diagnose, "FINDINGS_MAX", 8)
     found = [layer for layer, _ in layers(verified(path, format))]
     assert found == [Layer.disk] * 8 + [Layer.unknown] * (2 + 4 + 5)
@@ -344,12 +332,12 @@ def test_too_much_damage_is_not_looked_into(place: Path, format: Format, monkeyp
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_bytes_on_the_disk_are_never_blamed_on_another_layer(place: Path, format: Format, seed: int) -> None:
+def test_bytes_on_the_disk_are_never_blamed_on_another_layer(disk: Path, format: Format, seed: int) -> None:
     rng = random.Random(seed)
     data = records(format)[0]
     for _ in range(rng.randrange(1, 4)):
         data = garble(data, rng)
-    path = write(place / "file", data)
+    path = write(disk / "file", data)
     with path.open("rb") as file:
         found = list(mismatches(file.fileno(), format, time.time() + LATER_S))
     assert {finding.layer for finding in found} <= {Layer.disk}
@@ -375,19 +363,19 @@ class OnBadCore:
         return self._format.verify(chunks, offset=offset, **how)
 
 
-def test_a_core_that_cannot_count(place: Path, format: Format) -> None:
+def test_a_core_that_cannot_count(disk: Path, format: Format) -> None:
     cores = affinity.allowed_cores()
     if len(cores) < 2:
         pytest.skip("needs two cores: one that computes wrongly and one that tells")
     data, middles = records(format)
-    path = write(place / "file", data)
+    path = write(disk / "file", data)
     for core in cores[:2]:
         found = scanned(path, OnBadCore(format, core, middles[VICTIM]), [data])
         assert layers(found) == [(Layer.core, Verdict.transient)]
     assert affinity.allowed_cores() == cores
 
 
-def test_a_kernel_that_cannot_count(place: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_cannot_count(disk: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     if len(crc32c.kernels()) < 2:
         pytest.skip("there is one kernel here, and nothing to compare it with")
     bad = crc32c.implementation()
@@ -400,7 +388,7 @@ def test_a_kernel_that_cannot_count(place: Path, format: Format, monkeypatch: py
             return self._format.verify(chunks, offset=offset, **how)
 
     data, middles = records(format)
-    path = write(place / "file", data)
+    path = write(disk / "file", data)
     found = scanned(path, WithBadKernel(format, 0, middles[VICTIM]), [data])
     assert layers(found) == [(Layer.core, Verdict.transient)]
 
@@ -431,9 +419,9 @@ def test_a_core_that_is_not_there() -> None:
     assert os.sched_getaffinity(0) == before
 
 
-def test_cores_that_vanish_are_passed_over(place: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_that_vanish_are_passed_over(disk: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     data, middles = records(format)
-    path = write(place / "file", flipped(data, middles[VICTIM]))
+    path = write(disk / "file", flipped(data, middles[VICTIM]))
     monkeypatch.setattr(affinity, "allowed_cores", lambda: [0, 100_000])
     assert layers(verified(path, format)) == [(Layer.disk, Verdict.flipped)]
 
@@ -473,8 +461,8 @@ class Loop:
 
 
 @pytest.fixture
-def loop(place: Path) -> Iterator[Loop]:
-    image, mount = place / "image", place / "mount"
+def loop(disk: Path) -> Iterator[Loop]:
+    image, mount = disk / "image", disk / "mount"
     mount.mkdir()
     with image.open("wb") as file:
         file.truncate(16 << 20)
