@@ -148,7 +148,7 @@ def _verify_all(files: list[_File], format_choice: str, rate_mib_s: float | None
 def _verify(file: _File, format_choice: str, pace: Callable[[int], None]) -> FileReport:
     with _opened(file.path, follow=file.follow) as fd:
         if format_choice == _AUTO and seal_of.path_for(file.path).is_file():
-            sealed = verify_sealed(fd, file.path, pace)
+            sealed = verify_sealed(fd, file.path, time.time(), pace)
             if sealed.seal is not seal_of.State.changed:
                 return sealed
             format = _format_of(fd, format_choice)  # the records of its own format can still be judged

@@ -15,9 +15,8 @@ from typing import Protocol
 
 from checksum import affinity, crc32c
 from checksum.crc32c import Buffer
-from checksum.files import direct_chunks, evict, read_resident
+from checksum.files import content, direct_chunks, evict, read_resident
 from checksum.finding import Finding, Intact, Layer, Unreadable, Verdict
-from checksum.formats import Format
 
 FINDINGS_MAX = 100  # of one file; where the rest comes from is `unknown`
 BYTES_MAX = 2**26  # of one file that are read again
@@ -108,12 +107,24 @@ def _beside(finding: Finding, damage: Damage) -> list[Finding]:
     return [other for other in damage if other.begin < finding.end and finding.begin < other.end]
 
 
+class Judge(Protocol):
+    """What has to be known of a format; checksum/formats.py explains its methods."""
+
+    def resume_offset(self, begin: int, is_unchanged: bool) -> int: ...
+
+    def read_end(self, end: int) -> int: ...
+
+    def verify(
+        self, chunks: Iterable[Chunk], *, offset: int = 0, resumed: bool = False, begin: int = 0
+    ) -> Iterator[Intact | Finding]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Scanned:
     """An open file that is being scanned."""
 
     fd: int
-    format: Format
+    format: Judge
     status: os.stat_result  # before its first byte was read; it is judged as long as it was then
     now_s: float  # the time of day, in seconds since 1970
     pace: Callable[[int], None]  # called with the size of every piece that is read again; it may wait
@@ -224,7 +235,7 @@ class _FileStretch:
         return damage, is_evicted
 
     def is_unchanged(self) -> bool:
-        return _content(self._file.status) == _content(os.fstat(self._file.fd))
+        return content(self._file.status) == content(os.fstat(self._file.fd))
 
     def _judged(self, chunks: Iterable[Chunk]) -> Damage:
         is_resumed = self._read_begin < self._begin
@@ -236,8 +247,3 @@ class _FileStretch:
         for chunk in direct_chunks(self._file.fd, self._read_begin, self._read_end):
             self._file.pace(chunk.length if isinstance(chunk, Unreadable) else len(chunk))
             yield chunk
-
-
-def _content(status: os.stat_result) -> tuple[int, ...]:
-    """Equal as long as nobody wrote the file, nor set its times."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

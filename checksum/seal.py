@@ -17,10 +17,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from checksum import leveldb_log
-from checksum.crc32c import crc32c, locate_exponent
+from checksum.crc32c import Buffer, crc32c, locate_exponent
+from checksum.diagnose import Scanned, diagnosed
 from checksum.durable import replace_file
-from checksum.files import open_regular, read_chunks
-from checksum.finding import Finding, Flip, Record, Unreadable, Verdict
+from checksum.files import content, open_regular, read_chunks
+from checksum.finding import Finding, Flip, Intact, Record, Unreadable, Verdict
 
 SUFFIX = ".flipwatch-seal"
 PART_BYTES = 65536
@@ -98,7 +99,7 @@ def make(fd: int, *, append_only: bool = False) -> Seal:
             raise OSError(5, "the disk does not give all of it")
         digest.update(part.data)
         crcs.append(crc32c(part.data))
-    if _content(before) != _content(os.fstat(fd)):
+    if content(before) != content(os.fstat(fd)):
         raise ChangedMeanwhile
     return Seal(
         before.st_size,
@@ -109,10 +110,6 @@ def make(fd: int, *, append_only: bool = False) -> Seal:
         digest.hexdigest(),
         crcs or array("I", [crc32c(b"")]),
     )
-
-
-def _content(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def write(path: Path, seal: Seal) -> None:
@@ -171,8 +168,11 @@ def _unpacked(payloads: list[bytes]) -> Seal:
     return Seal(**{name: header[name] for name in _FIELDS}, crcs=crcs)
 
 
-def verify(fd: int, seal: Seal, pace: Pace) -> Verified:
+def verify(fd: int, seal: Seal, now_s: float, pace: Pace) -> Verified:
     """The file against its seal.
+
+    Args:
+        now_s: the time of day, in seconds since 1970.
 
     Raises:
         OSError: reading failed, other than by a disk that would not give some of the bytes.
@@ -182,24 +182,55 @@ def verify(fd: int, seal: Seal, pace: Pace) -> Verified:
         return Verified(State.changed, 0, ())
     findings: list[Finding] = []
     digest, end, intact = hashlib.sha256(), 0, 0
-    for part, expected in zip(_parts(read_chunks(fd, 0, seal.size)), seal.crcs, strict=False):
-        digest.update(part.data)
-        end = part.begin + len(part.data)
-        finding = _finding(part, expected, min(seal.size, part.begin + PART_BYTES))
-        if finding is None:
-            intact += 1
+    chunks = _digested(read_chunks(fd, 0, seal.size), digest, pace)
+    for item in diagnosed(Scanned(fd, _Sealed(seal), before, now_s, pace), chunks):
+        end = item.end
+        if isinstance(item, Intact):
+            intact += item.records
         else:
-            findings.append(finding)
-        pace(len(part.data))
+            findings.append(item)
     if end < seal.size:
         findings.append(Finding(end, seal.size, Verdict.torn))
     elif not findings and digest.hexdigest() != seal.sha256:  # a change that the checksums of the parts don't see
         findings.append(Finding(0, seal.size, Verdict.skipped))
     after = os.fstat(fd)
-    if not seal.append_only and _content(before) != _content(after):
+    if not seal.append_only and content(before) != content(after):
         return Verified(State.changed, 0, ())
-    state = seal.state_of(after) if findings else State.intact
+    is_damaged = any(finding.verdict is not Verdict.transient for finding in findings)
+    state = seal.state_of(after) if is_damaged else State.intact
     return Verified(state, intact if seal.size or findings else 1, tuple(findings))
+
+
+def _digested(
+    chunks: Iterable[bytes | Unreadable], digest: "hashlib._Hash", pace: Pace
+) -> Iterator[bytes | Unreadable]:
+    for chunk in chunks:
+        if not isinstance(chunk, Unreadable):
+            digest.update(chunk)
+        yield chunk
+        pace(chunk.length if isinstance(chunk, Unreadable) else len(chunk))
+
+
+class _Sealed:
+    """The parts of a sealed file, as `diagnosed` takes the records of a format."""
+
+    def __init__(self, seal: Seal) -> None:
+        self._seal = seal
+
+    def resume_offset(self, begin: int, is_unchanged: bool) -> int:
+        del is_unchanged
+        return begin - begin % PART_BYTES
+
+    def read_end(self, end: int) -> int:
+        return min(self._seal.size, -(-end // PART_BYTES) * PART_BYTES)
+
+    def verify(
+        self, chunks: Iterable[Buffer | Unreadable], *, offset: int = 0, resumed: bool = False, begin: int = 0
+    ) -> Iterator[Intact | Finding]:
+        del resumed, begin  # each part stands for itself
+        for part, expected in zip(_parts(chunks, offset), self._seal.crcs[offset // PART_BYTES :], strict=False):
+            finding = _finding(part, expected, min(self._seal.size, part.begin + PART_BYTES))
+            yield finding or Intact(part.begin, part.begin + len(part.data), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +240,8 @@ class _Part:
     has_hole: bool
 
 
-def _parts(chunks: Iterable[bytes | Unreadable]) -> Iterator[_Part]:
-    begin, data, has_hole = 0, bytearray(), False
+def _parts(chunks: Iterable[Buffer | Unreadable], offset: int = 0) -> Iterator[_Part]:
+    begin, data, has_hole = offset, bytearray(), False
     for chunk in chunks:
         is_hole = isinstance(chunk, Unreadable)
         rest = memoryview(bytes(chunk.length) if isinstance(chunk, Unreadable) else chunk)

@@ -73,14 +73,17 @@ def verify_file(fd: int, path: Path, format: Format, now_s: float, pace: Callabl
     return FileReport(path, format.NAME, before.st_size, records, merged, settling=settling)
 
 
-def verify_sealed(fd: int, path: Path, pace: Callable[[int], None]) -> FileReport:
+def verify_sealed(fd: int, path: Path, now_s: float, pace: Callable[[int], None]) -> FileReport:
     """Verifies the file against the seal beside it; `changed` if somebody wrote it since.
+
+    Args:
+        now_s, pace: as for `verify_file`.
 
     Raises:
         SealDamaged: there is a seal, but it isn't intact.
         OSError: reading failed, of the file or its seal.
     """
-    verified = seal_of.verify(fd, seal_of.read(seal_of.path_for(path)), pace)
+    verified = seal_of.verify(fd, seal_of.read(seal_of.path_for(path)), now_s, pace)
     return FileReport(
         path, "seal", os.fstat(fd).st_size, verified.parts, tuple(merge(verified.findings)), seal=verified.state
     )

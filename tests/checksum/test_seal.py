@@ -3,16 +3,18 @@
 import os
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from checksum import diagnose
 from checksum import seal as sealing
 from checksum.commands import seal, verify
 from checksum.files import open_regular
-from checksum.finding import Flip, Verdict
+from checksum.finding import Flip, Layer, Verdict
 from checksum.leveldb_log import encode
 from checksum.seal import PART_BYTES, State, path_for
 from tests.checksum.faults import flip
@@ -39,7 +41,7 @@ def compared(path: Path, monkeypatch: pytest.MonkeyPatch | None = None) -> seali
         monkeypatch.setattr(sealing.Seal, "state_of", lambda _seal, _status: State.rotted)
     fd = open_regular(path, follow=False)
     try:
-        return sealing.verify(fd, stored, lambda _size: None)
+        return sealing.verify(fd, stored, time.time(), lambda _size: None)
     finally:
         os.close(fd)
 
@@ -79,6 +81,30 @@ def test_rot_is_named_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]
     result = run(verify, path)
     assert (result.exit_code, "has rotted" in result.stdout) == (1, True)
+
+
+def test_the_layer_of_damage_is_told(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = disk / "file"
+    data = sealed(path, 5 * PART_BYTES + 1000)
+    monkeypatch.setattr(diagnose, "WRITTEN_BACK_S", 0)
+    read = sealing.read_chunks
+
+    def flipping(fd: int, begin: int, end: int) -> Iterator[bytes]:
+        yield flip(b"".join(read(fd, begin, end)), len(data) - 1, 0)[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sealing, "read_chunks", flipping)
+        verified = compared(path)
+        assert (verified.state, verified.parts) == (State.intact, 5)
+        (finding,) = verified.findings
+        assert (finding.verdict, finding.layer) == (Verdict.transient, Layer.buffer)
+        assert run(verify, path).exit_code == 1
+    assert compared(path).findings == ()
+    path.write_bytes(flip(data, 3 * PART_BYTES, 0)[0])
+    os.sync()
+    verified = compared(path, monkeypatch)
+    assert verified.state is State.rotted
+    assert [finding.layer for finding in verified.findings] == [Layer.disk]
 
 
 def test_every_bit_of_a_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +198,9 @@ def test_a_file_written_while_it_is_read_is_not_judged(tmp_path: Path, monkeypat
     stored = sealing.read(path_for(path))
     fd = open_regular(path, follow=False)
     try:
-        verified = sealing.verify(fd, stored, lambda _size: rewrite(path, flip(data, 2 * PART_BYTES, 0)[0]))
+        verified = sealing.verify(
+            fd, stored, time.time(), lambda _size: rewrite(path, flip(data, 2 * PART_BYTES, 0)[0])
+        )
         assert verified == sealing.Verified(State.changed, 0, ())
         real = sealing.read_chunks
 
