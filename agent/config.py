@@ -33,6 +33,12 @@ class AgentSettings:
         minimum=0.05,
         maximum=3600,
     )
+    core_self_test_s: float = setting(
+        "within so many seconds every core is tested: does it still count rightly? 0: never",
+        default=3600.0,
+        minimum=0,
+        maximum=30 * 86400,
+    )
     checksum_kernel: str = setting(
         "how the scrubber computes checksums; auto is sse4.2 where the processor has it, since avx512 can slow others",
         default="auto",

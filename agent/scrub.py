@@ -1,7 +1,7 @@
-"""The scrubber's parts: which files, how politely they are read, and what counts as damage.
+"""The scrubber's parts: which files, and how politely they are read.
 
-Enters: a store's settings and open files. Leaves: paths in a stable order, chunks of bytes that were read without
-disturbing anyone, and findings that were seen twice. Waiting is done through a callable, so nothing here owns a clock.
+Enters: a store's settings and open files. Leaves: paths in a stable order, and chunks of bytes that were read without
+disturbing anyone. Waiting is done through a callable, so nothing here owns a clock.
 """
 
 import os
@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TypeGuard
 
 from agent.config import MIB, StoreSettings
 from checksum import files
-from checksum.finding import Finding, Intact, Unreadable, Verdict, merge
-from checksum.formats import Format
+from checksum.finding import Unreadable
 
 PIECE_BYTES = 128 << 10
 PAGE_BYTES = 4096
@@ -199,33 +197,6 @@ def _read_resident(fd: int, offset: int, buffer: memoryview) -> memoryview:
 def drop_from_cache(fd: int, offset: int, size: int) -> None:
     whole_pages = -(-size // PAGE_BYTES) * PAGE_BYTES
     os.posix_fadvise(fd, offset, whole_pages, os.POSIX_FADV_DONTNEED)
-
-
-def confirm(
-    fd: int, format: Format, found: list[Finding], end: int, before_piece: Callable[[int], None]
-) -> tuple[list[Finding], list[Finding]]:
-    """Reads the damaged stretch again, from the disk: (findings that stand, findings that were only passing).
-
-    A flip in our buffer, on the bus or in the page cache is gone the second time, and is a finding of its own kind.
-    """
-    begin = format.resume_offset(found[0].begin, True)
-    read_end = min(os.fstat(fd).st_size, format.read_end(end))
-    drop_from_cache(fd, begin, read_end - begin)
-    chunks = polite_chunks(fd, begin, read_end, before_piece)
-    items = format.verify(chunks, offset=begin, resumed=begin < found[0].begin, begin=found[0].begin)
-    again = list(merge(item for item in items if is_damage(item) and item.begin < max(end, found[-1].end)))
-    standing = {(item.begin, item.end) for item in again}
-    passing = [
-        Finding(item.begin, item.end, Verdict.transient, item.stored, item.computed, item.flip)
-        for item in found
-        if (item.begin, item.end) not in standing
-    ]
-    return again, passing
-
-
-def is_damage(item: Intact | Finding) -> TypeGuard[Finding]:
-    """Leavings of an older log, in a file that was used again, are no damage."""
-    return isinstance(item, Finding) and item.verdict is not Verdict.stale
 
 
 def volume(proc: Path, device_number: int) -> str:

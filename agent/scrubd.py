@@ -33,7 +33,8 @@ from agent.reconcile import Changes
 from agent.report import RecordFault
 from checksum import crc32c, files
 from checksum import seal as seal_of
-from checksum.finding import Finding, Verdict, merge
+from checksum.diagnose import Scanned, diagnosed
+from checksum.finding import Finding, Layer, Verdict, merge
 from checksum.formats import FORMATS, Format, recognise
 from checksum.seal import Sealed, State
 
@@ -150,13 +151,22 @@ class _Section:
     records: int = 0
     found: list[Finding] = field(default_factory=list)
     unlisted: int = 0  # findings beyond those listed; the last one listed then reaches over them
+    passing: list[Finding] = field(default_factory=list)  # the transient ones
+
+    @property
+    def damage_begin(self) -> int | None:
+        """Where the first damage begins."""
+        return min((finding.begin for finding in (*self.found[:1], *self.passing[:1])), default=None)
 
     def add(self, finding: Finding) -> None:
+        if finding.verdict is Verdict.transient:
+            self.passing.append(finding)
+            return
         joined = list(merge([*self.found[-1:], finding]))
         if len(self.found[:-1]) + len(joined) <= self.room:
             self.found[-1:] = joined
         else:
-            self.found[-1] = Finding(self.found[-1].begin, finding.end, Verdict.skipped)
+            self.found[-1] = Finding(self.found[-1].begin, finding.end, Verdict.skipped, layer=Layer.unknown)
             self.unlisted += 1
 
 
@@ -367,10 +377,11 @@ class StoreScrub:
         start = file.format.resume_offset(begin, file.is_unchanged)
         chunks = scrub.polite_chunks(file.fd, start, size, self._before_piece)
         section = self._section(file, begin)
+        scanned = Scanned(file.fd, file.format, file.status, time.time(), self._before_piece)
         # An item ended at `begin`; if that lies within a block, the block may open with the rest of an earlier one.
-        for item in file.format.verify(chunks, offset=start, resumed=start < begin, begin=begin):
+        for item in diagnosed(scanned, chunks, offset=start, resumed=start < begin, begin=begin):
             if isinstance(item, Finding):
-                if scrub.is_damage(item):
+                if item.verdict is not Verdict.stale:  # leavings of an older log are no damage
                     section.add(item)
                 continue
             section.records += item.records
@@ -405,9 +416,9 @@ class StoreScrub:
         settling = f"settling/{file.path}"
         waiting = self._scrubber.state.get(settling)
         status = os.fstat(file.fd)
-        if section.found and self._is_live(file.status, status):
+        begin = section.damage_begin
+        if begin is not None and self._is_live(file.status, status):
             file.is_settling = True
-            begin = section.found[0].begin
             return [], {
                 settling: {
                     "store": str(self._store.path),
@@ -429,11 +440,7 @@ class StoreScrub:
 
     def _judge(self, file: _OpenFile, section: _Section, end: int) -> tuple[list[RecordFault], Changes]:
         """The faults that are new, and the changes to what is open in the file."""
-        standing = section.found
-        passing: list[Finding] = []
-        if section.found and not section.unlisted:
-            standing, passing = scrub.confirm(file.fd, file.format, section.found, end, self._before_piece)
-        documents = [finding_document(finding) for finding in standing]
+        documents = [finding_document(finding) for finding in section.found]
         if section.unlisted:
             documents[-1]["count"] = section.unlisted + 1
         opened = f"open/{file.path}"
@@ -448,10 +455,11 @@ class StoreScrub:
                 log.info("%s: %d stretches that were corrupt are so no longer", file.path, len(healed))
             entry = {"store": str(self._store.path), "format": file.format.NAME, "findings": now_open}
             changes[opened] = entry if now_open else None
-        new = [entry for entry in documents if entry not in here] + [finding_document(finding) for finding in passing]
-        return [self._fault(file, entry, changes) for entry in new], changes
+        told = [*zip(documents, section.found, strict=True), *((finding_document(one), one) for one in section.passing)]
+        new = [(document, finding.layer) for document, finding in told if document not in here]
+        return [self._fault(file, document, layer, changes) for document, layer in new], changes
 
-    def _fault(self, file: _OpenFile, document: dict[str, Any], changes: Changes) -> RecordFault:
+    def _fault(self, file: _OpenFile, document: dict[str, Any], layer: Layer | None, changes: Changes) -> RecordFault:
         now_ns = time.time_ns()
         device = scrub.volume(self._scrubber.config.agent.proc, file.status.st_dev)
         key = f"volume/{device}"
@@ -468,12 +476,12 @@ class StoreScrub:
             device=device,
             count=document.get("count", 1),
             novel=history.is_novel(now_ns),
-            detail={"path": _readable(file.path), "format": file.format.NAME, **detail, "layer": "unknown"},
+            detail={"path": _readable(file.path), "format": file.format.NAME, **detail, "layer": str(layer)},
         )
 
 
 def finding_document(finding: Finding) -> dict[str, Any]:
-    """A finding as JSON; two are the same damage iff their documents are equal."""
+    """A finding as JSON; two are the same damage iff their documents are equal, whatever layer each look found."""
     flip = finding.flip
     return {
         "begin": finding.begin,

@@ -12,7 +12,12 @@
 
 #define GIL_KEPT_BYTES 4096 /* below this a release costs more than another thread could gain */
 
-static const named_kernel_t *chosen = kernels; /* build_kernels puts the fastest first */
+static const named_kernel_t *process_kernel = kernels; /* build_kernels puts the fastest first */
+static _Thread_local const named_kernel_t *thread_kernel; /* goes before it in a thread that asked for another */
+
+static const named_kernel_t *in_use(void) {
+    return thread_kernel != NULL ? thread_kernel : process_kernel;
+}
 
 /* A word argument; sets ValueError and returns -1 when it isn't one of 0 .. 2**32 - 1. */
 static int as_word(PyObject *number, uint32_t *word) {
@@ -66,7 +71,7 @@ static PyObject *checksum_with(kernel_t run, PyObject *const *args, Py_ssize_t c
 
 static PyObject *py_crc32c(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
-    return checksum_with(chosen->run, args, count);
+    return checksum_with(in_use()->run, args, count);
 }
 
 static PyObject *py_crc32c_with(PyObject *module, PyObject *const *args, Py_ssize_t count) {
@@ -86,8 +91,23 @@ static PyObject *py_use(PyObject *module, PyObject *name) {
     const named_kernel_t *kernel = kernel_named(name);
     if (kernel == NULL)
         return NULL;
-    chosen = kernel;
+    process_kernel = kernel;
     Py_RETURN_NONE;
+}
+
+static PyObject *py_use_here(PyObject *module, PyObject *name) {
+    (void)module;
+    const named_kernel_t *kernel = name == Py_None ? NULL : kernel_named(name);
+    if (kernel == NULL && name != Py_None)
+        return NULL;
+    thread_kernel = kernel;
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_implementation(PyObject *module, PyObject *unused) {
+    (void)module;
+    (void)unused;
+    return PyUnicode_FromString(in_use()->name);
 }
 
 static PyObject *py_locate_exponent(PyObject *module, PyObject *const *args, Py_ssize_t count) {
@@ -124,7 +144,7 @@ static PyObject *fragment(const uint8_t *block, size_t position, size_t end, siz
 /* Appends the run of intact fragments that begins at `position`; -1 at an error. */
 static int append_run(PyObject *list, const uint8_t *block, size_t size, size_t position, long long offset, int is_full,
                       int with_data) {
-    for (size_t end; (end = intact_fragment_end(chosen->run, block, size, position, LOG_TYPE_MAX)) != 0;) {
+    for (size_t end; (end = intact_fragment_end(in_use()->run, block, size, position, LOG_TYPE_MAX)) != 0;) {
         size_t past = past_trailer(block, size, end, is_full, LOG_HEADER_BYTES);
         PyObject *item = fragment(block, position, end, past, offset, with_data);
         if (item == NULL)
@@ -177,7 +197,7 @@ static PyObject *py_leveldb_walk(PyObject *module, PyObject *args) {
     }
     if (is_sane) {
         walk.position = (size_t)position;
-        kernel_t run = chosen->run;
+        kernel_t run = in_use()->run;
         Py_BEGIN_ALLOW_THREADS
         walk_log(run, view.buf, (size_t)view.len, (size_t)block_bytes, offset, counted_from, &walk);
         Py_END_ALLOW_THREADS
@@ -198,7 +218,7 @@ static PyObject *py_tfrecord_walk(PyObject *module, PyObject *args) {
         return NULL;
     int is_sane = lies_in(&view, position);
     if (is_sane) {
-        kernel_t run = chosen->run;
+        kernel_t run = in_use()->run;
         Py_BEGIN_ALLOW_THREADS
         position = (Py_ssize_t)walk_tfrecords(run, view.buf, (size_t)view.len, (size_t)position, counted_from, &records);
         Py_END_ALLOW_THREADS
@@ -245,6 +265,8 @@ static PyMethodDef methods[] = {
     {"crc32c", FASTCALL(py_crc32c), METH_FASTCALL, "crc32c(data, crc=0): by the kernel in use."},
     {"crc32c_with", FASTCALL(py_crc32c_with), METH_FASTCALL, "crc32c_with(kernel, data, crc=0): by the named kernel."},
     {"use", py_use, METH_O, "use(kernel): everything here computes by the named kernel from now on."},
+    {"use_here", py_use_here, METH_O, "use_here(kernel or None): the calling thread computes by it instead, or no longer."},
+    {"implementation", py_implementation, METH_NOARGS, "implementation(): the name of the kernel that computes here."},
     {"locate_exponent", FASTCALL(py_locate_exponent), METH_FASTCALL,
      "locate_exponent(syndrome, bits_max, polynomial=CRC-32C's): the d with x^d = syndrome, or -1."},
     {"leveldb_run", py_leveldb_run, METH_VARARGS,

@@ -21,7 +21,7 @@ import click
 from checksum import crc32c
 from checksum import seal as seal_of
 from checksum.files import NotRegular, ReadsDiffer, open_regular, reader_at
-from checksum.finding import Finding
+from checksum.finding import Finding, Layer
 from checksum.formats import FORMATS, Format, recognise
 from checksum.repair import repair_file, wrong_chance
 from checksum.salvage import LostTooMuch, Outcome, salvage_file
@@ -365,8 +365,19 @@ _SEALED = {
 }
 
 
+_WHERE = {
+    None: "",
+    Layer.core: ", by a core that computes wrongly",
+    Layer.buffer: ", in memory while it was read",
+    Layer.page_cache: ", in the page cache; the disk is right",
+    Layer.path: ", on the way: it reads differently each time",
+    Layer.disk: ", on disk",
+    Layer.unknown: ", in an unknown layer",
+}
+
+
 def _described(finding: Finding) -> str:
-    text = f"bytes {finding.begin} to {finding.end}: {finding.verdict}"
+    text = f"bytes {finding.begin} to {finding.end}: {finding.verdict}{_WHERE[finding.layer]}"
     if finding.flip is None:
         return text
     flip = finding.flip
@@ -483,7 +494,7 @@ def locate(path: Path, format_choice: str, wants_json: bool) -> None:
         try:
             with _opened(path, follow=True) as fd:
                 format = _judging_format_of(fd, path, format_choice)
-                found = list(mismatches(fd, format))
+                found = list(mismatches(fd, format, time.time()))
         except OSError as error:
             _fail(f"{_shown(path)}: {_reason(error)}")
     if wants_json:

@@ -17,6 +17,7 @@ from checksum.finding import Unreadable
 CHUNK_BYTES = 2**20
 PAGE_BYTES = 4096  # the unit in which the kernel reports that a disk failed
 HOLE_BYTES_MIN = CHUNK_BYTES  # a smaller one costs as little to read as to look for
+_FOLIO_BYTES_MAX = 2**21  # the page cache keeps pages in folios of up to 512, and lets go only of whole ones
 
 _ZEROS = memoryview(bytes(CHUNK_BYTES))
 
@@ -54,6 +55,11 @@ def open_regular(path: Path, *, follow: bool) -> int:
 def _check_regular(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise NotRegular(errno.EINVAL, "not a regular file", str(path))
+
+
+def content(status: os.stat_result) -> tuple[int, ...]:
+    """Equal as long as nobody wrote the file, nor set its times."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def read_chunks(fd: int, begin: int, end: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes | Unreadable]:
@@ -168,7 +174,7 @@ def direct_chunks(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]
         direct = -1
     try:
         if direct >= 0:
-            yield from _read_direct(direct, begin, end)
+            yield from _read_direct(direct, fd, begin, end)
         else:
             os.posix_fadvise(fd, begin, end - begin, os.POSIX_FADV_DONTNEED)
             yield from read_chunks(fd, begin, end)
@@ -177,14 +183,49 @@ def direct_chunks(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]
             os.close(direct)
 
 
-def _read_direct(fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
+def read_resident(fd: int, begin: int, end: int) -> bytes | None:
+    """The bytes [begin, end) if the page cache holds all of them; None if not, or if the file system can't say."""
+    data = bytearray(end - begin)
+    done = 0
+    while done < len(data):
+        try:
+            length = os.preadv(fd, [memoryview(data)[done:]], begin + done, os.RWF_NOWAIT)
+        except OSError:
+            return None
+        if not length:
+            return None
+        done += length
+    return bytes(data)
+
+
+def evict(fd: int, begin: int, end: int) -> bool:
+    """Asks the kernel to forget what it keeps of [begin, end), not empty, and around it; whether it surely has.
+
+    It doesn't where pages are dirty or mapped, nor where they are all there is of the file (tmpfs).
+    """
+    first = begin - begin % _FOLIO_BYTES_MAX
+    os.posix_fadvise(fd, first, -(-end // _FOLIO_BYTES_MAX) * _FOLIO_BYTES_MAX - first, os.POSIX_FADV_DONTNEED)
+    # Backwards: to ask for a page makes the kernel begin to read it, and perhaps those after it.
+    return all(_is_absent(fd, page) for page in reversed(range(begin - begin % PAGE_BYTES, end, PAGE_BYTES)))
+
+
+def _is_absent(fd: int, page: int) -> bool:
+    try:
+        return os.preadv(fd, [bytearray(1)], page, os.RWF_NOWAIT) == 0
+    except BlockingIOError:
+        return True
+    except OSError:  # the file system can't say
+        return False
+
+
+def _read_direct(direct: int, fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
     """O_DIRECT wants memory, offsets and lengths in whole pages; what the disk fails to give is read as usual."""
     with mmap.mmap(-1, CHUNK_BYTES) as buffer:
         position = begin
         while position < end:
             page = position - position % PAGE_BYTES
             try:
-                length = os.preadv(fd, [buffer], page)
+                length = os.preadv(direct, [buffer], page)
             except OSError as error:
                 if error.errno not in (errno.EIO, errno.EINVAL):
                     raise

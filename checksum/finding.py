@@ -21,6 +21,17 @@ class Verdict(StrEnum):
     transient = "transient"  # it was wrong once and right when read again
 
 
+class Layer(StrEnum):
+    """Where bytes went wrong, between the disk and the sum."""
+
+    core = "core"  # the same bytes give another sum by another kernel or on another core
+    buffer = "buffer"  # what the page cache holds is right: it happened on the way to our memory, or in it
+    page_cache = "page-cache"  # what the disk holds is right, what the kernel keeps of it in memory isn't
+    path = "path"  # damaged in another way at each reading: bus, controller or memory on the way
+    disk = "disk"  # the same damage comes from the disk again
+    unknown = "unknown"  # it can't be told, or there was too much damage to look into it
+
+
 @dataclass(frozen=True, slots=True)
 class Flip:
     """The bit that flipped, and the wrong value (0 or 1) that now stands on disk."""
@@ -40,6 +51,7 @@ class Finding:
     stored: int | None = None
     computed: int | None = None
     flip: Flip | None = None
+    layer: Layer | None = None  # None: nobody looked
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +122,9 @@ def merge(findings: Iterable[Finding]) -> Iterator[Finding]:
             held = finding
         elif held.end == finding.begin and held.verdict == finding.verdict and not (held.flip and finding.flip):
             # the checksums belong to one record, so a joined finding can't carry them
-            held = replace(held, end=finding.end, stored=None, computed=None, flip=held.flip or finding.flip)
+            layer = held.layer if held.layer == finding.layer else Layer.unknown
+            flip = held.flip or finding.flip
+            held = replace(held, end=finding.end, stored=None, computed=None, flip=flip, layer=layer)
         else:
             yield held
             held = finding

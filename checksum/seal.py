@@ -20,7 +20,7 @@ from pathlib import Path
 from checksum import leveldb_log
 from checksum.crc32c import Buffer, crc32c, locate_exponent
 from checksum.durable import replace_file
-from checksum.files import open_regular, read_chunks
+from checksum.files import content, open_regular, read_chunks
 from checksum.finding import Finding, Flip, Intact, Record, Tally, Unreadable, Verdict
 
 SUFFIX = ".flipwatch-seal"
@@ -99,11 +99,6 @@ def make(fd: int, *, append_only: bool = False) -> Seal:
         digest.hexdigest(),
         crcs or array("I", [crc32c(b"")]),
     )
-
-
-def content(status: os.stat_result) -> tuple[int, ...]:
-    """Equal as long as nobody wrote to the file, or touched it."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def write(path: Path, seal: Seal) -> None:

@@ -1,6 +1,7 @@
 """One file verified from its first byte to its last.
 
-Enters: an open file. Leaves: a FileReport, how many records are intact and what is wrong with the rest.
+Enters: an open file. Leaves: a FileReport, how many records are intact and what is wrong with the rest, and in which
+layer that went wrong.
 """
 
 import os
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from checksum import seal as seal_of
-from checksum.files import CHUNK_BYTES, is_hole, read_views
+from checksum.diagnose import Scanned, diagnosed
+from checksum.files import CHUNK_BYTES, content, is_hole, read_views
 from checksum.finding import Finding, Intact, Unreadable, Verdict, merge
 from checksum.formats import Format
 
@@ -56,7 +58,7 @@ def verify_file(fd: int, path: Path, format: Format, now_s: float, pace: Callabl
 
     def findings() -> Iterator[Finding]:
         nonlocal records, end
-        for item in format.verify(_paced(fd, before.st_size, pace)):
+        for item in diagnosed(Scanned(fd, format, before, now_s, pace), _paced(fd, before.st_size, pace)):
             end = item.end
             if isinstance(item, Intact):
                 records += item.records
@@ -74,6 +76,9 @@ def verify_file(fd: int, path: Path, format: Format, now_s: float, pace: Callabl
 def verify_sealed(fd: int, path: Path, now_s: float, pace: Callable[[int], None]) -> FileReport:
     """Verifies the file against the seal beside it; `changed` if somebody wrote it since.
 
+    Args:
+        now_s, pace: as for `verify_file`.
+
     Raises:
         SealDamaged: there is a seal, but it isn't intact.
         OSError: reading failed, of the file or its seal.
@@ -84,16 +89,21 @@ def verify_sealed(fd: int, path: Path, now_s: float, pace: Callable[[int], None]
         return changed
     report = verify_file(fd, path, seal_of.Sealed(seal, is_whole=True), now_s, pace)
     after = os.fstat(fd)
-    if not seal.append_only and seal_of.content(before) != seal_of.content(after):
+    if not seal.append_only and content(before) != content(after):
         return changed
-    state = seal.state_of(after) if report.findings else seal_of.State.intact
+    is_damaged = any(finding.verdict is not Verdict.transient for finding in report.findings)
+    state = seal.state_of(after) if is_damaged else seal_of.State.intact
     return replace(report, seal=state, records=report.records if seal.size else 1, settling=0)
 
 
-def mismatches(fd: int, format: Format) -> Iterator[Finding]:
-    """The damage in the file, finding by finding, each with the checksums that differ."""
-    size = os.fstat(fd).st_size
-    for item in format.verify(read_views(fd, 0, size, bytearray(min(size, CHUNK_BYTES)))):
+def mismatches(fd: int, format: Format, now_s: float) -> Iterator[Finding]:
+    """The damage in the file, finding by finding, each with its layer and the checksums that differ.
+
+    Args:
+        now_s: the time of day, in seconds since 1970.
+    """
+    scanned = Scanned(fd, format, os.fstat(fd), now_s, pace=lambda _size: None)
+    for item in diagnosed(scanned, _paced(fd, scanned.status.st_size, scanned.pace)):
         if isinstance(item, Finding) and item.verdict is not Verdict.stale:
             yield item
 
@@ -137,5 +147,5 @@ def finding_json(finding: Finding) -> dict[str, Any]:
         "end": finding.end,
         "verdict": str(finding.verdict),
         "flip": flip and {"offset_bytes": flip.offset_bytes, "bit": flip.bit, "stored": flip.stored},
-        "layer": None,
+        "layer": finding.layer and str(finding.layer),
     }

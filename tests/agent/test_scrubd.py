@@ -1,5 +1,6 @@
 """The scrubber: each corrupt record is told once, and nothing is told too early, twice, or about files left alone."""
 
+import fcntl
 import os
 import random
 import resource
@@ -17,7 +18,7 @@ from agent.journal import JournalReader
 from agent.metrics import AgentCollector, View
 from agent.report import RecordFault
 from agent.scrubd import Scrubber, StoreScrub
-from checksum import leveldb_log, seal, tfrecord
+from checksum import diagnose, leveldb_log, seal, tfrecord
 from checksum.finding import Finding, Unreadable
 from checksum.seal import PART_BYTES
 from tests.agent.edac_tree import controller
@@ -227,7 +228,7 @@ def test_a_time_in_the_far_future_does_not_settle_for_ever(store: Store) -> None
     assert fault.time_error_s >= 0
 
 
-def test_a_flip_on_the_way_is_transient(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flip_on_the_way_is_transient(disk: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     data, middles = log_of(50)
     store.write("a.log", data)
     read, flips = scrub._polite_piece, [middles[20]]
@@ -241,7 +242,64 @@ def test_a_flip_on_the_way_is_transient(store: Store, monkeypatch: pytest.Monkey
     monkeypatch.setattr(scrub, "_polite_piece", flipping)
     (fault,) = store.scrub()
     assert not flips and fault.detail["verdict"] == "transient" and store.corrupt() == {}
+    assert fault.detail["layer"] == "buffer"
     assert store.scrub() == []
+
+
+def test_damage_that_only_the_page_cache_has_is_transient(
+    disk: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, middles = log_of(50)
+    store.write("a.log", data)
+    monkeypatch.setattr(diagnose, "WRITTEN_BACK_S", 0)
+    preadv = os.preadv
+
+    def flipping(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        length = preadv(fd, buffers, offset, flags)
+        if offset <= middles[20] < offset + length and not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            buffers[0][middles[20] - offset] ^= 1
+        return length
+
+    monkeypatch.setattr(os, "preadv", flipping)
+    (fault,) = store.scrub()
+    assert (fault.detail["verdict"], fault.detail["layer"]) == ("transient", "page-cache") and store.corrupt() == {}
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert store.scrub() == []
+
+
+def test_damage_on_disk_is_told_once_whatever_layer_is_found(
+    disk: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, middles = log_of(50)
+    path = store.write("a.log", data)
+    store.flip(path, middles[20])
+    os.sync()
+    (fault,) = store.scrub()
+    assert (fault.detail["verdict"], fault.detail["layer"]) == ("flipped", "unknown"), "not on disk for sure yet"
+    monkeypatch.setattr(diagnose, "WRITTEN_BACK_S", 0)
+    assert store.scrub() == []
+    store.flip(path, middles[30])
+    os.sync()
+    (fault,) = store.scrub()
+    assert (fault.detail["verdict"], fault.detail["layer"]) == ("flipped", "disk")
+    assert store.corrupt() == {"flipped": 2}
+
+
+def test_damage_in_passing_in_a_file_at_work_is_looked_at_later(
+    disk: Path, make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(settle_s=600)
+    data, middles = log_of(50)
+    path = store.write("a.log", data, rests_s=1)
+    read = scrub._polite_piece
+
+    def flipping(fd: int, offset: int, buffer: memoryview) -> Iterator[memoryview | Unreadable]:
+        for piece in read(fd, offset, buffer):
+            piece[middles[20] - offset] ^= 1
+            yield piece
+
+    monkeypatch.setattr(scrub, "_polite_piece", flipping)
+    assert store.scrub() == [] and store.state(f"settling/{path}")["begin"] <= middles[20]
 
 
 def test_what_cannot_be_verified_is_counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from checksum import commands, crc32c, leveldb_log, tfrecord
-from checksum.commands import salvage, verify
-from checksum.finding import Finding
+from checksum import commands, crc32c, diagnose, leveldb_log, tfrecord
+from checksum import verify as verifying
+from checksum.commands import locate, salvage, verify
+from checksum.finding import Finding, Unreadable
 from checksum.formats import Format
 from checksum.leveldb_log import BLOCK_BYTES, scan
 from checksum.verify import verify_file
@@ -74,12 +76,44 @@ def test_a_flipped_bit_is_named(tmp_path: Path, log: PristineLog) -> None:
         "end": list(log.payloads)[101],
         "verdict": "flipped",
         "flip": {"offset_bytes": at, "bit": 3, "stored": truth.stored},
-        "layer": None,
+        "layer": "unknown",  # it was written just now, so that the disk may not have it yet
     }
     text = run(verify, path)
     assert text.exit_code == 1
     assert f"bit 3 of byte {at} is {truth.stored}, was {1 - truth.stored}" in text.stdout
     assert str(path) in text.stdout
+
+
+def test_the_layer_of_damage_on_disk_is_told(disk: Path, log: PristineLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(disk / "log", flip(log.data, list(log.payloads)[100] + 50, 3)[0])
+    os.sync()
+    monkeypatch.setattr(diagnose, "WRITTEN_BACK_S", 0)  # else what was written just now is unknown
+    (file,) = verified(path)[1]
+    (finding,) = file["findings"]
+    assert (finding["verdict"], finding["layer"]) == ("flipped", "disk")
+    assert "flipped, on disk: bit 3" in run(verify, path).stdout
+    assert "flipped, on disk: bit 3" in run(locate, path).stdout
+    (mismatch,) = json.loads(run(locate, "--json", path).stdout)["mismatches"]
+    assert mismatch["layer"] == "disk"
+
+
+def test_a_flip_in_memory_is_transient_and_counts(
+    disk: Path, log: PristineLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = list(log.payloads)[100] + 50
+    path = write(disk / "log", log.data)
+    read_views = verifying.read_views
+
+    def flipping(fd: int, begin: int, end: int, buffer: bytearray) -> Iterator[memoryview | Unreadable]:
+        for piece in read_views(fd, begin, end, buffer):
+            piece[at] ^= 1
+            yield piece
+
+    monkeypatch.setattr(verifying, "read_views", flipping)
+    code, (file,) = verified(path)
+    (finding,) = file["findings"]
+    assert (code, finding["verdict"], finding["layer"]) == (1, "transient", "buffer")
+    assert f"{finding['end']}: transient, in memory while it was read: bit 0 of byte {at}" in run(verify, path).stdout
 
 
 def test_the_end_of_a_growing_file_is_marked_and_no_damage(tmp_path: Path, log: PristineLog) -> None:

@@ -3,7 +3,7 @@
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from checksum import diagnose
 from checksum import seal as sealing
+from checksum import verify as verifying
 from checksum.commands import locate, repair, seal, verify
 from checksum.files import open_regular
-from checksum.finding import Finding, Flip, Verdict
+from checksum.finding import Finding, Flip, Layer, Unreadable, Verdict
 from checksum.leveldb_log import encode
 from checksum.seal import PART_BYTES, State, path_for
 from checksum.verify import verify_sealed
@@ -96,6 +98,32 @@ def test_rot_is_named_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (result.exit_code, "has rotted" in result.stdout) == (1, True)
 
 
+def test_the_layer_of_damage_is_told(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = disk / "file"
+    data = sealed(path, 5 * PART_BYTES + 1000)
+    monkeypatch.setattr(diagnose, "WRITTEN_BACK_S", 0)
+    read = verifying.read_views
+
+    def flipping(fd: int, begin: int, end: int, buffer: bytearray) -> Iterator[memoryview | Unreadable]:
+        for piece in read(fd, begin, end, buffer):
+            piece[len(data) - 1] ^= 1
+            yield piece
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verifying, "read_views", flipping)
+        verified = compared(path)
+        assert (verified.state, verified.parts) == (State.intact, 5)
+        (finding,) = verified.findings
+        assert (finding.verdict, finding.layer) == (Verdict.transient, Layer.buffer)
+        assert run(verify, path).exit_code == 1
+    assert compared(path).findings == ()
+    path.write_bytes(flip(data, 3 * PART_BYTES, 0)[0])
+    os.sync()
+    verified = compared(path, monkeypatch)
+    assert verified.state is State.rotted
+    assert [finding.layer for finding in verified.findings] == [Layer.disk]
+
+
 def test_every_bit_of_a_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     data = sealed(path, 40)
@@ -130,7 +158,9 @@ def test_a_difference_that_no_part_shows_is_told_by_the_whole(tmp_path: Path) ->
     path = tmp_path / "file"
     sealed(path, 3 * PART_BYTES)
     sealing.write(path_for(path), replace(sealing.read(path_for(path)), sha256="0" * 64))
-    assert compared(path) == Verified(State.rotted, 0, (Finding(0, 3 * PART_BYTES, Verdict.skipped),))
+    assert compared(path) == Verified(
+        State.rotted, 0, (Finding(0, 3 * PART_BYTES, Verdict.skipped, layer=Layer.unknown),)
+    )
 
 
 def test_locate_and_repair_go_by_the_seal(tmp_path: Path) -> None:
