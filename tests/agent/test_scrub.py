@@ -112,7 +112,7 @@ def test_own_reading_is_no_pressure_of_others() -> None:
     assert scrub.pressure_of_others(20.0, [reading.percent]) == 0.0
     assert scrub.pressure_of_others(90.0, [50.0, 50.0]) == 15.0
     assert scrub.pressure_of_others(None, [50.0]) is None
-    reading.update(190.0)
+    reading.update(290.0)
     assert reading.percent < 0.01  # as the kernel's average it is forgotten
 
 
