@@ -4,8 +4,9 @@ Enters: a store's settings and open files. Leaves: paths in a stable order, and 
 disturbing anyone. Waiting is done through a callable, so nothing here owns a clock.
 """
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,6 +22,7 @@ RATE_MIN_BYTES_S = 1.0 * MIB
 RATE_MARGIN = 1.25  # a pass planned to the second would never catch up after a pause
 BURST_S = 0.25
 BACK_OFF_MAX_S = 30.0
+PRESSURE_WINDOW_S = 10.0
 DAY_S = 86400.0
 
 Parts = tuple[str, ...]  # a path relative to its store; tuples order as the walk does
@@ -129,6 +131,35 @@ def back_off_s(pressure_percent: float | None, limit_percent: float) -> float:
     if pressure_percent is None or pressure_percent <= limit_percent:
         return 0.0
     return min(BACK_OFF_MAX_S, pressure_percent - limit_percent)
+
+
+class OwnReading:
+    """The share of the time, weighted as the kernel's average over ten seconds, that one store's reading took.
+
+    Waiting for its own reads is part of the pressure that the kernel tells, and nothing to stay away from.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self.percent = 0.0
+        self._at_s = now_s
+        self._read_s = 0.0
+
+    def add(self, read_s: float) -> None:
+        self._read_s += read_s
+
+    def update(self, now_s: float) -> None:
+        elapsed_s = max(now_s - self._at_s, self._read_s, 1e-9)
+        weight = 1 - math.exp(-elapsed_s / PRESSURE_WINDOW_S)
+        self.percent += weight * (100 * self._read_s / elapsed_s - self.percent)
+        self._at_s, self._read_s = now_s, 0.0
+
+
+def pressure_of_others(pressure_percent: float | None, own_percents: Iterable[float]) -> float | None:
+    """What is left of the pressure without our own stores, taken as independent of one another."""
+    if pressure_percent is None:
+        return None
+    quiet = math.prod(1 - percent / 100 for percent in own_percents)
+    return max(0.0, pressure_percent - 100 * (1 - quiet))
 
 
 def polite_chunks(

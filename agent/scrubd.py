@@ -18,7 +18,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from agent.report import RecordFault
 from checksum import crc32c, files
 from checksum import seal as seal_of
 from checksum.diagnose import Scanned, diagnosed
-from checksum.finding import Finding, Layer, Verdict, merge
+from checksum.finding import Finding, Layer, Unreadable, Verdict, merge
 from checksum.formats import FORMATS, Format, recognise
 from checksum.seal import Sealed, State
 
@@ -65,6 +65,7 @@ class Scrubber:
         )
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self.reading: list[scrub.OwnReading] = []  # of each store
 
     def run(self) -> None:
         """Until `stop` is called."""
@@ -182,6 +183,9 @@ class StoreScrub:
         self._committed_s = 0.0
         self._bucket = scrub.TokenBucket(scrub.RATE_MIN_BYTES_S, time.monotonic())
         self._pressure_read_s = 0.0
+        self._waited_s = 0.0  # before pieces, in all
+        self._reading = scrub.OwnReading(time.monotonic())
+        scrubber.reading.append(self._reading)
         self._settle_ns = int(store.settle_s * 1e9)
 
     def run(self) -> None:
@@ -375,7 +379,7 @@ class StoreScrub:
         """Judges the file from its `scan_begin` on; `advance` hears how far that is (offset, whole file?, bytes)."""
         begin, size = file.scan_begin, file.status.st_size
         start = file.format.resume_offset(begin, file.is_unchanged)
-        chunks = scrub.polite_chunks(file.fd, start, size, self._before_piece)
+        chunks = self._timed(scrub.polite_chunks(file.fd, start, size, self._before_piece))
         section = self._section(file, begin)
         scanned = Scanned(file.fd, file.format, file.status, time.time(), self._before_piece)
         # An item ended at `begin`; if that lies within a block, the block may open with the rest of an earlier one.
@@ -400,12 +404,26 @@ class StoreScrub:
         opened = self._scrubber.state.get(f"open/{file.path}", {"findings": []})["findings"]
         return _Section(begin, max(1, FINDINGS_PER_FILE_MAX - sum(entry["begin"] < begin for entry in opened)))
 
+    def _timed(self, chunks: Iterator[memoryview | Unreadable]) -> Iterator[memoryview | Unreadable]:
+        """The chunks, with a note of how long reading them took."""
+        while True:
+            begun_s, waited_s = time.monotonic(), self._waited_s
+            chunk = next(chunks, None)
+            self._reading.add(max(0.0, time.monotonic() - begun_s - (self._waited_s - waited_s)))
+            if chunk is None:
+                return
+            yield chunk
+
     def _before_piece(self, size_bytes: int) -> None:
-        self._scrubber.wait(self._bucket.delay_s(size_bytes, time.monotonic()))
+        begun_s = time.monotonic()
+        self._scrubber.wait(self._bucket.delay_s(size_bytes, begun_s))
         if time.monotonic() - self._pressure_read_s >= PRESSURE_EVERY_S:
+            self._reading.update(time.monotonic())
             pressure = scrub.io_pressure_percent(self._scrubber.config.agent.proc)
-            self._scrubber.wait(scrub.back_off_s(pressure, self._store.pressure_max_percent))
+            others = scrub.pressure_of_others(pressure, [reading.percent for reading in self._scrubber.reading])
+            self._scrubber.wait(scrub.back_off_s(others, self._store.pressure_max_percent))
             self._pressure_read_s = time.monotonic()
+        self._waited_s += time.monotonic() - begun_s
 
     def _close(self, file: _OpenFile, section: _Section, end: int) -> tuple[list[RecordFault], Changes]:
         """Judges what was found in [section.begin, end) and counts what was verified."""

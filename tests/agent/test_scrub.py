@@ -102,6 +102,20 @@ def test_pressure_is_read_and_heeded(tmp_path: Path) -> None:
     assert scrub.back_off_s(12.5, 10) == 2.5 and scrub.back_off_s(100, 10) == scrub.BACK_OFF_MAX_S
 
 
+def test_own_reading_is_no_pressure_of_others() -> None:
+    reading = scrub.OwnReading(now_s=100.0)
+    for second in range(1, 61):
+        reading.add(0.25)
+        reading.update(100.0 + second)
+    assert 24.5 < reading.percent < 25.0
+    assert scrub.pressure_of_others(30.0, [reading.percent]) == pytest.approx(30.0 - reading.percent)
+    assert scrub.pressure_of_others(20.0, [reading.percent]) == 0.0
+    assert scrub.pressure_of_others(90.0, [50.0, 50.0]) == 15.0
+    assert scrub.pressure_of_others(None, [50.0]) is None
+    reading.update(290.0)
+    assert reading.percent < 0.01  # as the kernel's average it is forgotten
+
+
 def test_the_volume_of_a_file(tmp_path: Path) -> None:
     table = tmp_path / "self/mountinfo"
     assert scrub.volume(tmp_path, os.makedev(8, 1)) == "8:1"

@@ -302,6 +302,21 @@ def test_damage_in_passing_in_a_file_at_work_is_looked_at_later(
     assert store.scrub() == [] and store.state(f"settling/{path}")["begin"] <= middles[20]
 
 
+def test_the_scrubber_stays_away_for_others_not_for_itself(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "proc/pressure").mkdir(parents=True)
+    (tmp_path / "proc/pressure/io").write_text("some avg10=35.00 avg60=0 avg300=0 total=0\n")
+    store.scrubber.config = replace(store.config, agent=replace(store.config.agent, proc=tmp_path / "proc"))
+    waits: list[float] = []
+    store.scrubber.wait = waits.append  # type: ignore[method-assign]
+    scrubbing = StoreScrub(store.scrubber, replace(store.config.stores[0], pressure_max_percent=10.0))
+    scrubbing._before_piece(0)
+    assert max(waits) == 25.0
+    scrubbing._reading.percent, scrubbing._pressure_read_s = 40.0, 0.0
+    waits.clear()
+    scrubbing._before_piece(0)
+    assert max(waits) < 5.0
+
+
 def test_what_cannot_be_verified_is_counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write("prose.txt", b"no records at all\n" * 100)
     store.write("empty", b"")
@@ -539,7 +554,7 @@ def test_killed_in_the_middle_of_a_big_file(store: Store, monkeypatch: pytest.Mo
 def one_life(store: Store, pieces: int) -> None:
     try:
         store.scrubber = Scrubber(store.config)
-        scrubbing = StoreScrub(store.scrubber, store.config.stores[0])
+        scrubbing = StoreScrub(store.scrubber, replace(store.config.stores[0], pressure_max_percent=10.0))
         left = [pieces]
 
         def count_down(_size: int) -> None:

@@ -177,15 +177,13 @@ def _bench_tfrecord(length: int, rounds: int, size: int) -> int:
     sizes["ours, each record with its data"] = len(short)
     payloads = [record[tfrecord.HEADER_BYTES : -tfrecord.FOOTER_BYTES]] * (len(short) // len(record))
     with tempfile.TemporaryDirectory() as directory:
-        other_readers = {
-            ARRAY_RECORD: _array_record(payloads, Path(directory)),
-            TENSORFLOW: _tensorflow(short, directory),
-        }
-        for name, read in other_readers.items():
+        array_record, tensorflow = _array_record(payloads, Path(directory)), _tensorflow(data, Path(directory))
+        for name, read, file in ((ARRAY_RECORD, array_record, short), (TENSORFLOW, tensorflow, data)):
             if read is not _absent:
-                contestants[name], sizes[name] = functools.partial(read, b""), len(short)
+                contestants[name], sizes[name] = functools.partial(read, b""), len(file)
         _print(f"{length} B", interleaved(contestants, rounds), sizes)
-    _print_absent({"crc32c (wheel)": wheel, "numpy": numpy_sum or _absent, **other_readers})
+    _print_absent({"crc32c (wheel)": wheel, "numpy": numpy_sum or _absent})
+    _print_absent({ARRAY_RECORD: array_record, TENSORFLOW: tensorflow})
     return int(records)
 
 
@@ -212,13 +210,13 @@ def _array_record(payloads: list[bytes], directory: Path) -> Callable[[bytes], i
     return read
 
 
-def _tensorflow(data: bytes, directory: str) -> Callable[[bytes], int]:
+def _tensorflow(data: bytes, directory: Path) -> Callable[[bytes], int]:
     """Counts the records of the same file in TensorFlow's C++, a batch at a time, from the page cache."""
     try:
         tensorflow: Any = importlib.import_module("tensorflow")
     except ImportError:
         return _absent
-    path = Path(directory, "tfrecords")
+    path = directory / "tfrecords"
     path.write_bytes(data)
 
     def read(_: bytes) -> int:

@@ -180,14 +180,18 @@ def _used(process: subprocess.Popen[Any] | None) -> tuple[float, int]:
 
 
 def _print(figures: dict[str, Figures]) -> None:
-    titles = ("p50 us", "p99 us", "p99 x", "cached p99", "x", "hot kept", "brought in", "MiB read", "CPU s/TB")
+    titles = ("p50 us", "p99 us", "p99 x", "cached p99", "x", "hot kept", "MiB cached", "MiB read", "CPU s/TB")
     print(f"  {'a 4 KiB read beside':34s}" + "".join(f"{title:>11s}" for title in titles))
     alone = figures["nobody"]
     for name, seen in figures.items():
         disk_p99, cache_p99 = _p99(seen.disk_us), _p99(seen.cache_us)
         cells = [f"{statistics.median(seen.disk_us):.0f}", f"{disk_p99:.0f}", f"{disk_p99 / _p99(alone.disk_us):.2f}"]
-        cells += [f"{cache_p99:.1f}", f"{cache_p99 / _p99(alone.cache_us):.2f}", f"{min(seen.hot_kept):.2%}"]
-        cells += [f"{max(seen.brought_in_mib):.0f}", f"{seen.read_bytes / MIB:.0f}"]
+        cells += [
+            f"{cache_p99:.1f}",
+            f"{cache_p99 / _p99(alone.cache_us):.2f}",
+            f"{statistics.mean(seen.hot_kept):.2%}",
+        ]
+        cells += [f"{sum(seen.brought_in_mib):.0f}", f"{seen.read_bytes / MIB:.0f}"]
         cells += [f"{seen.cpu_s / seen.read_bytes * 1e12:.0f}" if seen.read_bytes else "-"]
         print(f"  {name:34s}" + "".join(f"{cell:>11s}" for cell in cells))
 
