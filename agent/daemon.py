@@ -12,13 +12,12 @@ import threading
 import time
 from collections import ChainMap, deque
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
 from agent import cores, host, systemd
-from agent.config import Config
+from agent.config import AgentSettings, Config
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
 from agent.metrics import AgentCollector, SourceStatus, View
 from agent.observation import Moment, Poll
@@ -51,9 +50,9 @@ class CoreTester:
         self._stop.set()
         self._thread.join(timeout=1.0)  # a core that doesn't answer isn't waited for
 
-    def poll(self, sysfs: Path, cursor: dict[str, Any], now: Moment) -> Poll:
+    def poll(self, settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> Poll:
         checks = [self._checks.popleft() for _ in range(len(self._checks))]
-        poll = cores.poll(sysfs, checks, cursor, now, self._period_s)
+        poll = cores.poll(settings.sysfs, checks, cursor, now, self._period_s)
         trying = self._trying
         if trying is None or time.monotonic() - trying[1] < CORE_ANSWERS_S:
             return poll
@@ -93,7 +92,7 @@ class Agent:
             )
         self._sources, self._core_tester = dict(SOURCES), self._make_core_tester()
         if self._core_tester is not None:
-            self._sources[cores.SOURCE] = Source(self._core_tester.poll, cores.STREAM)
+            self._sources[cores.SOURCE] = Source(self._core_tester.poll, (cores.STREAM,))
         self._scrub_journal: JournalReader | None = None
         self._lock = threading.Lock()  # guards everything below and both journals
         self._pending_faults: list[Fault] = []
@@ -189,7 +188,7 @@ class Agent:
         trouble: tuple[str, ...]
         blind: str | None
         try:
-            poll = self._sources[name].poll(self.config.agent.sysfs, cursor, now)
+            poll = self._sources[name].poll(self.config.agent, cursor, now)
         except OSError as error:
             trouble, blind = (str(error),), "unreadable"
         else:
@@ -284,7 +283,8 @@ class Agent:
         return answer.getvalue().encode()
 
     def _header(self, cursor: str, spans: tuple[JournalSpan, ...]) -> AgentHeader:
-        seeing = {self._sources[name].stream for name, status in self._statuses.items() if status.is_up}
+        up = [self._sources[name] for name, status in self._statuses.items() if status.is_up]
+        seeing = {stream for source in up for stream in source.streams}
         return AgentHeader(
             time_ns=time.time_ns(),
             complete_until_ns=self._complete_until_ns,
