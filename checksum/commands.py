@@ -69,6 +69,9 @@ def verify(
 ) -> None:
     """Check every record of the files; directories are walked, links inside them are not followed.
 
+    Of the first 100 findings in a file it is said where the bytes went wrong, as far as that can be told: in a core, in
+    memory, in the page cache, on the way, or on the disk. What was right in another reading is called transient.
+
     Exit status: 0 if all is well, 1 if something is corrupt (other than the end of a file that is still growing), 2 if
     something could not be checked.
     """

@@ -199,14 +199,17 @@ def read_resident(fd: int, begin: int, end: int) -> bytes | None:
 
 
 def evict(fd: int, begin: int, end: int) -> bool:
-    """Asks the kernel to forget what it keeps of [begin, end), not empty, and around it; whether it surely has.
+    """Asks the kernel to forget what it keeps of [begin, end), if need be around it too; whether it surely has.
 
     It doesn't where pages are dirty or mapped, nor where they are all there is of the file (tmpfs).
     """
-    first = begin - begin % _FOLIO_BYTES_MAX
-    os.posix_fadvise(fd, first, -(-end // _FOLIO_BYTES_MAX) * _FOLIO_BYTES_MAX - first, os.POSIX_FADV_DONTNEED)
-    # Backwards: to ask for a page makes the kernel begin to read it, and perhaps those after it.
-    return all(_is_absent(fd, page) for page in reversed(range(begin - begin % PAGE_BYTES, end, PAGE_BYTES)))
+    for unit in (PAGE_BYTES, _FOLIO_BYTES_MAX):
+        first, last = begin - begin % unit, -(-end // unit) * unit
+        os.posix_fadvise(fd, first, last - first, os.POSIX_FADV_DONTNEED)
+        # Backwards: to ask for a page makes the kernel begin to read it, and perhaps those after it.
+        if all(_is_absent(fd, page) for page in reversed(range(begin - begin % PAGE_BYTES, end, PAGE_BYTES))):
+            return True
+    return False
 
 
 def _is_absent(fd: int, page: int) -> bool:
@@ -220,7 +223,8 @@ def _is_absent(fd: int, page: int) -> bool:
 
 def _read_direct(direct: int, fd: int, begin: int, end: int) -> Iterator[bytes | Unreadable]:
     """O_DIRECT wants memory, offsets and lengths in whole pages; what the disk fails to give is read as usual."""
-    with mmap.mmap(-1, CHUNK_BYTES) as buffer:
+    whole_pages = -(-end // PAGE_BYTES) * PAGE_BYTES - begin + begin % PAGE_BYTES
+    with mmap.mmap(-1, max(PAGE_BYTES, min(CHUNK_BYTES, whole_pages))) as buffer:
         position = begin
         while position < end:
             page = position - position % PAGE_BYTES

@@ -28,9 +28,8 @@ def require(program: str) -> str:
 def disk(tmp_path: Path) -> Path:
     """`tmp_path`, where it lies on a disk from whose files the page cache can be evicted; else the test is skipped."""
     path = tmp_path / "probe"
-    with path.open("wb") as file:
-        file.write(b"probe")
-        file.flush()
+    path.write_bytes(b"probe")
+    with path.open("rb") as file:
         os.fsync(file.fileno())
     with path.open("rb") as file:
         for _ in range(100):  # a page that is just being read stays

@@ -23,6 +23,7 @@ from checksum.finding import Finding, Unreadable
 from checksum.seal import PART_BYTES
 from tests.agent.edac_tree import controller
 from tests.agent.processes import Daemon, errors_metric, eventually
+from tests.checksum.faults import write_back
 from tests.conftest import require
 
 REST_S = 1000.0  # older than the settling time
@@ -273,13 +274,13 @@ def test_damage_on_disk_is_told_once_whatever_layer_is_found(
     data, middles = log_of(50)
     path = store.write("a.log", data)
     store.flip(path, middles[20])
-    os.sync()
+    write_back(path)
     (fault,) = store.scrub()
     assert (fault.detail["verdict"], fault.detail["layer"]) == ("flipped", "unknown"), "not on disk for sure yet"
     monkeypatch.setattr(diagnose, "WRITTEN_BACK_S", 0)
     assert store.scrub() == []
     store.flip(path, middles[30])
-    os.sync()
+    write_back(path)
     (fault,) = store.scrub()
     assert (fault.detail["verdict"], fault.detail["layer"]) == ("flipped", "disk")
     assert store.corrupt() == {"flipped": 2}

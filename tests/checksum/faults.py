@@ -1,9 +1,11 @@
 """Pristine logs, and damage by seed that knows the truth."""
 
+import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 from checksum import leveldb_log
 from checksum.finding import Finding, Flip, Intact, Record, Unreadable, merge
@@ -33,6 +35,12 @@ def flip(data: bytes, offset_bytes: int, bit: int) -> tuple[bytes, Flip]:
     damaged = bytearray(data)
     damaged[offset_bytes] ^= 1 << bit
     return bytes(damaged), Flip(offset_bytes, bit, damaged[offset_bytes] >> bit & 1)
+
+
+def write_back(path: Path) -> None:
+    """Returns when the disk has what was written to the file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def random_flip(data: bytes, rng: random.Random) -> tuple[bytes, Flip]:

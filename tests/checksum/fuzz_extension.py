@@ -36,6 +36,8 @@ def feed(extension: Any, log: bytes, rng: random.Random) -> None:
     data = data[begin : begin + rng.choice((0, 1, 7, 100, 300, 5000, 40_000))]
     buffer, position = exactly(data), rng.randrange(len(data) + 1)
     extension.use(rng.choice(extension.KERNELS))
+    extension.use_here(rng.choice((None, *extension.KERNELS)))
+    assert extension.implementation() in extension.KERNELS
     for kernel in extension.KERNELS:
         extension.crc32c_with(kernel, buffer, rng.getrandbits(32))
     extension.leveldb_run(buffer, position, rng.getrandbits(40), rng.random() < 0.5, rng.random() < 0.5)

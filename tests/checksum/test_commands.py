@@ -24,7 +24,7 @@ from checksum.finding import Finding, Unreadable
 from checksum.formats import Format
 from checksum.leveldb_log import BLOCK_BYTES, scan
 from checksum.verify import verify_file
-from tests.checksum.faults import PristineLog, flip
+from tests.checksum.faults import PristineLog, flip, write_back
 
 LONG_AGO_S = 1_000_000_000
 ROOT = Path(__file__).parent.parent.parent
@@ -86,7 +86,7 @@ def test_a_flipped_bit_is_named(tmp_path: Path, log: PristineLog) -> None:
 
 def test_the_layer_of_damage_on_disk_is_told(disk: Path, log: PristineLog, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(disk / "log", flip(log.data, list(log.payloads)[100] + 50, 3)[0])
-    os.sync()
+    write_back(path)
     monkeypatch.setattr(diagnose, "WRITTEN_BACK_S", 0)  # else what was written just now is unknown
     (file,) = verified(path)[1]
     (finding,) = file["findings"]

@@ -21,7 +21,7 @@ from checksum.files import read_chunks
 from checksum.finding import Finding, Flip, Intact, Layer, Unreadable, Verdict
 from checksum.formats import FORMATS, Format
 from checksum.verify import mismatches, verify_file
-from tests.checksum.faults import garble
+from tests.checksum.faults import garble, write_back
 
 LATER_S = diagnose.WRITTEN_BACK_S + 1.0  # when all that was written before is on disk
 WRITABLE = [format for format in FORMATS.values() if format.encode is not None]
@@ -134,10 +134,8 @@ def flipped(data: bytes, *offsets: int) -> bytes:
 
 
 def write(path: Path, data: bytes) -> Path:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_bytes(data)
+    write_back(path)
     return path
 
 
@@ -314,8 +312,7 @@ def test_a_file_that_is_rewritten_meanwhile(disk: Path, format: Format) -> None:
     def put_right(_size: int) -> None:
         with path.open("rb+") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_back(path)
 
     assert layers(scanned(path, format, pace=put_right)) == [(Layer.unknown, Verdict.flipped)]
 
@@ -456,8 +453,7 @@ class Loop:
             begin = disk.read().index(content)
             disk.seek(begin + at)
             disk.write(flipped(content, at)[at : at + 1])
-            disk.flush()
-            os.fsync(disk.fileno())
+        write_back(self._image)
 
 
 @pytest.fixture

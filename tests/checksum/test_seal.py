@@ -20,7 +20,7 @@ from checksum.finding import Finding, Flip, Layer, Unreadable, Verdict
 from checksum.leveldb_log import encode
 from checksum.seal import PART_BYTES, State, path_for
 from checksum.verify import verify_sealed
-from tests.checksum.faults import flip
+from tests.checksum.faults import flip, write_back
 
 SIZES = [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 20 * PART_BYTES + 333]
 
@@ -118,7 +118,7 @@ def test_the_layer_of_damage_is_told(disk: Path, monkeypatch: pytest.MonkeyPatch
         assert run(verify, path).exit_code == 1
     assert compared(path).findings == ()
     path.write_bytes(flip(data, 3 * PART_BYTES, 0)[0])
-    os.sync()
+    write_back(path)
     verified = compared(path, monkeypatch)
     assert verified.state is State.rotted
     assert [finding.layer for finding in verified.findings] == [Layer.disk]
