@@ -247,7 +247,7 @@ def test_what_keeps_it_from_starting_is_one_sentence(root: Path, tmp_path: Path)
 def test_killed_in_a_loop_the_follower_ends_with_exactly_the_injected_errors(root: Path) -> None:
     rng = random.Random(3)
     mc = controller(root / "sys")
-    agent = Daemon(root, settings={"poll_interval_s": 0.05})
+    agent = Daemon(root, settings={"poll_interval_s": 0.25})
     cursor, seen, counted = None, Counter(), Counter()
 
     def follow() -> None:
