@@ -7,15 +7,14 @@ makes it search for the next record. The grammar and the rules at damage stand i
 
 import re
 import struct
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
+from checksum import chain
 from checksum.crc32c import Buffer, crc32c, extension, locate_exponent, mask, unmask
-from checksum.finding import Finding, Flip, Intact, Record, Tally, Unreadable, Verdict
-from checksum.search import Clues, lost
+from checksum.finding import Finding, Flip, Intact, Record, Unreadable, Verdict
 from checksum.window import Window
 
 NAME = "tfrecord"
@@ -102,27 +101,11 @@ def scan(
         record_bytes_max: a longer record, if its data is wanted, is a `skipped` finding.
     """
     del resumed
-    window = Window(chunks, offset)
     kept_max = min(record_bytes_max, RECORD_BYTES_MAX) if with_data else -1
-    position = searched_until = offset  # records that begin before `searched_until` were only found by a search
-    while window.reach(position + 1):
-        items: Iterable[Record | Finding] = _intact_run(window, position, kept_max)
-        if not items:
-            item = _item(window, position, kept_max) or _long(window, position, with_data)
-            items = lost(window, position, _clues()) if item is None else [item]
-            if item is None:
-                searched_until = sys.maxsize  # until it is known where the search ends
-        for item in items:
-            position = item.end
-            if isinstance(item, Finding):
-                yield item
-            elif with_data and item.data is None:
-                yield Finding(item.begin, item.end, Verdict.skipped)
-            else:
-                yield replace(item, by_search=True) if item.begin < searched_until else item
-        if searched_until == sys.maxsize:
-            searched_until = position + RECORD_BYTES_MAX
-        window.drop(position)
+    run, item = partial(_intact_run, kept_max=kept_max), partial(_item_of_any_length, kept_max=kept_max)
+    for one in chain.scan(Window(chunks, offset), run, item, _lost, RECORD_BYTES_MAX):
+        is_unkept = with_data and isinstance(one, Record) and one.data is None
+        yield Finding(one.begin, one.end, Verdict.skipped) if is_unkept else one
 
 
 def verify(
@@ -135,38 +118,10 @@ def verify(
         begin: records and findings that end at or before this offset in the file are passed over.
     """
     del resumed
-    window, position, tally = (
-        Window(chunks, offset, is_sparing=extension is not None),
-        offset,
-        Tally(max(offset, begin)),
-    )
-    while True:
-        if position == window.end and extension is not None:
-            position, records = window.pass_over(extension.tfrecord_walk, begin)
-            tally.add_intact(position, records)
-            yield from tally.told()
-        if not window.reach(position + 1):
-            break
-        end, records = _counted_run(window, position, begin)
-        if end > position:
-            position = end
-            tally.add_intact(end, records)
-        else:
-            one = _item(window, position, -1) or _long(window, position, with_data=False)
-            for item in lost(window, position, _clues()) if one is None else [one]:
-                position = item.end
-                yield from tally.add(item)
-        window.drop(position)
-    yield from tally.told()
-
-
-def _counted_run(window: Window, position: int, begin: int) -> tuple[int, int]:
-    """The end of the intact records from `position` on that lie in the window, and how many end behind `begin`."""
-    if extension is None or window.holes:
-        run = _intact_run(window, position, -1)
-        return run[-1].end if run else position, sum(record.end > begin for record in run)
-    walked: tuple[int, int] = extension.tfrecord_walk(window.data, position - window.begin, begin - window.begin)
-    return window.begin + walked[0], walked[1]
+    window = Window(chunks, offset, is_sparing=extension is not None)
+    run, item = partial(_intact_run, kept_max=-1), partial(_item_of_any_length, kept_max=-1)
+    walk = None if extension is None else extension.tfrecord_walk
+    return chain.count(window, begin, walk, run, item, _lost)
 
 
 def _intact_run(window: Window, position: int, kept_max: int) -> list[Record]:
@@ -291,6 +246,10 @@ def _flip(window: Window, position: int, byte: int, bit: int) -> Flip:
     return Flip(position + byte, bit, window.data[position + byte - window.begin] >> bit & 1)
 
 
+def _item_of_any_length(window: Window, position: int, kept_max: int) -> Record | Finding | None:
+    return _item(window, position, kept_max) or _long(window, position, with_data=kept_max >= 0)
+
+
 def _long(window: Window, position: int, with_data: bool) -> Record | Finding | None:
     """A record too long to be held, verified piece by piece; None if no header is at `position`."""
     header = _header_at(window, position)
@@ -320,8 +279,8 @@ def _long(window: Window, position: int, with_data: bool) -> Record | Finding | 
 # --- for the search, where nothing says how long the damaged record is ---
 
 
-def _clues() -> Clues:
-    return Clues(
+def _lost(window: Window, position: int) -> Iterator[Finding]:
+    clues = chain.Clues(
         _candidates,
         partial(_item, kept_max=-1),
         header_bytes=HEADER_BYTES,
@@ -330,6 +289,7 @@ def _clues() -> Clues:
         record_bits=2 * _CRC_BITS,  # the length has a checksum of its own
         end_bits=_LENGTH_BITS,
     )
+    return chain.lost(window, position, clues)
 
 
 def _candidates(data: bytes, end: int) -> Iterator[int]:

@@ -1,18 +1,24 @@
-"""The search for the next record, where nothing says how long a damaged one is.
+"""Going through a file whose records follow one another, without blocks or marks between them, whatever is damaged.
 
-Enters: a window into a file, and what a format knows about its records. Leaves: findings up to the next record that can
-be believed in. What a hostile file can make it do is bounded.
+Enters: a window into a file, and what a format knows about its records. Leaves: intact records and findings that tile
+the bytes. Where nothing says how long a damaged record is, the next one is searched for; what a hostile file can make
+that do is bounded.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from checksum.finding import Finding, Record, Verdict
-from checksum.window import Window
+from checksum.finding import Finding, Intact, Record, Tally, Verdict
+from checksum.window import Walk, Window
 
 _STEP_BYTES = 2**20
-_EVIDENCE_BITS = 40  # a chain that chance forms so well is not met in a million searches
+_EVIDENCE_BITS = 40  # chance forms so good a chain once in a million searches of a mebibyte
+
+Run = Callable[[Window, int], list[Record]]
+Item = Callable[[Window, int], Record | Finding | None]
+Lost = Callable[[Window, int], Iterator[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +26,77 @@ class Clues:
     """What a format knows: how its records are told, and what they prove."""
 
     candidates: Callable[[bytes, int], Iterator[int]]  # (bytes, end) -> where before `end` a record may begin
-    item: Callable[[Window, int], Record | Finding | None]  # what is at a place; None: unknown where it ends
+    item: Item
     header_bytes: int  # that must be seen behind a candidate
     reach_bytes: int  # no record is longer
     work_bytes: int  # to spend, at most, for each `reach_bytes` that are gone through
     record_bits: int  # how improbable an intact record is among garbage: one in two to this
     end_bits: int  # and that garbage should end just where the file does
+
+
+def scan(window: Window, run: Run, item: Item, lost: Lost, reach_bytes: int) -> Iterator[Record | Finding]:
+    """Records and findings from the beginning of the window to the end of the file.
+
+    Args:
+        run: the intact records from a place on that lie in the window, the short way that most records take.
+        item: what is at a place; None if it can't be said where it ends.
+        lost: then, the findings up to the next record.
+        reach_bytes: no record is longer; so far behind a search everything is marked as found by it.
+    """
+    position = searched_until = window.end
+    while window.reach(position + 1):
+        items: Iterable[Record | Finding] = run(window, position)
+        if not items:
+            one = item(window, position)
+            items = lost(window, position) if one is None else [one]
+            if one is None:
+                searched_until = sys.maxsize  # until it is known where the search ends
+        for each in items:
+            position = each.end
+            if isinstance(each, Record) and each.begin < searched_until:
+                each = replace(each, by_search=True)
+            yield each
+        if searched_until == sys.maxsize:
+            searched_until = position + reach_bytes
+        window.drop(position)
+
+
+def count(
+    window: Window, begin: int, walk: Walk | None, run: Run, item: Item, lost: Lost
+) -> Iterator[Intact | Finding]:
+    """What `scan` says, with intact records counted; by `walk` in C, if there is one, as long as nothing is wrong.
+
+    Records and findings that end at or before `begin` are passed over.
+    """
+    position = window.end
+    tally = Tally(max(position, begin))
+    while True:
+        if position == window.end and walk is not None:
+            position, records = window.pass_over(walk, begin)
+            tally.add_intact(position, records)
+            yield from tally.told()
+        if not window.reach(position + 1):
+            break
+        end, records = _counted(window, position, begin, walk, run)
+        if end > position:
+            position = end
+            tally.add_intact(end, records)
+        else:
+            one = item(window, position)
+            for each in lost(window, position) if one is None else [one]:
+                position = each.end
+                yield from tally.add(each)
+        window.drop(position)
+    yield from tally.told()
+
+
+def _counted(window: Window, position: int, begin: int, walk: Walk | None, run: Run) -> tuple[int, int]:
+    """The end of the intact records from `position` on that lie in the window, and how many end behind `begin`."""
+    if walk is None or window.holes:
+        intact = run(window, position)
+        return intact[-1].end if intact else position, sum(record.end > begin for record in intact)
+    length, records = walk(window.data, position - window.begin, begin - window.begin)
+    return window.begin + length, records
 
 
 def lost(window: Window, position: int, clues: Clues) -> Iterator[Finding]:
