@@ -26,6 +26,7 @@ class Clues:
     """What a format knows: how its records are told, and what they prove."""
 
     candidates: Callable[[bytes, int], Iterator[int]]  # (bytes, end) -> where before `end` a record may begin
+    first: Item  # an intact record that begins at a place, or anything else
     item: Item
     header_bytes: int  # that must be seen behind a candidate
     reach_bytes: int  # no record is longer
@@ -153,7 +154,8 @@ class Search:
                 break
             if _is_milestone(position):
                 milestones.append(position)
-            item = self._clues.item(self._window, position)
+            look = self._clues.first if position == candidate else self._clues.item
+            item = look(self._window, position)
             if item is None or not _is_link(item, is_first=position == candidate):
                 break
             bits += self._clues.record_bits if isinstance(item, Record) else 0

@@ -16,7 +16,7 @@ from checksum.crc32c import CRC32C, ZLIB_CRC32, crc32c, locate_exponent
 
 WIDTHS = (8, 16, 24, 32, 64)  # in bits, that crcmod computes
 _CHECK_OF = b"123456789"  # whose checksum catalogues give, as "check"
-_NAMED_MAX = 64  # garbage may look like a flipped bit in one case of so many, or no bit is named
+_CASES = 64  # garbage may look like a flipped bit in one of so many
 _BABY_STEPS = 4096
 
 
@@ -92,14 +92,17 @@ class Crc:
         """Whether x + 1 divides the polynomial: then no even number of flips looks like an odd one."""
         return self.polynomial.bit_count() % 2 == 0
 
+    def is_telling(self, bits: int) -> bool:
+        """Whether garbage looks like a flip of one among so many bits rarely enough to name the bit."""
+        return bits * _CASES <= 1 << self.width
+
     def place(self, syndrome: int, length: int) -> tuple[int, int] | None:
         """Byte and bit among `length` bytes whose flip changes their checksum by `syndrome`.
 
-        None if there is none or there are several, or if so long a stretch has so many bits that garbage would look
-        like a flip in more than one case of 64.
+        None if there is none or there are several, or if the stretch is too long to tell.
         """
         bits = self.width + 8 * length
-        if not syndrome or bits * _NAMED_MAX > 1 << self.width:
+        if not syndrome or not self.is_telling(bits):
             return None
         if self.reflected and self.reflected_polynomial in (CRC32C, ZLIB_CRC32):
             exponent = locate_exponent(syndrome, bits, self.reflected_polynomial)

@@ -282,7 +282,8 @@ def _long(window: Window, position: int, with_data: bool) -> Record | Finding | 
 def _lost(window: Window, position: int) -> Iterator[Finding]:
     clues = chain.Clues(
         _candidates,
-        partial(_item, kept_max=-1),
+        first=partial(_item, kept_max=-1),
+        item=partial(_item, kept_max=-1),
         header_bytes=HEADER_BYTES,
         reach_bytes=RECORD_BYTES_MAX,
         work_bytes=_SEARCH_WORK_BYTES,
