@@ -24,7 +24,7 @@ _START_BYTES = 2**16  # in which the first intact record is sought, to recognise
 _PIECE_BYTES = 2**18
 _RUN_MAX = 1024  # records at a time
 _CHECK_BYTES = 256  # what it costs to look at a record at all, as if so much had gone through a checksum
-_WORK_RECORDS, _WORK_BYTES_MIN = 16, 2**20  # spent on a search, for each longest record that it goes through
+_WORK_RECORDS, _WORK_BYTES_MIN = 16, 2**24  # spent on a search, for each longest record that it goes through
 _TRUST_BITS = 32  # of checksums that hold from where a length points to on, so that the length is believed
 _SURE_BITS = 32  # narrower checksums need other records to confirm what they say
 
@@ -63,7 +63,7 @@ class Declaration:
     length: str  # the field of the header that tells the length
     length_counts: tuple[str, ...]  # of these parts together, `payload` among them
     length_add: int  # to be added to what is stored
-    payload_bytes_max: int
+    length_max_bytes: int  # of the payload
     sum: str  # the field that holds the checksum
     covers: tuple[str, ...]  # parts, in the order in which they are summed; `payload` among them
     crc: Crc
@@ -77,6 +77,12 @@ class Declaration:
     @cached_property
     def trailer_bytes(self) -> int:
         return sum(field.size_bytes for field in self.trailer)
+
+    @cached_property
+    def payload_bytes_max(self) -> int:
+        """Of what is allowed and can be stored; negative if nothing can."""
+        largest = (1 << 8 * _size(self.places[self.length])) - 1
+        return min(self.length_max_bytes, largest + self.uncounted_bytes)
 
     @cached_property
     def record_bytes_max(self) -> int:
@@ -478,7 +484,7 @@ class Framing:
         """The high bytes of a stored length are at most those of the longest one."""
         longest = self.declaration.payload_bytes_max - self.declaration.uncounted_bytes
         size = _size(self._length)
-        largest = min(longest, 256**size - 1).to_bytes(size, "big")
+        largest = longest.to_bytes(size, "big")
         zeros = size - len(largest.lstrip(b"\0"))
         parts = [b"\\0"] * zeros + [b"[\\0-\\x%02x]" % byte for byte in largest[zeros : zeros + 1]]
         parts += [b"."] * (size - len(parts))
