@@ -2,6 +2,7 @@
 
 import random
 import struct
+from array import array
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tfrecord.writer import TFRecordWriter
 
-from checksum import tfrecord
+from checksum import _crc32c, tfrecord
 from checksum.commands import locate, repair, salvage, verify
 from checksum.finding import Record, Unreadable, Verdict, merge
 from checksum.framing import Framing
@@ -202,6 +203,48 @@ def test_garbled_files_give_no_phantoms_whatever_the_cuts(name: str, seed: int) 
     behind = list(declared.verify(chunks, begin=begin))
     assert_tiles(behind, begin, len(damaged))
     assert counted(behind) == counted(item for item in items if item.end > begin)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("in_c", [True, False])
+def test_counting_says_what_scanning_says(name: str, in_c: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    declared, rng = framing(name), random.Random(name)
+    assert declared._walk is not None, "every framing has its way in C"
+    file = random_file(name, 30, [rng.choice((1, 20, 200)) for _ in range(300)])
+    if not in_c:
+        monkeypatch.setitem(vars(declared), "_walk", None)
+    for _ in range(15):
+        damaged = flip(file.data, rng.randrange(len(file.data)), rng.randrange(8))[0]
+        chunks = cut(damaged, rng)
+        items = list(declared.verify(chunks))
+        assert_tiles(items, 0, len(damaged))
+        assert counted(items) == counted(declared.scan(chunks, with_data=False))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_walk_minds_the_end_of_its_buffer(name: str) -> None:
+    walk, record = framing(name)._walk, DECLARED[name].write(b"payload")
+    assert walk is not None
+    for size in range(len(record) + 1):
+        for position in range(size + 1):
+            expected = (len(record), 1) if (size, position) == (len(record), 0) else (position, 0)
+            assert walk(record[:size], position, 0) == expected
+    for position in (-1, len(record) + 1):
+        with pytest.raises(ValueError, match="position"):
+            walk(record, position, 0)
+
+
+def test_a_plan_that_makes_no_sense_is_refused() -> None:
+    numbers = array("Q", framing("pagestore")._plan())
+    assert _crc32c.framing_plan(numbers) is not None
+    for at, value in ((0, 2**40), (2, 0), (3, 8), (4, 9), (6, 2**63), (7, 8), (8, 0), (15, 32), (17, 99), (19, 11)):
+        with pytest.raises(ValueError, match="no plan"):
+            _crc32c.framing_plan(array("Q", [*numbers[:at], value, *numbers[at + 1 :]]))
+    for wrong in (b"", b"x", numbers[:10], numbers[:-1]):
+        with pytest.raises(ValueError, match="no plan"):
+            _crc32c.framing_plan(wrong)
+    with pytest.raises(ValueError, match="PyCapsule"):
+        _crc32c.framing_walk(None, b"", 0, 0)
 
 
 @pytest.mark.parametrize("name", ALL)
