@@ -41,11 +41,10 @@ static void build_slices(framing_t *plan) {
 /* Slicing-by-8 (M. Kounavis and F. Berry, 2005) for any polynomial of up to 64 bits. */
 static uint64_t sliced(uint64_t state, const framing_t *plan, const uint8_t *bytes, size_t length) {
     const uint64_t(*slices)[256] = plan->slices;
-    int is_reflected = plan->is_reflected;
+    int is_reflected = plan->is_reflected != 0;
     for (; length >= 8; bytes += 8, length -= 8) {
-        uint64_t word = state ^ loaded(bytes, 8, !is_reflected);
-        if (!is_reflected)
-            word = __builtin_bswap64(word);
+        uint64_t word = little_endian_32(bytes) | (uint64_t)little_endian_32(bytes + 4) << 32;
+        word ^= is_reflected ? state : __builtin_bswap64(state);
         state = slices[7][word & 0xff] ^ slices[6][word >> 8 & 0xff] ^ slices[5][word >> 16 & 0xff] ^
                 slices[4][word >> 24 & 0xff] ^ slices[3][word >> 32 & 0xff] ^ slices[2][word >> 40 & 0xff] ^
                 slices[1][word >> 48 & 0xff] ^ slices[0][word >> 56];
@@ -137,25 +136,34 @@ static uint64_t payload_length(const framing_t *plan, const uint8_t *header) {
     return is_wrapped ? UINT64_MAX : length;
 }
 
+size_t intact_record_end(kernel_t run, const framing_t *plan, const uint8_t *buffer, size_t size, size_t position,
+                         size_t *payload_bytes) {
+    size_t around = (size_t)(plan->header_bytes + plan->trailer_bytes);
+    if (size - position < around)
+        return 0;
+    const uint8_t *header = buffer + position;
+    __builtin_prefetch(header + PREFETCH_BYTES);
+    __builtin_prefetch(header + PREFETCH_BYTES + 64);
+    uint64_t length = payload_length(plan, header);
+    if (length > plan->payload_bytes_max || length > size - position - around)
+        return 0;
+    size_t bytes = around + (size_t)length;
+    size_t padding = (size_t)(plan->align_bytes - 1 - (bytes - 1) % plan->align_bytes);
+    if (padding > size - position - bytes || !holds_constants(plan, header, length))
+        return 0;
+    const uint8_t *sum = header + plan->sum_at + (plan->sum_at >= plan->header_bytes ? length : 0);
+    uint64_t stored = loaded(sum, (size_t)plan->sum_bytes, (int)plan->is_big_endian);
+    if (stored != expected(run, plan, header, length) || (stored == 0 && is_blank(header, bytes)))
+        return 0;
+    *payload_bytes = (size_t)length;
+    return position + bytes + padding;
+}
+
 size_t walk_framed(kernel_t run, const framing_t *plan, const uint8_t *buffer, size_t size, size_t position,
                    long long counted_from, long long *records) {
-    size_t around = (size_t)(plan->header_bytes + plan->trailer_bytes);
-    while (size - position >= around && size > position) {
-        const uint8_t *header = buffer + position;
-        __builtin_prefetch(header + PREFETCH_BYTES);
-        __builtin_prefetch(header + PREFETCH_BYTES + 64);
-        uint64_t length = payload_length(plan, header);
-        if (length > plan->payload_bytes_max || length > size - position - around)
-            break;
-        size_t bytes = around + (size_t)length;
-        size_t padding = (size_t)(plan->align_bytes - 1 - (bytes - 1) % plan->align_bytes);
-        if (padding > size - position - bytes || !holds_constants(plan, header, length))
-            break;
-        const uint8_t *sum = header + plan->sum_at + (plan->sum_at >= plan->header_bytes ? length : 0);
-        uint64_t stored = loaded(sum, (size_t)plan->sum_bytes, (int)plan->is_big_endian);
-        if (stored != expected(run, plan, header, length) || (stored == 0 && is_blank(header, bytes)))
-            break;
-        position += bytes + padding;
+    size_t payload_bytes;
+    for (size_t end; (end = intact_record_end(run, plan, buffer, size, position, &payload_bytes)) != 0;) {
+        position = end;
         *records += (long long)position > counted_from;
     }
     return position;

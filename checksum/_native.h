@@ -114,6 +114,10 @@ typedef struct {
 /* A new plan, to be freed; NULL if the numbers make no sense or memory ran out. */
 framing_t *framing_of(const uint8_t *numbers, size_t count);
 
+/* The end of the intact record at `position` that lies whole in the buffer, and the length of its payload; else 0. */
+size_t intact_record_end(kernel_t run, const framing_t *plan, const uint8_t *buffer, size_t size, size_t position,
+                         size_t *payload_bytes);
+
 /* Where the last intact record from `position` on ends; adds to `records` how many end after `counted_from`. */
 size_t walk_framed(kernel_t run, const framing_t *plan, const uint8_t *buffer, size_t size, size_t position,
                    long long counted_from, long long *records);

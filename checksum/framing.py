@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 from checksum import chain
 from checksum.crc import CRC_32C, Crc
@@ -205,19 +205,20 @@ class Framing:
         """What `scan` says, with intact records counted instead of returned; in C as long as nothing is wrong."""
         del resumed
         run, item = partial(self._run, kept_max=-1), partial(self._item, kept_max=-1)
-        window = Window(chunks, offset, is_sparing=self._walk is not None)
-        return chain.count(window, begin, self._walk, run, item, self._lost)
+        walk: Walk | None = None if self._plan is None else partial(extension.framing_walk, self._plan)
+        window = Window(chunks, offset, is_sparing=walk is not None)
+        return chain.count(window, begin, walk, run, item, self._lost)
 
     @cached_property
-    def _walk(self) -> Walk | None:
-        """The way over intact records in C, if there is one and it goes over a record as it should."""
+    def _plan(self) -> Any:
+        """What the extension needs to go over intact records, if it is there and does that as it should; else None."""
         if extension is None:
             return None
-        walk: Walk = partial(extension.framing_walk, extension.framing_plan(self._plan()))
+        plan = extension.framing_plan(self._plan_numbers())
         record = self._encode(bytes(range(min(200, self.declaration.payload_bytes_max))), 0)
-        return walk if walk(record, 0, 0) == (len(record), 1) else None
+        return plan if extension.framing_walk(plan, record, 0, 0) == (len(record), 1) else None
 
-    def _plan(self) -> bytes:
+    def _plan_numbers(self) -> bytes:
         """The numbers of framing_t in checksum/_native.h."""
         declared, crc = self.declaration, self.declaration.crc
         to_left = 0 if crc.reflected else 64 - crc.width
@@ -244,7 +245,12 @@ class Framing:
     # --- what is intact ---
 
     def _run(self, window: Window, position: int, kept_max: int) -> list[Record]:
-        """The intact records that begin in the window from `position` on."""
+        """The intact records that begin in the window from `position` on; in C those that lie whole in it."""
+        if self._plan is not None and not window.holes:
+            begin = position - window.begin
+            found = extension.framing_run(self._plan, window.data, begin, window.begin, kept_max, _RUN_MAX)
+            if found:
+                return [Record(*each) for each in found]
         run: list[Record] = []
         end = window.end
         while position < end and len(run) < _RUN_MAX:

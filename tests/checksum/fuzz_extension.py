@@ -54,11 +54,13 @@ def feed(extension: Any, log: bytes, rng: random.Random) -> None:
 
 def feed_framing(extension: Any, buffer: Any, position: int, rng: random.Random) -> None:
     """Plans that a declaration gives, and such as none gives but the extension takes all the same."""
-    numbers = array("Q", framing(rng.choice(list(DECLARED)))._plan())
+    numbers = array("Q", framing(rng.choice(list(DECLARED)))._plan_numbers())
     for _ in range(rng.randrange(4)):
         numbers[rng.randrange(len(numbers))] = rng.choice((0, 1, 3, 8, 33, 2**20, 2**63, 2**64 - 1, rng.getrandbits(8)))
     with contextlib.suppress(ValueError):
-        extension.framing_walk(extension.framing_plan(numbers), buffer, position, rng.choice((-5, 100, 2**50)))
+        plan = extension.framing_plan(numbers)
+        extension.framing_walk(plan, buffer, position, rng.choice((-5, 100, 2**50)))
+        extension.framing_run(plan, buffer, position, rng.getrandbits(40), rng.choice((-1, 0, 30, 2**50)), 5)
 
 
 def main(path: str, duration_s: float) -> None:

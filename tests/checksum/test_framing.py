@@ -3,6 +3,7 @@
 import random
 import struct
 from array import array
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -209,10 +210,10 @@ def test_garbled_files_give_no_phantoms_whatever_the_cuts(name: str, seed: int) 
 @pytest.mark.parametrize("in_c", [True, False])
 def test_counting_says_what_scanning_says(name: str, in_c: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     declared, rng = framing(name), random.Random(name)
-    assert declared._walk is not None, "every framing has its way in C"
+    assert declared._plan is not None, "every framing has its way in C"
     file = random_file(name, 30, [rng.choice((1, 20, 200)) for _ in range(300)])
     if not in_c:
-        monkeypatch.setitem(vars(declared), "_walk", None)
+        monkeypatch.setitem(vars(declared), "_plan", None)
     for _ in range(15):
         damaged = flip(file.data, rng.randrange(len(file.data)), rng.randrange(8))[0]
         chunks = cut(damaged, rng)
@@ -223,19 +224,24 @@ def test_counting_says_what_scanning_says(name: str, in_c: bool, monkeypatch: py
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_walk_minds_the_end_of_its_buffer(name: str) -> None:
-    walk, record = framing(name)._walk, DECLARED[name].write(b"payload")
-    assert walk is not None
+    walk, record = partial(_crc32c.framing_walk, framing(name)._plan), DECLARED[name].write(b"payload")
+    run = partial(_crc32c.framing_run, framing(name)._plan)
     for size in range(len(record) + 1):
         for position in range(size + 1):
             expected = (len(record), 1) if (size, position) == (len(record), 0) else (position, 0)
             assert walk(record[:size], position, 0) == expected
+            found = run(record[:size], position, 1000, 7, 9)
+            assert found == ([(1000, 1000 + len(record), b"payload")] if expected[1] else [])
+    assert run(record * 5, 0, 0, 6, 3) == [(at * len(record), (at + 1) * len(record), None) for at in range(3)]
     for position in (-1, len(record) + 1):
         with pytest.raises(ValueError, match="position"):
             walk(record, position, 0)
+        with pytest.raises(ValueError, match="position"):
+            run(record, position, 0, 0, 1)
 
 
 def test_a_plan_that_makes_no_sense_is_refused() -> None:
-    numbers = array("Q", framing("pagestore")._plan())
+    numbers = array("Q", framing("pagestore")._plan_numbers())
     assert _crc32c.framing_plan(numbers) is not None
     for at, value in ((0, 2**40), (2, 0), (3, 8), (4, 9), (6, 2**63), (7, 8), (8, 0), (15, 32), (17, 99), (19, 11)):
         with pytest.raises(ValueError, match="no plan"):
