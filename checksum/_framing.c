@@ -30,7 +30,7 @@ static void build_slices(framing_t *plan) {
             state = shifted(state, plan);
         plan->slices[0][byte] = state;
     }
-    for (int k = 1; k < 8; k++)
+    for (int k = 1; k < SLICES; k++)
         for (int byte = 0; byte < 256; byte++) {
             uint64_t state = plan->slices[k - 1][byte];
             plan->slices[k][byte] = plan->is_reflected ? (state >> 8) ^ plan->slices[0][state & 0xff]
@@ -38,16 +38,24 @@ static void build_slices(framing_t *plan) {
         }
 }
 
-/* Slicing-by-8 (M. Kounavis and F. Berry, 2005) for any polynomial of up to 64 bits. */
+/* What the eight bytes of a word do to the state, by the tables for so many bytes before the end. */
+static inline uint64_t looked_up(const uint64_t (*slices)[256], uint64_t word) {
+    return slices[7][word & 0xff] ^ slices[6][word >> 8 & 0xff] ^ slices[5][word >> 16 & 0xff] ^
+           slices[4][word >> 24 & 0xff] ^ slices[3][word >> 32 & 0xff] ^ slices[2][word >> 40 & 0xff] ^
+           slices[1][word >> 48 & 0xff] ^ slices[0][word >> 56];
+}
+
+static inline uint64_t little_endian_64(const uint8_t *bytes) {
+    return little_endian_32(bytes) | (uint64_t)little_endian_32(bytes + 4) << 32;
+}
+
+/* Slicing-by-16 (after M. Kounavis and F. Berry, 2005) for any polynomial of up to 64 bits. */
 static uint64_t sliced(uint64_t state, const framing_t *plan, const uint8_t *bytes, size_t length) {
     const uint64_t(*slices)[256] = plan->slices;
     int is_reflected = plan->is_reflected != 0;
-    for (; length >= 8; bytes += 8, length -= 8) {
-        uint64_t word = little_endian_32(bytes) | (uint64_t)little_endian_32(bytes + 4) << 32;
-        word ^= is_reflected ? state : __builtin_bswap64(state);
-        state = slices[7][word & 0xff] ^ slices[6][word >> 8 & 0xff] ^ slices[5][word >> 16 & 0xff] ^
-                slices[4][word >> 24 & 0xff] ^ slices[3][word >> 32 & 0xff] ^ slices[2][word >> 40 & 0xff] ^
-                slices[1][word >> 48 & 0xff] ^ slices[0][word >> 56];
+    for (; length >= SLICES; bytes += SLICES, length -= SLICES) {
+        uint64_t first = little_endian_64(bytes) ^ (is_reflected ? state : __builtin_bswap64(state));
+        state = looked_up(slices + 8, first) ^ looked_up(slices, little_endian_64(bytes + 8));
     }
     for (; length > 0; bytes++, length--)
         state = is_reflected ? (state >> 8) ^ slices[0][(state ^ *bytes) & 0xff]

@@ -90,6 +90,7 @@ size_t walk_tfrecords(kernel_t run, const uint8_t *buffer, size_t size, size_t p
 /* --- _framing.c --- */
 
 #define PLAN_BYTES_MAX (1u << 20) /* of header, trailer and padding each */
+#define SLICES 16
 #define PAYLOAD UINT64_MAX        /* stands for the payload, where else an offset in header and trailer does */
 
 typedef struct {
@@ -107,7 +108,7 @@ typedef struct {
     uint64_t polynomial, initial, xor_out; /* the first two as the register holds them: reflected, or at the left */
     uint64_t rotate_right, add;            /* the mask */
     uint64_t part_count, constant_count;
-    uint64_t slices[8][256];
+    uint64_t slices[SLICES][256]; /* [k]: what a byte does that k others follow */
     pair_t pairs[]; /* the parts, then the constants */
 } framing_t;
 
