@@ -502,10 +502,9 @@ class Framing:
             end_bits=8 * _size(self._length),
         )
 
-    def _candidates(self, data: bytes, end: int) -> Iterator[int]:
-        """Positions below `end` where constants and length look like a record's."""
-        zeros = len(data) - len(data.lstrip(b"\0"))  # of which a sparse file may hold many
-        for match in self._plausible.finditer(data, max(0, zeros - self._around_bytes)):
+    def _candidates(self, data: bytes, begin: int, end: int) -> Iterator[int]:
+        """Positions in [begin, end) where constants and length look like a record's."""
+        for match in self._plausible.finditer(data, begin):
             if match.start() >= end:
                 return
             yield match.start()
