@@ -91,6 +91,7 @@ size_t walk_tfrecords(kernel_t run, const uint8_t *buffer, size_t size, size_t p
 
 #define PLAN_BYTES_MAX (1u << 20) /* of header, trailer and padding each */
 #define SLICES 16
+#define LANE_BYTES 256
 #define PAYLOAD UINT64_MAX        /* stands for the payload, where else an offset in header and trailer does */
 
 typedef struct {
@@ -109,6 +110,7 @@ typedef struct {
     uint64_t rotate_right, add;            /* the mask */
     uint64_t part_count, constant_count;
     uint64_t slices[SLICES][256]; /* [k]: what a byte does that k others follow */
+    uint64_t past_lane[8][256]; /* what LANE_BYTES zeros do to a state, by its bytes, the lowest last */
     pair_t pairs[]; /* the parts, then the constants */
 } framing_t;
 

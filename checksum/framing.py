@@ -25,6 +25,7 @@ _WORD = 2**64 - 1
 _START_BYTES = 2**16  # in which the first intact record is sought, to recognise a file
 _PIECE_BYTES = 2**18
 _RUN_MAX = 1024  # records at a time
+_PROBE_BYTES = 2000  # enough for every path that a checksum takes in C
 _CHECK_BYTES = 256  # what it costs to look at a record at all, as if so much had gone through a checksum
 _WORK_RECORDS, _WORK_BYTES_MIN = 16, 2**24  # spent on a search, for each longest record that it goes through
 _TRUST_BITS = 32  # of checksums that hold from where a length points to on, so that the length is believed
@@ -215,7 +216,8 @@ class Framing:
         if extension is None:
             return None
         plan = extension.framing_plan(self._plan_numbers())
-        record = self._encode(bytes(range(min(200, self.declaration.payload_bytes_max))), 0)
+        payload = bytes(at * at % 251 for at in range(min(_PROBE_BYTES, self.declaration.payload_bytes_max)))
+        record = self._encode(payload, 0)
         return plan if extension.framing_walk(plan, record, 0, 0) == (len(record), 1) else None
 
     def _plan_numbers(self) -> bytes:

@@ -2,6 +2,7 @@
 
 import random
 import struct
+import sys
 from array import array
 from functools import partial
 from pathlib import Path
@@ -240,6 +241,18 @@ def test_the_walk_minds_the_end_of_its_buffer(name: str) -> None:
             run(record, position, 0, 0, 1)
 
 
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5000), st.integers(0, 2**32))
+def test_checksums_in_c_are_those_of_other_writers(name: str, length: int, seed: int) -> None:
+    payload = random.Random(seed).randbytes(min(length, DECLARED[name].payload_bytes_max))
+    record = DECLARED[name].write(payload)
+    plan, header_bytes = framing(name)._plan, framing(name).declaration.header_bytes
+    assert _crc32c.framing_walk(plan, record, 0, 0) == (len(record), 1)
+    damaged, _ = flip(record, header_bytes + seed % len(payload), seed % 8)
+    assert _crc32c.framing_walk(plan, damaged, 0, 0) == (0, 0)
+
+
 def test_a_plan_that_makes_no_sense_is_refused() -> None:
     numbers = array("Q", framing("pagestore")._plan_numbers())
     assert _crc32c.framing_plan(numbers) is not None
@@ -368,3 +381,13 @@ def test_a_declaration_that_is_wrong_is_one_sentence(tmp_path: Path) -> None:
     assert result.exit_code == 2 and f"{path}: [framing]: the key 'header' is missing" in result.stderr
     result = CliRunner().invoke(verify, [str(file), "--format", "pagestore"])
     assert result.exit_code == 2 and "'pagestore' is no known format; known are auto, leveldb-log" in result.stderr
+
+
+def test_a_slow_crcmod_is_told_once_where_it_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["crcmod.crcmod"], "_usingExtension", False)
+    for name, times in (("wide", 1), ("kafka", 0), ("bare", 0)):
+        path = tmp_path / name
+        path.write_bytes(random_file(name, 21, SMALL).data)
+        result = CliRunner().invoke(verify, [str(path), *declare(tmp_path, name)])
+        assert result.exit_code == 0, result.output
+        assert result.stderr.count("crcmod has no C extension here") == times
