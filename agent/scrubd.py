@@ -35,7 +35,7 @@ from checksum import crc32c, files
 from checksum import seal as seal_of
 from checksum.diagnose import Scanned, diagnosed
 from checksum.finding import Finding, Layer, Unreadable, Verdict, merge
-from checksum.formats import FORMATS, Format, recognise
+from checksum.formats import Format, recognise
 from checksum.seal import Sealed, State
 
 CHECKPOINT_S = 10.0
@@ -177,6 +177,7 @@ class StoreScrub:
     def __init__(self, scrubber: Scrubber, store: StoreSettings) -> None:
         self._scrubber = scrubber
         self._store = store
+        self._formats = scrubber.config.formats[store.path]
         self._key = f"store/{store.path}"
         self._progress: dict[str, Any] = {}
         self._trouble = ""
@@ -279,8 +280,11 @@ class StoreScrub:
         fd = files.open_regular(path, follow=False)
         try:
             status = os.fstat(fd)
-            format = _sealed(path, status) if entry["format"] == Sealed.NAME else FORMATS[entry["format"]]
-            if self._is_live(status, status):
+            format = _sealed(path, status) if entry["format"] == Sealed.NAME else self._formats.get(entry["format"])
+            if format is None:  # it was declared, and is so no longer
+                log.warning("%s: its format '%s' is no longer known; the next pass looks", path, entry["format"])
+                self._commit([], {key: None})
+            elif self._is_live(status, status):
                 self._commit([], {key: {**entry, "due_ns": status.st_mtime_ns + self._settle_ns}})
             elif isinstance(format, str):
                 self._forget_seal(path)
@@ -346,14 +350,14 @@ class StoreScrub:
 
     def _format_of(self, fd: int, path: Path, status: os.stat_result) -> Format | str:
         """What the file is judged by: the store's format, its seal, its content; or the reason why it can't be."""
-        if self._store.format in FORMATS:
-            return FORMATS[self._store.format]
+        if self._store.format in self._formats:
+            return self._formats[self._store.format]
         sealed = _sealed(path, status)
         if isinstance(sealed, Sealed):
             return sealed
         # told by the content, unless nothing sensible is left of it
         known = self._scrubber.state.get(f"open/{path}", {"format": ""})
-        told = recognise(files.reader_at(fd), status.st_size) or FORMATS.get(known["format"])
+        told = recognise(files.reader_at(fd), status.st_size, self._formats) or self._formats.get(known["format"])
         return told or sealed or "unrecognised"
 
     def _pass_over(self, path: Path, reason: str, size_bytes: int, advance: Advance) -> None:
