@@ -130,7 +130,7 @@ class Agent:
         trouble: tuple[str, ...]
         blind: str | None
         try:
-            poll = SOURCES[name].poll(self.config.agent.sysfs, cursor, now)
+            poll = SOURCES[name].poll(self.config.agent, cursor, now)
         except OSError as error:
             trouble, blind = (str(error),), "unreadable"
         else:
@@ -225,7 +225,7 @@ class Agent:
         return answer.getvalue().encode()
 
     def _header(self, cursor: str, spans: tuple[JournalSpan, ...]) -> AgentHeader:
-        seeing = {SOURCES[name].stream for name, status in self._statuses.items() if status.is_up}
+        seeing = {stream for name, status in self._statuses.items() if status.is_up for stream in SOURCES[name].streams}
         return AgentHeader(
             time_ns=time.time_ns(),
             complete_until_ns=self._complete_until_ns,

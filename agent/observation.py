@@ -1,8 +1,8 @@
 """What a source says at one poll, before it becomes faults.
 
-Every source has one function `poll(root, cursor, now) -> Poll`. The cursor is a dictionary of JSON values that the
-journal keeps for the source; its key "polled" changes at every poll and alone is no reason to write. A source reads its
-files and nothing else: no clock, no socket, no state of its own.
+Every source has one function `poll(<what it reads>, cursor, now) -> Poll`. The cursor is a dictionary of JSON values
+that the journal keeps for the source; its key "polled" changes at every poll and alone is no reason to write. A source
+reads its files and nothing else: no clock, no socket, no state of its own.
 """
 
 from collections.abc import Mapping

@@ -1,16 +1,17 @@
 #!/bin/sh
-# Makes .venv ready for `make demo` or `make test`, and installs the Debian packages they need when run as root.
-#   usage: PYTHON=python3 deploy/prepare.sh demo|test
+# Makes .venv ready for `make demo`, `make test` or `make test-kernel`, and installs the Debian packages they need when run as root.
+#   usage: PYTHON=python3 deploy/prepare.sh demo|test|kernel
 # Run again, it does nothing unless the Python, the dependencies or the C source changed.
 set -eu
 cd "$(dirname "$0")/.."
-purpose=${1:?usage: deploy/prepare.sh demo|test}
+purpose=${1:?usage: deploy/prepare.sh demo|test|kernel}
 python=${PYTHON:-python3}
 
 case $purpose in
 demo) extras=collector servers="prometheus-alertmanager" ;;
 test) extras=collector,dev servers="prometheus-alertmanager prometheus prometheus-node-exporter" ;;
-*) echo "deploy/prepare.sh: '$purpose' is neither demo nor test" >&2; exit 2 ;;
+kernel) extras=collector,dev servers= ;;
+*) echo "deploy/prepare.sh: '$purpose' is neither demo, test nor kernel" >&2; exit 2 ;;
 esac
 
 fail() { echo "flipwatch: $1" >&2; exit 1; }
@@ -36,9 +37,17 @@ if ! command -v cc >/dev/null || [ ! -e "$header" ]; then
 fi
 
 # PyPI has no ready-made LevelDB binding for the newest Pythons; there it is built against Debian's LevelDB.
-if [ "$purpose" = test ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
+if [ "$purpose" != demo ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
     [ -e /usr/include/leveldb/db.h ] && command -v c++ >/dev/null || install libleveldb-dev g++ ||
         fail "LevelDB's headers are missing; as root: apt-get install libleveldb-dev g++"
+fi
+
+if [ "$purpose" = kernel ]; then
+    missing=
+    for program in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod; do
+        PATH=$PATH:/usr/sbin command -v "${program%%:*}" >/dev/null || missing="$missing ${program#*:}"
+    done
+    [ -z "$missing" ] || install $missing || fail "the kernel tests need these packages; as root: apt-get install$missing"
 fi
 
 missing=

@@ -1,18 +1,20 @@
-"""The table of sources: which witness is polled, under which name, and which stream it lets the host watch."""
+"""The table of sources: which witness is polled, under which name, and which streams it lets the host watch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from agent.config import AgentSettings
 from agent.observation import Moment, Poll
 from agent.sources import edac
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    poll: Callable[[Path, dict[str, Any], Moment], Poll]
-    stream: str
+    """A witness; `streams` are those whose every error it sees, so that the host counts as watching them."""
+
+    poll: Callable[[AgentSettings, dict[str, Any], Moment], Poll]
+    streams: tuple[str, ...]
 
 
-SOURCES = {"edac": Source(edac.poll, "dram")}
+SOURCES = {"edac": Source(lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now), ("dram",))}

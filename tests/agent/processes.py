@@ -32,8 +32,37 @@ def eventually(what: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
     raise AssertionError(f"nothing came of {what} within {patience_s} s")
 
 
+class Answers:
+    """What the agent that listens at `url` answers."""
+
+    @property
+    def url(self) -> str:
+        raise NotImplementedError
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=PATIENCE_S) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def metrics(self) -> dict[str, float]:
+        status, page = self.get("/metrics")
+        assert status == 200
+        samples = (line.rpartition(" ") for line in page.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
+    def faults(self, cursor: str | None = None, limit: int = 1000) -> tuple[AgentHeader, list[Fault]]:
+        after = f"&after={cursor}" if cursor is not None else ""
+        status, body = self.get(f"/v1/faults?limit={limit}{after}")
+        assert status == 200, body
+        header, *faults = [decode(line) for line in body.splitlines()]
+        return header, faults
+
+
 @dataclass
-class Daemon:
+class Daemon(Answers):
     """`flipwatch agent` or `flipwatch scrubd` over a root of its own: <root>/sys, <root>/state, <root>/proc."""
 
     root: Path
@@ -115,29 +144,6 @@ class Daemon:
             self.kill()
         elif not self.process.stderr.closed:
             self.wait()
-
-    # --- what it answers ------------------------------------------------------------------------------------------
-
-    def get(self, path: str) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(self.url + path, timeout=PATIENCE_S) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-
-    def metrics(self) -> dict[str, float]:
-        status, page = self.get("/metrics")
-        assert status == 200
-        samples = (line.rpartition(" ") for line in page.splitlines() if not line.startswith("#"))
-        return {name: float(value) for name, _, value in samples}
-
-    def faults(self, cursor: str | None = None, limit: int = 1000) -> tuple[AgentHeader, list[Fault]]:
-        after = f"&after={cursor}" if cursor is not None else ""
-        status, body = self.get(f"/v1/faults?limit={limit}{after}")
-        assert status == 200, body
-        header, *faults = [decode(line) for line in body.splitlines()]
-        return header, faults
 
 
 def errors_metric(device: str, severity: str = "corrected") -> str:
