@@ -191,6 +191,20 @@ def polite_chunks(
             offset += taken
 
 
+def polite_reader(fd: int) -> Callable[[int, int], bytes]:
+    """As `files.reader_at`, with the page cache left alone: a function (offset, length) -> the bytes there."""
+
+    def read_at(offset: int, length: int) -> bytes:
+        data = bytearray()
+        for chunk in polite_chunks(fd, offset, offset + length, lambda _size: None):
+            if isinstance(chunk, Unreadable):
+                break
+            data += chunk
+        return bytes(data)
+
+    return read_at
+
+
 def _polite_piece(fd: int, offset: int, buffer: memoryview) -> Iterator[memoryview | Unreadable]:
     """What the file holds at `offset`, as far as it fits into the buffer; nothing at the end of the file.
 

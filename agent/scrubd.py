@@ -357,7 +357,7 @@ class StoreScrub:
             return sealed
         # told by the content, unless nothing sensible is left of it
         known = self._scrubber.state.get(f"open/{path}", {"format": ""})
-        told = recognise(files.reader_at(fd), status.st_size, self._formats) or self._formats.get(known["format"])
+        told = recognise(scrub.polite_reader(fd), status.st_size, self._formats) or self._formats.get(known["format"])
         return told or sealed or "unrecognised"
 
     def _pass_over(self, path: Path, reason: str, size_bytes: int, advance: Advance) -> None:

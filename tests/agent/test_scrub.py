@@ -219,6 +219,18 @@ def test_a_hole_is_no_reading(big: Path) -> None:
     assert 0 < sum(paced) <= scrub.PIECE_BYTES
 
 
+def test_looking_at_a_file_leaves_the_cache_alone_too(big: Path) -> None:
+    fd = os.open(big, os.O_RDONLY)
+    try:
+        read_at = scrub.polite_reader(fd)
+        pieces = [read_at(offset, 32_768) for offset in (0, MIB, SIZE_BYTES + 1000)]
+    finally:
+        os.close(fd)
+    assert resident_pages(big) <= 8
+    content = big.read_bytes()
+    assert pieces == [content[:32_768], content[MIB : MIB + 32_768], content[SIZE_BYTES + 1000 :]]
+
+
 def test_a_file_that_shrinks_while_it_is_read_ends_early(big: Path) -> None:
     fd = os.open(big, os.O_RDONLY)
     try:

@@ -64,7 +64,7 @@ Start = Callable[[], subprocess.Popen[Any] | None]
 
 def main(small: bool) -> str:
     """Prints a line per neighbour; returns a hash of how many records a whole pass of the scrubber verified."""
-    rounds, seconds = (1, 0.2) if small else (7, 5.0)
+    rounds, seconds = (1, 0.2) if small else (5, 5.0)
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as directory:
         root = Path(directory)
         disk = _write(root, MIB if small else 256 * MIB, files=4 if small else 16)
