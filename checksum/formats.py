@@ -6,7 +6,7 @@ Enters: a function that reads a file at an offset. Leaves: a format, told by the
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
-from checksum import leveldb_log, tfrecord
+from checksum import gzip_members, leveldb_log, tfrecord, warc
 from checksum.crc32c import Buffer
 from checksum.finding import Finding, Intact, Record, Unreadable
 
@@ -54,7 +54,7 @@ class Format(Protocol):
         """
 
 
-_FORMATS: tuple[Format, ...] = (leveldb_log, tfrecord)  # in the order in which they are tried
+_FORMATS: tuple[Format, ...] = (leveldb_log, tfrecord, warc, gzip_members)  # in the order in which they are tried
 FORMATS: dict[str, Format] = {format.NAME: format for format in _FORMATS}
 
 
