@@ -17,18 +17,21 @@ from typing import Any, NoReturn
 
 import click
 
-from checksum import crc32c
+from checksum import crc32c, declaration
 from checksum import seal as seal_of
 from checksum.files import NotRegular, ReadsDiffer, open_regular, reader_at
 from checksum.finding import Finding
 from checksum.formats import FORMATS, Format, recognise
 from checksum.repair import repair_file, wrong_chance
 from checksum.salvage import LostTooMuch, Outcome, salvage_file
+from checksum.settings import SettingsError
 from checksum.verify import FileReport, as_json, finding_json, mismatches, verify_file, verify_sealed
 
 CLEAN, CORRUPT, TROUBLE, INTERRUPTED = 0, 1, 2, 130  # exit statuses
 MIB = 2**20
 _AUTO = "auto"
+_DECLARED = "flipwatch.declared"  # where a command keeps the declared format, by name
+_SLOW_CRCMOD = "crcmod has no C extension here, so the framing's CRC is computed up to 44 times slower: reinstall it"
 
 
 class Fraction(click.ParamType[float]):
@@ -47,14 +50,53 @@ class Fraction(click.ParamType[float]):
         return fraction
 
 
+class FormatName(click.ParamType[str]):
+    """The name of a format, also of the one that --framing declares."""
+
+    name = "format"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        names = [_AUTO, *_formats()]
+        if value not in names:
+            self.fail(f"'{value}' is no known format; known are {', '.join(names)}", param, ctx)
+        return str(value)
+
+
+def _formats() -> dict[str, Format]:
+    """Those known to the command that runs, in the order in which they are tried."""
+    declared: dict[str, Format] = click.get_current_context().meta.get(_DECLARED, {})
+    return declared | FORMATS
+
+
+def _declare(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        framing = declaration.load(path)
+    except SettingsError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+    ctx.meta[_DECLARED] = {framing.NAME: framing}
+    if framing.declaration.crc.is_slow:
+        _say(_SLOW_CRCMOD)
+
+
 _format_option = click.option(
-    "--format", "format_choice", type=click.Choice([_AUTO, *FORMATS]), default=_AUTO, help="Else told by the content."
+    "--format", "format_choice", type=FormatName(), default=_AUTO, help="Its name; else told by the content."
+)
+_framing_option = click.option(
+    "--framing",
+    type=click.Path(path_type=Path),
+    is_eager=True,  # the format that it declares may be named by --format
+    expose_value=False,
+    callback=_declare,
+    help="A TOML file that declares one more format, which is tried first.",
 )
 
 
 @click.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_format_option
+@_framing_option
 @click.option("--json", "wants_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--kernel", type=click.Choice(crc32c.kernels()), help="How checksums are computed; else the fastest way.")
 @click.option("--rate", "rate_mib_s", type=click.FloatRange(min=0, min_open=True), help="Read at most so many MiB/s.")
@@ -169,7 +211,8 @@ def _opened(path: Path, *, follow: bool) -> Iterator[int]:
 
 
 def _format_of(fd: int, format_choice: str) -> Format | None:
-    return recognise(reader_at(fd), os.fstat(fd).st_size) if format_choice == _AUTO else FORMATS[format_choice]
+    formats = _formats()
+    return recognise(reader_at(fd), os.fstat(fd).st_size, formats) if format_choice == _AUTO else formats[format_choice]
 
 
 def _exit_status(reports: list[FileReport], troubles: int) -> int:
@@ -297,6 +340,7 @@ def _fail_unsteady(source: Path) -> NoReturn:
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @_format_option
+@_framing_option
 @click.option("--max-lost", "lost_max", type=Fraction(), default="1%", show_default=True, help="Part of the bytes.")
 @click.option("--keep-found", is_flag=True, help="Copy also what only a search found behind damage.")
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
@@ -327,7 +371,7 @@ def salvage(source: Path, out: Path, format_choice: str, lost_max: float, keep_f
 def _known_format_of(fd: int, path: Path, format_choice: str) -> Format:
     format = _format_of(fd, format_choice)
     if format is None:
-        _fail(f"{_shown(path)} has no known format; known are {', '.join(FORMATS)}")
+        _fail(f"{_shown(path)} has no known format; known are {', '.join(_formats())}")
     return format
 
 
@@ -357,6 +401,7 @@ def _print_outcome(outcome: Outcome) -> None:
 @click.command()
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 @_format_option
+@_framing_option
 @click.option("--json", "wants_json", is_flag=True, help="One JSON document on stdout.")
 def locate(path: Path, format_choice: str, wants_json: bool) -> None:
     """List each record of FILE whose checksum fails, with the single flipped bit that explains it.
@@ -377,26 +422,27 @@ def locate(path: Path, format_choice: str, wants_json: bool) -> None:
         click.echo(json.dumps(document))
     else:
         for finding in found:
-            click.echo(f"{_described(finding)}{_located(finding)}")
+            click.echo(f"{_described(finding)}{_located(format, finding)}")
         click.echo(
             f"{len(found)} mismatches, {sum(finding.flip is not None for finding in found)} explained by one bit"
         )
     sys.exit(CORRUPT if found else CLEAN)
 
 
-def _located(finding: Finding) -> str:
+def _located(format: Format, finding: Finding) -> str:
     if finding.flip is None:
         return "; no single bit explains it"
     if finding.stored is None:
         return "; it stands among zeros"
     way = "0 to 1" if finding.flip.stored else "1 to 0"
-    return f"; it flipped from {way}, in truth more bits with a chance of {wrong_chance(finding):.1e}"
+    return f"; it flipped from {way}, in truth more bits with a chance of {wrong_chance(format, finding):.1e}"
 
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @_format_option
+@_framing_option
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
 def repair(source: Path, out: Path, format_choice: str, force: bool) -> None:
     """Copy IN to OUT with each flipped bit put right that a checksum names and that is there when read again.
@@ -409,13 +455,14 @@ def repair(source: Path, out: Path, format_choice: str, force: bool) -> None:
         try:
             _refuse_out(source, out, force)
             with _opened(source, follow=True) as fd:
-                outcome = repair_file(fd, _known_format_of(fd, source, format_choice), out)
+                format = _known_format_of(fd, source, format_choice)
+                outcome = repair_file(fd, format, out)
         except ReadsDiffer:
             _fail_unsteady(source)
         except OSError as error:
             _fail(f"{_shown(source)} can't be repaired to {_shown(out)}: {_reason(error)}")
     for finding in outcome.repaired:
-        click.echo(f"repaired {_described(finding)}; wrong with a chance of {wrong_chance(finding):.1e}")
+        click.echo(f"repaired {_described(finding)}; wrong with a chance of {wrong_chance(format, finding):.1e}")
     for finding, reason in outcome.refused:
         click.echo(f"refused {_described(finding)}; {reason}")
     for finding in outcome.remaining:

@@ -3,7 +3,7 @@
 Enters: a function that reads a file at an offset. Leaves: a format, told by the content, never by the file's name.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from checksum import gzip_members, leveldb_log, tfrecord, warc
@@ -58,6 +58,6 @@ _FORMATS: tuple[Format, ...] = (leveldb_log, tfrecord, warc, gzip_members)  # in
 FORMATS: dict[str, Format] = {format.NAME: format for format in _FORMATS}
 
 
-def recognise(read_at: ReadAt, size: int) -> Format | None:
-    """The format of a file of `size` bytes, or None."""
-    return next((format for format in FORMATS.values() if format.recognises(read_at, size)), None)
+def recognise(read_at: ReadAt, size: int, formats: Mapping[str, Format] = FORMATS) -> Format | None:
+    """The format of a file of `size` bytes, the first that fits, or None."""
+    return next((format for format in formats.values() if format.recognises(read_at, size)), None)
