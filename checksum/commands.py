@@ -120,6 +120,7 @@ def verify(
         click.echo(json.dumps({"files": [as_json(r) for r in reports], "seconds": time.monotonic() - begun_s}))
     else:
         _print_reports(reports)
+        _print_unchecked(reports)
     _print_passed_over(reports, walk.irregular)
     sys.exit(_exit_status(reports, walk.troubles))
 
@@ -292,6 +293,15 @@ def _print_passed_over(reports: list[FileReport], irregular: list[Path]) -> None
     ):
         if passed:
             click.echo(f"{len(passed)} {what}: {', '.join(map(_shown, passed))}", err=True)
+
+
+def _print_unchecked(reports: list[FileReport]) -> None:
+    for report in reports:
+        if report.unchecked:
+            click.echo(
+                f"{_shown(report.path)}: {report.unchecked} of the records carry no checksum; "
+                "only where they begin and end was verified"
+            )
 
 
 def _is_without_record(report: FileReport) -> bool:

@@ -4,6 +4,7 @@ Enters: a function that reads a file at an offset. Leaves: a format, told by the
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Protocol
 
 from checksum import gzip_members, leveldb_log, tfrecord, warc
@@ -60,4 +61,5 @@ FORMATS: dict[str, Format] = {format.NAME: format for format in _FORMATS}
 
 def recognise(read_at: ReadAt, size: int, formats: Mapping[str, Format] = FORMATS) -> Format | None:
     """The format of a file of `size` bytes, the first that fits, or None."""
+    read_at = lru_cache(maxsize=4)(read_at)  # several look at the same start of the file
     return next((format for format in formats.values() if format.recognises(read_at, size)), None)

@@ -14,9 +14,9 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Protocol
 
+from checksum.chain import Clues, Search
 from checksum.crc32c import Buffer
 from checksum.finding import Finding, Flip, Intact, Record, Unreadable, Verdict, counted
-from checksum.chain import Clues, Search
 from checksum.walk import Lost, walk
 from checksum.window import Window
 
@@ -200,7 +200,14 @@ class _Members:
         self._window, self._kept_max, self._inspect = window, kept_max, inspect
         self._input_bytes = _INPUT_BYTES  # to begin with, by what the last member needed
         self.clues = Clues(
-            candidates, self._probed, self._probed, HEADER_BYTES, STORED_BYTES_MAX, _WORK_BYTES, _MEMBER_BITS, end_bits=0
+            candidates,
+            self._probed,
+            self._probed,
+            HEADER_BYTES,
+            STORED_BYTES_MAX,
+            _WORK_BYTES,
+            _MEMBER_BITS,
+            end_bits=0,
         )
 
     def item(self, begin: int) -> Record | Finding | Lost:
@@ -214,14 +221,14 @@ class _Members:
             flip = self._trailer_flip(member)
             if flip is not None:
                 return Finding(begin, member.end, Verdict.flipped, member.stored, member.computed, flip)
-            if self._goes_on(member.end):
+            if self._goes_on(member.end) and not self._hides_others(begin, member.end):
                 return Finding(begin, member.end, Verdict.skipped, member.stored, member.computed)
         if member.end - begin <= _BACK_BYTES:  # else its begin is gone from the window
             mended = self._mended(begin, head)
             if mended is not None:
                 return mended
         search_begin = max(begin + _is_plausible(head), member.end - _BACK_BYTES)
-        if member.state is _State.torn and not self._hides_others(search_begin):
+        if member.state is _State.torn and not self._hides_others(begin, self._window.end):
             return Finding(begin, self._window.end, Verdict.torn)
         return Lost(search_begin)
 
@@ -241,9 +248,10 @@ class _Members:
                 return Finding(begin, member.end, Verdict.flipped, member.stored, member.computed, flip)
         return None
 
-    def _hides_others(self, begin: int) -> bool:
-        """Whether members surely follow in what else would be the torn rest of the file."""
-        hit = Search(self._window, begin, self.clues).first_in(begin, self._window.end)
+    def _hides_others(self, begin: int, end: int) -> bool:
+        """Whether others surely begin in what seems to be one damaged member: a flip can hide where it ended."""
+        begin = max(begin + 1, end - _BACK_BYTES)
+        hit = Search(self._window, begin, self.clues).first_in(begin, end)
         return hit is not None and not self._may_be_nested(begin, hit)
 
     def doubtful_end(self, begin: int, hit: int) -> int:

@@ -6,8 +6,8 @@ Enters: a window into a file, and what a format says about a place in it. Leaves
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from checksum.finding import Finding, Record, Verdict
 from checksum.chain import Clues, lost
+from checksum.finding import Finding, Record, Verdict
 from checksum.window import Window
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from checksum import gzip_members
+from checksum.chain import Clues, Search
 from checksum.crc32c import Buffer
 from checksum.finding import Finding, Flip, Intact, Record, Unreadable, Verdict, counted
-from checksum.chain import Clues, Search
 from checksum.walk import Lost, walk
 from checksum.window import Window
 
@@ -50,8 +50,8 @@ def resume_offset(begin: int, is_unchanged: bool) -> int:
 
 
 def read_end(end: int) -> int:
-    """How far to read in order to judge what ends at `end`: whether a record follows tells if that was its end."""
-    return end + _VERSION_BYTES
+    """How far to read in order to judge what ends at `end`."""
+    return end
 
 
 def recognises(read_at: Callable[[int, int], bytes], size: int) -> bool:
@@ -283,7 +283,14 @@ class _Records:
     def __init__(self, window: Window, kept_max: int) -> None:
         self._window, self._kept_max = window, kept_max
         self.clues = Clues(
-            _candidates, self._probed, self._probed, _VERSION_BYTES, RECORD_BYTES_MAX, _WORK_BYTES, 8 * _VERSION_BYTES, end_bits=0
+            _candidates,
+            self._probed,
+            self._probed,
+            _VERSION_BYTES,
+            RECORD_BYTES_MAX,
+            _WORK_BYTES,
+            8 * _VERSION_BYTES,
+            end_bits=0,
         )
 
     def item(self, begin: int) -> Record | Finding | Lost:

@@ -10,6 +10,7 @@ from agent import scrub
 from checksum import files
 from checksum.finding import Finding, Verdict, merge
 from checksum.formats import FORMATS
+from tests.checksum.faults import append
 
 
 def written(path: Path, name: str) -> tuple[bytes, list[int]]:
@@ -18,7 +19,7 @@ def written(path: Path, name: str) -> tuple[bytes, list[int]]:
     data, begins = b"", []
     for _ in range(100):
         begins.append(len(data))
-        data += FORMATS[name].encode(rng.randbytes(1000), len(data))
+        data += append(name, rng.randbytes(1000), len(data))
     path.write_bytes(data)
     return data, begins
 

@@ -1,12 +1,16 @@
 """Pristine logs, and damage by seed that knows the truth."""
 
+import base64
+import gzip
+import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from checksum import leveldb_log
+from checksum import gzip_members, leveldb_log, warc
 from checksum.finding import Finding, Flip, Intact, Record, Unreadable, merge
+from checksum.formats import FORMATS
 
 Item = Record | Intact | Finding
 
@@ -26,6 +30,23 @@ class PristineLog:
             begins[len(data) + (room if room < leveldb_log.HEADER_BYTES else 0)] = payload
             data += leveldb_log.encode(payload, len(data))
         return cls(bytes(data), begins)
+
+
+def append(name: str, payload: bytes, offset: int) -> bytes:
+    """The bytes of one more record in a file of the format, `offset` bytes long."""
+    if name == gzip_members.NAME:
+        return gzip.compress(payload, mtime=0)
+    if name == warc.NAME:
+        return warc_record(payload)
+    return FORMATS[name].encode(payload, offset)
+
+
+def warc_record(block: bytes, *fields: str, version: str = "1.0") -> bytes:
+    """A record with a digest of its block, unless `fields` are given for those that stand before its length."""
+    digest = base64.b32encode(hashlib.sha1(block).digest()).decode()
+    lines = [f"WARC/{version}", "WARC-Type: resource", *(fields or (f"WARC-Block-Digest: sha1:{digest}",))]
+    header = "\r\n".join([*lines, f"Content-Length: {len(block)}", "", ""]).encode()
+    return header + block + b"\r\n\r\n"
 
 
 def flip(data: bytes, offset_bytes: int, bit: int) -> tuple[bytes, Flip]:
