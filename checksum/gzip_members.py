@@ -416,7 +416,7 @@ class _Reading:
             if self._contents is not None:
                 self._contents.feed(payload)
             piece = self._inflater.unconsumed_tail
-            if not piece and len(payload) < _OUTPUT_BYTES:
+            if self._inflater.eof or (not piece and len(payload) < _OUTPUT_BYTES):
                 return self.size - before
 
     @property
