@@ -33,6 +33,7 @@ _HTTP_BLANK = re.compile(rb"\r?\n\r?\n")
 _HEADER_BYTES, _HEADER_BYTES_MAX = 2**10, 2**16
 _MENDED_BYTES_MAX = 2**11  # of a header, in which a flipped bit is sought
 _DIGITS_MAX = 18
+_ONCE = (b"content-length", b"warc-type", b"warc-block-digest", b"warc-payload-digest")
 _STEP_BYTES = 2**20  # of a record that is too long to be held
 _WORK_BYTES = 2**26  # of headers in a search, at most, for each 64 MiB that it goes through
 _START_BYTES, _HITS_MAX, _RECORDS_MAX = 2**18, 16, 4096  # to recognise a file with a damaged start
@@ -162,11 +163,13 @@ def _parse(data: bytes) -> _Header | None:
     end = data.find(_BLANK)
     if end < 0 or not _VERSION.match(data):
         return None
-    fields = {}
+    fields: dict[bytes, bytes] = {}
     for line in data[_VERSION_BYTES:end].split(b"\r\n"):
-        name, colon, value = line.partition(b":")
-        if colon:
-            fields[name.lower()] = value.strip()
+        name, _, value = line.partition(b":")
+        name = name.lower()
+        if name in fields and name in _ONCE:  # two headers, whose blank line between them is gone
+            return None
+        fields[name] = value.strip()
     length = fields.get(b"content-length", b"")
     if not length.isdigit() or len(length) > _DIGITS_MAX:
         return None
@@ -398,17 +401,21 @@ class _Records:
         """
         start = self._start(begin)[:_MENDED_BYTES_MAX]
         before, blank, _ = start.partition(_BLANK)
-        seen = {_parse(start), None}
+        as_it_is, headers = _parse(start), dict[_Header, list[int]]()
         for bit in bits if bits is not None else range(8 * len(before + blank)):
             mended = bytearray(start)
             mended[bit // 8] ^= 1 << bit % 8
             header = _parse(bytes(mended))
-            if header is not None and header not in seen:
-                seen.add(header)
-                hashing = self._confirmed(begin, header)
-                if hashing is not None:
-                    flip = Flip(begin + bit // 8, bit % 8, start[bit // 8] >> bit % 8 & 1)
-                    return _flipped(begin, begin + header.record_bytes, flip, hashing)
+            if header is not None and header != as_it_is:
+                headers.setdefault(header, []).append(bit)
+        for header, places in headers.items():
+            hashing = self._confirmed(begin, header)
+            if hashing is not None:
+                byte, bit = divmod(places[0], 8)
+                flip = Flip(begin + byte, bit, start[byte] >> bit & 1)
+                is_clear = len(places) == 1  # else it is one of several that make the same of it
+                end = begin + header.record_bytes
+                return _flipped(begin, end, flip, hashing) if is_clear else Finding(begin, end, Verdict.skipped)
         return None
 
     def _confirmed(self, begin: int, header: _Header) -> _Hashing | None:

@@ -41,11 +41,13 @@ def append(name: str, payload: bytes, offset: int) -> bytes:
     return FORMATS[name].encode(payload, offset)
 
 
-def warc_record(block: bytes, *fields: str, version: str = "1.0") -> bytes:
+def warc_record(block: bytes, *fields: str) -> bytes:
     """A record with a digest of its block, unless `fields` are given for those that stand before its length."""
     digest = base64.b32encode(hashlib.sha1(block).digest()).decode()
-    lines = [f"WARC/{version}", "WARC-Type: resource", *(fields or (f"WARC-Block-Digest: sha1:{digest}",))]
-    header = "\r\n".join([*lines, f"Content-Length: {len(block)}", "", ""]).encode()
+    stated = fields or (f"WARC-Block-Digest: sha1:{digest}",)
+    kind = [] if any(field.startswith("WARC-Type") for field in stated) else ["WARC-Type: resource"]
+    lines = ["WARC/1.0", *kind, *stated, f"Content-Length: {len(block)}", "", ""]
+    header = "\r\n".join(lines).encode()
     return header + block + b"\r\n\r\n"
 
 
