@@ -243,7 +243,7 @@ class _Members:
         """The finding about a member that would be intact, had not one bit of its first bytes flipped."""
         for (byte, bit), mended in _neighbours(head):
             member = self._member(begin, mended)
-            if member.is_intact:
+            if member.is_intact and not self._hides_others(begin, member.end):  # an extra field may reach anywhere
                 flip = Flip(begin + byte, bit, head[byte] >> bit & 1)
                 return Finding(begin, member.end, Verdict.flipped, member.stored, member.computed, flip)
         return None
@@ -259,23 +259,33 @@ class _Members:
         return hit + STORED_BYTES_MAX if self._may_be_nested(begin, hit) else hit
 
     def _may_be_nested(self, begin: int, hit: int) -> bool:
-        """Whether the members from `hit` to the end of the file may be part of the payload of a lost one.
+        """Whether the members from `hit` on may be part of the payload of one that was lost from `begin` on.
 
         The bytes of a payload stand in the file as they are only in a stored block, whose header tells its length
-        twice. So such a block has to begin behind `begin`, where the lost member was, and reach over all that follows.
+        twice. So such a block has to begin behind `begin`, and reach over all intact members that follow one another.
         """
-        window = self._window
-        if window.reach(hit + STORED_BYTES_MAX + 1) or not window.reach(hit + 1):
+        end = self._intact_end(hit)
+        if end == hit or end - hit > STORED_BYTES_MAX:
             return False
         if hit - begin > _LOOK_BACK_BYTES:
             return True
-        data = window.bytes(max(begin, hit - STORED_BYTES_MAX - _STORED.size), hit)
-        behind = window.end - hit
+        data = self._window.bytes(max(begin, hit - STORED_BYTES_MAX - _STORED.size), hit)
         for at in range(len(data) - _STORED.size + 1):
             length, inverted = _STORED.unpack_from(data, at)
-            if length ^ inverted == STORED_BYTES_MAX and at + _STORED.size + length >= len(data) + behind:
+            reach = at + _STORED.size + length
+            if length ^ inverted == STORED_BYTES_MAX and reach >= len(data) + end - hit:
                 return True
         return False
+
+    def _intact_end(self, begin: int) -> int:
+        """Where the intact members end that follow one another from `begin`, or further than a stored block reaches."""
+        end = begin
+        while end - begin <= STORED_BYTES_MAX:
+            member = self._member(end, self._head(end), is_probe=True)
+            if not member.is_intact and member.state is not _State.running:
+                break
+            end = member.end
+        return end
 
     def _goes_on(self, end: int) -> bool:
         """Whether what follows a damaged member shows that it ended there: the file's end, zeros, or another member."""

@@ -37,6 +37,8 @@ _ONCE = (b"content-length", b"warc-type", b"warc-block-digest", b"warc-payload-d
 _STEP_BYTES = 2**20  # of a record that is too long to be held
 _WORK_BYTES = 2**26  # of headers in a search, at most, for each 64 MiB that it goes through
 _START_BYTES, _HITS_MAX, _RECORDS_MAX = 2**18, 16, 4096  # to recognise a file with a damaged start
+# Names are tokens, values hold no control characters, and a line that begins with a blank continues the one before.
+_FIELDS = re.compile(rb"(?:(?:[!#-'*+\-.0-9A-Z^-z|~]+:|[ \t])[^\x00-\x08\x0a-\x1f\x7f]*+\r\n)*+")
 _CONTENT_LENGTH = re.compile(rb"^content-length:[ \t]*(\d+)", re.IGNORECASE | re.MULTILINE)
 _CHUNKED = re.compile(rb"^transfer-encoding:[^\r\n]*chunked", re.IGNORECASE | re.MULTILINE)
 _HEXADECIMAL = re.compile(rb"[0-9a-fA-F]{1,15}")
@@ -161,7 +163,7 @@ class _Header:
 def _parse(data: bytes) -> _Header | None:
     """The header that `data` begins with; None if there is none, or it doesn't tell where the record ends."""
     end = data.find(_BLANK)
-    if end < 0 or not _VERSION.match(data):
+    if end < 0 or not _VERSION.match(data) or not _FIELDS.fullmatch(data, _VERSION_BYTES, end + len(b"\r\n")):
         return None
     fields: dict[bytes, bytes] = {}
     for line in data[_VERSION_BYTES:end].split(b"\r\n"):
@@ -402,7 +404,9 @@ class _Records:
         start = self._start(begin)[:_MENDED_BYTES_MAX]
         before, blank, _ = start.partition(_BLANK)
         as_it_is, headers = _parse(start), dict[_Header, list[int]]()
-        for bit in bits if bits is not None else range(8 * len(before + blank)):
+        for bit in range(8 * len(before + blank)) if bits is None else bits:
+            if bit >= 8 * len(start):
+                break
             mended = bytearray(start)
             mended[bit // 8] ^= 1 << bit % 8
             header = _parse(bytes(mended))

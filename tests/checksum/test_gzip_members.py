@@ -260,6 +260,28 @@ def test_members_that_may_be_nested_are_marked() -> None:
     ]
 
 
+def test_zeros_over_the_end_of_a_member_bring_no_nested_ones_to_light() -> None:
+    rng = random.Random(21)
+    file = pristine([page(rng, 99), nested(rng), page(rng, 99)], level=0)
+    begin, end = list(file.payloads)[1:]
+    for at in range(begin + 30, end, 29):
+        items = list(scan([file.data[:at] + bytes(len(file.data) - at)]))
+        assert_no_phantom([item for item in items if not (isinstance(item, Record) and item.by_search)], file)
+        assert len([item for item in records(items) if not item.by_search]) == 1
+
+
+def test_an_extra_field_that_a_flip_makes_up_swallows_no_others() -> None:
+    """It may reach to where, by chance, the body of another member begins."""
+    parts = [member(page(random.Random(seed), 90)) for seed in range(5)]
+    reach = len(b"".join(parts[:3])) + HEADER_BYTES  # up to the body of the fourth
+    head = bytearray(parts[0][:HEADER_BYTES] + struct.pack("<H", reach - HEADER_BYTES - 2))
+    data = bytes(head) + parts[0][len(head) :] + b"".join(parts[1:])
+    assert gzip_members._Members(gzip_members.Window([data], 0))._member(0, data[:3] + b"\4" + data[4:10]).is_intact
+    items = list(scan([data]))
+    assert flips(items) == []
+    assert len(records(items)) == 4
+
+
 def test_a_torn_file_hides_no_nested_members() -> None:
     rng = random.Random(8)
     file = pristine([page(rng, 99), nested(rng)])

@@ -17,7 +17,6 @@ from checksum.finding import Unreadable
 from checksum.formats import FORMATS
 from tests.checksum.faults import flip
 
-
 WRITERS = [name for name, format in FORMATS.items() if format.encode]
 
 

@@ -338,6 +338,26 @@ def test_records_within_a_record_are_no_records() -> None:
     assert_blocks(scan([without]), written)
 
 
+def test_the_rest_of_an_inner_header_does_not_complete_an_outer_one() -> None:
+    """Garbage from within the header of a record to within that of an inner one, whose digest holds."""
+    inner = plain(b"inner 0", b"inner 1", b"inner 2")
+    data = plain(b"first", inner, b"last")
+    begin, inner_begin = len(plain(b"first")), data.index(inner)
+    for end in range(inner_begin, inner_begin + 30):
+        garbage = random.Random(end).randbytes(end - begin - 14)
+        items = list(scan([data[: begin + 14] + garbage + data[end:]]))
+        assert_blocks([item for item in items if not (isinstance(item, Record) and item.by_search)], blocks(data))
+
+
+def test_a_header_longer_than_what_is_tried() -> None:
+    """Its Content-Length stands behind the 2 KiB in which a flipped bit is sought."""
+    long = warc_record(BODY, f"WARC-Block-Digest: sha1:{base32('sha1', BODY)}", "X: " + "y" * 3000)
+    data = plain(b"first") + long + plain(b"last")
+    assert len(records(scan([data]))) == 3
+    damaged = data.replace(b"crawled", b"crewled")
+    assert [finding.verdict for finding in findings(scan([damaged]))] == [Verdict.skipped]
+
+
 def test_records_that_may_be_nested_are_marked() -> None:
     """Damaged, and cut exactly where an inner record ended: nothing tells them from records of the file itself."""
     inner = plain(*(b"inner %d" % number for number in range(5)))
