@@ -33,7 +33,7 @@ from agent.reconcile import Changes
 from agent.report import RecordFault
 from checksum import crc32c, files
 from checksum.finding import Finding, Verdict, merge
-from checksum.formats import FORMATS, Format, recognise
+from checksum.formats import Format, recognise
 
 CHECKPOINT_S = 10.0
 RETRY_S = 5.0
@@ -164,6 +164,7 @@ class StoreScrub:
     def __init__(self, scrubber: Scrubber, store: StoreSettings) -> None:
         self._scrubber = scrubber
         self._store = store
+        self._formats = scrubber.config.formats[store.path]
         self._key = f"store/{store.path}"
         self._progress: dict[str, Any] = {}
         self._trouble = ""
@@ -263,10 +264,14 @@ class StoreScrub:
         fd = files.open_regular(path, follow=False)
         try:
             status = os.fstat(fd)
-            if self._is_live(status, status):
+            format = self._formats.get(entry["format"])
+            if format is None:  # it was declared, and is so no longer
+                log.warning("%s: its format '%s' is no longer known; the next pass looks", path, entry["format"])
+                self._commit([], {key: None})
+            elif self._is_live(status, status):
                 self._commit([], {key: {**entry, "due_ns": status.st_mtime_ns + self._settle_ns}})
             else:
-                file = _OpenFile(fd, path, FORMATS[entry["format"]], status, entry["begin"], is_unchanged=False)
+                file = _OpenFile(fd, path, format, status, entry["begin"], is_unchanged=False)
                 self._scan(file, lambda _offset, _is_whole, _bytes: None)
         finally:
             os.close(fd)
@@ -317,10 +322,11 @@ class StoreScrub:
 
     def _verify_open(self, fd: int, path: Path, begin: int, advance: Advance) -> None:
         status = os.fstat(fd)
-        format = FORMATS.get(self._store.format)
+        format = self._formats.get(self._store.format)
         if format is None:  # told by the content, unless nothing sensible is left of it
             known = self._scrubber.state.get(f"open/{path}", {"format": ""})
-            format = recognise(files.reader_at(fd), status.st_size) or FORMATS.get(known["format"])
+            told = recognise(files.reader_at(fd), status.st_size, self._formats)
+            format = told or self._formats.get(known["format"])
         if format is not None:
             done = self._progress["cursor"]
             is_unchanged = done is not None and done.get("content") == _content(status)

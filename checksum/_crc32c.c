@@ -6,6 +6,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "_native.h"
@@ -207,6 +208,86 @@ static PyObject *py_tfrecord_walk(PyObject *module, PyObject *args) {
     return is_sane ? Py_BuildValue("(nL)", position, records) : NULL;
 }
 
+#define PLAN_NAME "checksum.framing_plan"
+
+static void free_plan(PyObject *capsule) {
+    free(PyCapsule_GetPointer(capsule, PLAN_NAME));
+}
+
+static PyObject *py_framing_plan(PyObject *module, PyObject *numbers) {
+    (void)module;
+    Py_buffer view;
+    if (PyObject_GetBuffer(numbers, &view, PyBUF_SIMPLE) < 0)
+        return NULL;
+    int is_whole = view.len % (Py_ssize_t)sizeof(uint64_t) == 0;
+    framing_t *plan = is_whole ? framing_of(view.buf, (size_t)view.len / sizeof(uint64_t)) : NULL;
+    PyBuffer_Release(&view);
+    if (plan == NULL) {
+        PyErr_SetString(PyExc_ValueError, "these numbers make no plan of a record");
+        return NULL;
+    }
+    PyObject *capsule = PyCapsule_New(plan, PLAN_NAME, free_plan);
+    if (capsule == NULL)
+        free(plan);
+    return capsule;
+}
+
+static PyObject *py_framing_walk(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *capsule;
+    Py_buffer view;
+    Py_ssize_t position;
+    long long counted_from, records = 0;
+    if (!PyArg_ParseTuple(args, "Oy*nL", &capsule, &view, &position, &counted_from))
+        return NULL;
+    const framing_t *plan = PyCapsule_GetPointer(capsule, PLAN_NAME);
+    int is_sane = plan != NULL && lies_in(&view, position);
+    if (is_sane) {
+        kernel_t run = chosen->run;
+        Py_BEGIN_ALLOW_THREADS
+        position = (Py_ssize_t)walk_framed(run, plan, view.buf, (size_t)view.len, (size_t)position, counted_from, &records);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&view);
+    return is_sane ? Py_BuildValue("(nL)", position, records) : NULL;
+}
+
+/* Appends up to `count_max` intact records as (begin, end, payload or None), with offsets in the file; -1 at an error. */
+static int append_records(PyObject *list, const framing_t *plan, const Py_buffer *view, size_t position,
+                          long long offset, Py_ssize_t kept_max, Py_ssize_t count_max) {
+    const char *bytes = view->buf;
+    size_t size = (size_t)view->len, length, end;
+    while (PyList_GET_SIZE(list) < count_max &&
+           (end = intact_record_end(chosen->run, plan, view->buf, size, position, &length)) != 0) {
+        const char *payload = (Py_ssize_t)length <= kept_max ? bytes + position + plan->header_bytes : NULL;
+        PyObject *item = Py_BuildValue("(LLy#)", offset + (long long)position, offset + (long long)end, payload,
+                                       (Py_ssize_t)length); /* y# makes None of NULL */
+        int failed = item == NULL || PyList_Append(list, item) < 0;
+        Py_XDECREF(item);
+        if (failed)
+            return -1;
+        position = end;
+    }
+    return 0;
+}
+
+static PyObject *py_framing_run(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *capsule;
+    Py_buffer view;
+    Py_ssize_t position, kept_max, count_max;
+    long long offset;
+    if (!PyArg_ParseTuple(args, "Oy*nLnn", &capsule, &view, &position, &offset, &kept_max, &count_max))
+        return NULL;
+    const framing_t *plan = PyCapsule_GetPointer(capsule, PLAN_NAME);
+    PyObject *list = NULL;
+    if (plan != NULL && lies_in(&view, position) && (list = PyList_New(0)) != NULL &&
+        append_records(list, plan, &view, (size_t)position, offset, kept_max, count_max) < 0)
+        Py_CLEAR(list);
+    PyBuffer_Release(&view);
+    return list;
+}
+
 static PyObject *py_zeros_end(PyObject *module, PyObject *args) {
     (void)module;
     Py_buffer view;
@@ -245,6 +326,12 @@ static PyMethodDef methods[] = {
      "settled, records, open_begin, is_leading, number): over the intact records of whole blocks; log_walk_t explains."},
     {"tfrecord_walk", py_tfrecord_walk, METH_VARARGS,
      "tfrecord_walk(buffer, position, counted_from) -> (position, records): over the intact records that lie in it."},
+    {"framing_plan", py_framing_plan, METH_O,
+     "framing_plan(numbers): the plan of a record, from the 64-bit words that framing_t explains."},
+    {"framing_run", py_framing_run, METH_VARARGS,
+     "framing_run(plan, buffer, position, offset, kept_max, count_max): [(begin, end, payload or None)], intact records."},
+    {"framing_walk", py_framing_walk, METH_VARARGS,
+     "framing_walk(plan, buffer, position, counted_from) -> (position, records): over the intact records that lie in it."},
     {"zeros_end", py_zeros_end, METH_VARARGS, "zeros_end(buffer, position): where the zeros that begin there end."},
     {NULL, NULL, 0, NULL},
 };

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from checksum.crc32c import extension
 from checksum.finding import Finding, Intact, Record, Tally, Verdict
 from checksum.window import Walk, Window
 
@@ -25,7 +26,7 @@ Lost = Callable[[Window, int], Iterator[Finding]]
 class Clues:
     """What a format knows: how its records are told, and what they prove."""
 
-    candidates: Callable[[bytes, int], Iterator[int]]  # (bytes, end) -> where before `end` a record may begin
+    candidates: Callable[[bytes, int, int], Iterator[int]]  # (bytes, begin, end) -> where a record may begin
     first: Item  # an intact record that begins at a place, or anything else
     item: Item
     header_bytes: int  # that must be seen behind a candidate
@@ -133,7 +134,8 @@ class Search:
         window = self._window
         base = window.begin  # of the snapshot, which reading on would change
         data = bytes(window.data[begin - base : end + self._clues.header_bytes - base])
-        for at in self._clues.candidates(data, end - begin):
+        first = max(0, _leading_zeros(data) - self._clues.header_bytes)  # a sparse file may hold many
+        for at in self._clues.candidates(data, first, end - begin):
             if self._closes(begin + at):
                 return begin + at
         return None
@@ -190,9 +192,17 @@ def _named(window: Window, begin: int, end: int, header_bytes: int) -> Iterator[
             yield Finding(part_begin, part_end, Verdict.unreadable)
             continue
         data = window.bytes(part_begin, part_end)
-        zeros = len(data) - len(data.lstrip(b"\0"))
+        zeros = _leading_zeros(data)
         blank_end = part_begin + (zeros if zeros >= header_bytes or zeros == len(data) else 0)
         if blank_end > part_begin:
             yield Finding(part_begin, blank_end, Verdict.zeros)
         if blank_end < part_end:
             yield Finding(blank_end, part_end, Verdict.skipped)
+
+
+def _leading_zeros(data: bytes) -> int:
+    """How many zero bytes the data begins with."""
+    if extension is None:
+        return len(data) - len(data.lstrip(b"\0"))
+    zeros: int = extension.zeros_end(data, 0)
+    return zeros

@@ -22,8 +22,9 @@ from checksum import seal as seal_of
 from checksum.files import NotRegular, ReadsDiffer, open_regular, reader_at
 from checksum.finding import Finding
 from checksum.formats import FORMATS, Format, recognise
+from checksum.reader import LostTooMuch, Records
 from checksum.repair import repair_file, wrong_chance
-from checksum.salvage import LostTooMuch, Outcome, salvage_file
+from checksum.salvage import salvage_file
 from checksum.settings import SettingsError
 from checksum.verify import FileReport, as_json, finding_json, mismatches, verify_file, verify_sealed
 
@@ -368,14 +369,21 @@ def salvage(source: Path, out: Path, format_choice: str, lost_max: float, keep_f
                 format = _known_format_of(fd, source, format_choice)
                 outcome = salvage_file(fd, format, out, lost_max, keep_found=keep_found)
         except LostTooMuch as beyond:
-            _print_outcome(beyond.outcome)
-            _say(f"{_shown(out)} was not written: more than {lost_max:.6g} of the bytes would be lost (see --max-lost)")
+            _print_left_out(beyond.so_far)
+            _say(
+                f"{_shown(out)} was not written: more than {lost_max:.6g} of the bytes would be lost (see --max-lost); "
+                "verify lists all the damage"
+            )
             sys.exit(CORRUPT)
         except ReadsDiffer:
             _fail_unsteady(source)
         except OSError as error:
             _fail(f"{_shown(source)} can't be salvaged to {_shown(out)}: {_reason(error)}")
-        _print_outcome(outcome)
+        _print_left_out(outcome)
+        part = outcome.lost_bytes / outcome.size if outcome.size else 0.0
+        click.echo(
+            f"{outcome.count} records intact, {outcome.lost_bytes} of {outcome.size} bytes left out ({part:.4%})"
+        )
 
 
 def _known_format_of(fd: int, path: Path, format_choice: str) -> Format:
@@ -396,16 +404,14 @@ def _refuse_out(source: Path, out: Path, force: bool) -> None:
         _fail(f"{_shown(out)} is already there; --force replaces it")
 
 
-def _print_outcome(outcome: Outcome) -> None:
-    for finding in outcome.left_out:
+def _print_left_out(outcome: Records) -> None:
+    for finding in outcome.findings:
         click.echo(f"left out {_described(finding)}")
     for span in outcome.found:
         click.echo(
             f"left out bytes {span.begin} to {span.end}: {span.records} records that only a search found "
             f"behind damage; they may have been part of a lost one (--keep-found copies them)"
         )
-    part = outcome.lost_bytes / outcome.size if outcome.size else 0.0
-    click.echo(f"{outcome.records} records intact, {outcome.lost_bytes} of {outcome.size} bytes left out ({part:.4%})")
 
 
 @click.command()

@@ -185,6 +185,5 @@ def _check_sizes(declaration: Declaration, where: str) -> None:
     width, field_bits = declaration.crc.width, 8 * sizes[declaration.sum]
     if field_bits != width:
         raise SettingsError(f"{where} crc: has {width} bits, but the field '{declaration.sum}' has {field_bits}")
-    longest = 256 ** sizes[declaration.length] - 1 + declaration.uncounted_bytes
-    if longest < 0 or declaration.uncounted_bytes > declaration.payload_bytes_max:
+    if declaration.payload_bytes_max < max(0, declaration.uncounted_bytes):
         raise SettingsError(f"{where} length_add = {declaration.length_add}: then no length stands for a payload")

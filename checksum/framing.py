@@ -6,25 +6,27 @@ declared checksum can tell. Memory is bounded by two records. The rules at damag
 """
 
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 from checksum import chain
-from checksum.crc import Crc
-from checksum.crc32c import Buffer
+from checksum.crc import CRC_32C, Crc
+from checksum.crc32c import Buffer, extension
 from checksum.finding import Finding, Flip, Intact, Record, Unreadable, Verdict
-from checksum.window import Window
+from checksum.window import Walk, Window
 
 PAYLOAD = "payload"  # its name among the fields
 RECORD_BYTES_MAX = 64 * 2**20
+_WORD = 2**64 - 1
 _START_BYTES = 2**16  # in which the first intact record is sought, to recognise a file
 _PIECE_BYTES = 2**18
 _RUN_MAX = 1024  # records at a time
 _CHECK_BYTES = 256  # what it costs to look at a record at all, as if so much had gone through a checksum
-_WORK_RECORDS, _WORK_BYTES_MIN = 16, 2**20  # spent on a search, for each longest record that it goes through
+_WORK_RECORDS, _WORK_BYTES_MIN = 16, 2**24  # spent on a search, for each longest record that it goes through
 _TRUST_BITS = 32  # of checksums that hold from where a length points to on, so that the length is believed
 _SURE_BITS = 32  # narrower checksums need other records to confirm what they say
 
@@ -63,7 +65,7 @@ class Declaration:
     length: str  # the field of the header that tells the length
     length_counts: tuple[str, ...]  # of these parts together, `payload` among them
     length_add: int  # to be added to what is stored
-    payload_bytes_max: int
+    length_max_bytes: int  # of the payload
     sum: str  # the field that holds the checksum
     covers: tuple[str, ...]  # parts, in the order in which they are summed; `payload` among them
     crc: Crc
@@ -77,6 +79,12 @@ class Declaration:
     @cached_property
     def trailer_bytes(self) -> int:
         return sum(field.size_bytes for field in self.trailer)
+
+    @cached_property
+    def payload_bytes_max(self) -> int:
+        """Of what is allowed and can be stored; negative if nothing can."""
+        largest = (1 << 8 * _size(self.places[self.length])) - 1
+        return min(self.length_max_bytes, largest + self.uncounted_bytes)
 
     @cached_property
     def record_bytes_max(self) -> int:
@@ -194,15 +202,55 @@ class Framing:
     def verify(
         self, chunks: Iterable[Buffer | Unreadable], *, offset: int = 0, resumed: bool = False, begin: int = 0
     ) -> Iterator[Intact | Finding]:
-        """What `scan` says, with intact records counted instead of returned."""
+        """What `scan` says, with intact records counted instead of returned; in C as long as nothing is wrong."""
         del resumed
         run, item = partial(self._run, kept_max=-1), partial(self._item, kept_max=-1)
-        return chain.count(Window(chunks, offset), begin, None, run, item, self._lost)
+        walk: Walk | None = None if self._plan is None else partial(extension.framing_walk, self._plan)
+        window = Window(chunks, offset, is_sparing=walk is not None)
+        return chain.count(window, begin, walk, run, item, self._lost)
+
+    @cached_property
+    def _plan(self) -> Any:
+        """What the extension needs to go over intact records, if it is there and does that as it should; else None."""
+        if extension is None:
+            return None
+        plan = extension.framing_plan(self._plan_numbers())
+        record = self._encode(bytes(range(min(200, self.declaration.payload_bytes_max))), 0)
+        return plan if extension.framing_walk(plan, record, 0, 0) == (len(record), 1) else None
+
+    def _plan_numbers(self) -> bytes:
+        """The numbers of framing_t in checksum/_native.h."""
+        declared, crc = self.declaration, self.declaration.crc
+        to_left = 0 if crc.reflected else 64 - crc.width
+        polynomial = crc.reflected_polynomial if crc.reflected else crc.polynomial & ~(1 << crc.width)
+        parts = [
+            (_WORD, 0) if name == PAYLOAD else (declared.places[name].start, _size(declared.places[name]))
+            for name in declared.covers
+        ]
+        constants = [
+            (place.start + at, byte) for place, constant in self._constants for at, byte in enumerate(constant)
+        ]
+        numbers = [
+            *(declared.header_bytes, declared.trailer_bytes, declared.align_bytes),
+            *(self._length.start, _size(self._length), declared.uncounted_bytes, declared.payload_bytes_max),
+            *(self._sum.start, _size(self._sum)),
+            *(declared.byte_order == "big", crc == CRC_32C, crc.reflected),
+            *(polynomial << to_left, crc.register << to_left, crc.xor_out),
+            *(declared.mask.rotate_right, declared.mask.add),
+            *(len(parts), len(constants)),
+            *(number for pair in parts + constants for number in pair),
+        ]
+        return array("Q", [number & _WORD for number in numbers]).tobytes()
 
     # --- what is intact ---
 
     def _run(self, window: Window, position: int, kept_max: int) -> list[Record]:
-        """The intact records that begin in the window from `position` on."""
+        """The intact records that begin in the window from `position` on; in C those that lie whole in it."""
+        if self._plan is not None and not window.holes:
+            begin = position - window.begin
+            found = extension.framing_run(self._plan, window.data, begin, window.begin, kept_max, _RUN_MAX)
+            if found:
+                return [Record(*each) for each in found]
         run: list[Record] = []
         end = window.end
         while position < end and len(run) < _RUN_MAX:
@@ -454,10 +502,9 @@ class Framing:
             end_bits=8 * _size(self._length),
         )
 
-    def _candidates(self, data: bytes, end: int) -> Iterator[int]:
-        """Positions below `end` where constants and length look like a record's."""
-        zeros = len(data) - len(data.lstrip(b"\0"))  # of which a sparse file may hold many
-        for match in self._plausible.finditer(data, max(0, zeros - self._around_bytes)):
+    def _candidates(self, data: bytes, begin: int, end: int) -> Iterator[int]:
+        """Positions in [begin, end) where constants and length look like a record's."""
+        for match in self._plausible.finditer(data, begin):
             if match.start() >= end:
                 return
             yield match.start()
@@ -478,7 +525,7 @@ class Framing:
         """The high bytes of a stored length are at most those of the longest one."""
         longest = self.declaration.payload_bytes_max - self.declaration.uncounted_bytes
         size = _size(self._length)
-        largest = min(longest, 256**size - 1).to_bytes(size, "big")
+        largest = longest.to_bytes(size, "big")
         zeros = size - len(largest.lstrip(b"\0"))
         parts = [b"\\0"] * zeros + [b"[\\0-\\x%02x]" % byte for byte in largest[zeros : zeros + 1]]
         parts += [b"."] * (size - len(parts))

@@ -84,7 +84,7 @@ def beginning(read_at: Callable[[int, int], bytes], size: int) -> bytes | None:
     heads = (start[:HEADER_BYTES], *(mended for _, mended in _neighbours(start[:HEADER_BYTES])))
     payloads = [_inflated(start, head) for head in heads if _is_plausible(head)]
     is_usual = any(_is_plausible(head) and head[8] in _EXTRA_FLAGS and head[9] in _SYSTEMS for head in heads)
-    for begin in islice(candidates(start, len(start)), _HITS_MAX):
+    for begin in islice(candidates(start, 0, len(start)), _HITS_MAX):
         if any(payloads):
             break
         payload = _inflated(start[begin:], start[begin : begin + HEADER_BYTES])
@@ -484,9 +484,9 @@ def may_begin(head: bytes) -> bool:
     return _is_plausible(head) or next(_neighbours(head), None) is not None
 
 
-def candidates(data: bytes, end: int) -> Iterator[int]:
-    """Positions below `end` where a header may be."""
-    at = data.find(_MAGIC)
+def candidates(data: bytes, begin: int, end: int) -> Iterator[int]:
+    """Positions from `begin` to below `end` where a header may be."""
+    at = data.find(_MAGIC, begin)
     while 0 <= at < end:
         if _is_plausible(data[at : at + HEADER_BYTES]):
             yield at

@@ -68,7 +68,7 @@ def recognises(read_at: Callable[[int, int], bytes], size: int) -> bool:
         if end == size or (follower is not None and follower.flip is None) or (end > size and first.flip is None):
             return True
     start = read_at(0, _START_BYTES)
-    hits = islice(_candidates(start, len(start)), _HITS_MAX)
+    hits = islice(_candidates(start, 0, len(start)), _HITS_MAX)
     return any(_chains_to_end(read_at, size, begin) for begin in hits)
 
 
@@ -293,9 +293,9 @@ def _lost(window: Window, position: int) -> Iterator[Finding]:
     return chain.lost(window, position, clues)
 
 
-def _candidates(data: bytes, end: int) -> Iterator[int]:
-    """Positions below `end` where a header is whose checksum holds; found by the zeros that lengths hold."""
-    for match in _PLAUSIBLE.finditer(data, _PLAUSIBLE_AT):
+def _candidates(data: bytes, begin: int, end: int) -> Iterator[int]:
+    """Positions in [begin, end) where a header is whose checksum holds; found by the zeros that lengths hold."""
+    for match in _PLAUSIBLE.finditer(data, begin + _PLAUSIBLE_AT):
         position = match.start() - _PLAUSIBLE_AT
         if position >= end:
             return

@@ -63,7 +63,7 @@ def recognises(read_at: Callable[[int, int], bytes], size: int) -> bool:
     if payload is not None:
         return payload.startswith(_MAGIC)
     start = read_at(0, _START_BYTES)
-    hits = islice(_candidates(start, len(start)), _HITS_MAX)
+    hits = islice(_candidates(start, 0, len(start)), _HITS_MAX)
     return _is_version(start[:_VERSION_BYTES]) or any(_chains_to_end(read_at, size, begin) for begin in hits)
 
 
@@ -122,8 +122,8 @@ def _is_compressed(start: bytes) -> bool:
         return False
     if gzip_members.may_begin(start[: gzip_members.HEADER_BYTES]):
         return True
-    is_plain = next(_candidates(start, len(start)), None) is not None
-    return not is_plain and next(gzip_members.candidates(start, len(start)), None) is not None
+    is_plain = next(_candidates(start, 0, len(start)), None) is not None
+    return not is_plain and next(gzip_members.candidates(start, 0, len(start)), None) is not None
 
 
 def _items(window: Window, kept_max: int) -> Iterator[Record | Finding]:
@@ -515,9 +515,9 @@ def _is_version(data: bytes) -> bool:
     )
 
 
-def _candidates(data: bytes, end: int) -> Iterator[int]:
-    """Positions below `end` where a record may begin."""
-    for match in _VERSION.finditer(data):
+def _candidates(data: bytes, begin: int, end: int) -> Iterator[int]:
+    """Positions from `begin` to below `end` where a record may begin."""
+    for match in _VERSION.finditer(data, begin):
         if match.start() >= end:
             return
         yield match.start()

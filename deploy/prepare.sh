@@ -1,16 +1,17 @@
 #!/bin/sh
-# Makes .venv ready for `make demo` or `make test`, and installs the Debian packages they need when run as root.
-#   usage: PYTHON=python3 deploy/prepare.sh demo|test
+# Makes .venv ready for `make demo`, `make test` or `make fuzz`, and installs the Debian packages they need when run as root.
+#   usage: PYTHON=python3 deploy/prepare.sh demo|test|fuzz
 # Run again, it does nothing unless the Python, the dependencies or the C source changed.
 set -eu
 cd "$(dirname "$0")/.."
-purpose=${1:?usage: deploy/prepare.sh demo|test}
+purpose=${1:?usage: deploy/prepare.sh demo|test|fuzz}
 python=${PYTHON:-python3}
 
 case $purpose in
 demo) extras=collector servers="prometheus-alertmanager" ;;
 test) extras=collector,dev servers="prometheus-alertmanager prometheus prometheus-node-exporter" ;;
-*) echo "deploy/prepare.sh: '$purpose' is neither demo nor test" >&2; exit 2 ;;
+fuzz) extras=collector,dev,fuzz servers="" ;;
+*) echo "deploy/prepare.sh: '$purpose' is none of demo, test and fuzz" >&2; exit 2 ;;
 esac
 
 fail() { echo "flipwatch: $1" >&2; exit 1; }
@@ -36,7 +37,7 @@ if ! command -v cc >/dev/null || [ ! -e "$header" ]; then
 fi
 
 # PyPI has no ready-made LevelDB binding for the newest Pythons; there it is built against Debian's LevelDB.
-if [ "$purpose" = test ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
+if [ "$purpose" != demo ] && "$python" -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then
     [ -e /usr/include/leveldb/db.h ] && command -v c++ >/dev/null || install libleveldb-dev g++ ||
         fail "LevelDB's headers are missing; as root: apt-get install libleveldb-dev g++"
 fi

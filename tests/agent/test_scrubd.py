@@ -19,6 +19,7 @@ from checksum import leveldb_log
 from checksum.finding import Finding
 from tests.agent.edac_tree import controller
 from tests.agent.processes import Daemon, errors_metric, eventually
+from tests.checksum.framings import pagestore
 from tests.conftest import require
 
 REST_S = 1000.0  # older than the settling time
@@ -180,6 +181,36 @@ def test_a_fresh_file_settles_before_it_counts(make) -> None:
     assert [fault.detail["verdict"] for fault in store.faults()] == ["flipped"] * 2
     assert f"settling/{path}" not in store.scrubber.state
     assert store.scrub() == []
+
+
+def test_records_of_a_declared_framing(make, tmp_path: Path) -> None:
+    store = make(framing=f"'{Path('deploy/examples/framing.toml').absolute()}'")
+    data = b"".join(pagestore(bytes([number]) * 900) for number in range(50))
+    path = store.write("a", data)
+    store.write("b.log", log_of(5)[0])
+    store.flip(path, 10_000)
+    (fault,) = store.scrub()
+    assert (fault.detail["format"], fault.detail["flip"]["offset_bytes"]) == ("pagestore", 10_000)
+    assert store.progress["verified"] == {"pagestore": 49, "leveldb-log": 5}
+    assert store.scrub() == []
+
+
+def test_a_framing_that_is_no_longer_declared(make, tmp_path: Path) -> None:
+    store = make(framing=f"'{Path('deploy/examples/framing.toml').absolute()}'", settle_s=600)
+    path = store.write("a", b"".join(pagestore(bytes([number]) * 900) for number in range(50)), rests_s=1)
+    store.flip(path, 10_000)
+    assert store.scrub() == []
+    key = f"settling/{path}"
+    store.scrubber.commit([], {key: {**store.state(key), "due_ns": 0}})
+    store.rest(path)
+    toml = tmp_path / "agent.toml"
+    lines = toml.read_text().splitlines(keepends=True)
+    toml.write_text("".join(line for line in lines if not line.startswith("framing")))
+    store.config = config.load(toml)
+    store.reopen()
+    assert store.scrub() == []
+    assert key not in store.scrubber.state
+    assert store.progress["unverifiable"] == {"unrecognised": path.stat().st_size}
 
 
 def test_settling_damage_survives_a_clean_stretch_after_it(make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,8 @@ DECLARED = {
         tiny,
         """
         byte_order = "big"
-        header = [{ name = "sync", bytes = 1, value = "a5" }, { name = "length", bytes = 1 }, { name = "crc", bytes = 1 }]
+        header = [{ name = "sync", bytes = 1, value = "a5" }, { name = "length", bytes = 1 },
+                  { name = "crc", bytes = 1 }]
         length = "length"
         sum = "crc"
         crc = "crc-8"
