@@ -331,6 +331,7 @@ class _Summary:
         self._unknown = _Named("of no known format")
         self._changed = _Named("changed since sealed, not verified")
         self._empty = _Named("without one intact record")
+        self._unchecked = _Named("with records without a checksum, of which only where they begin and end was verified")
 
     @property
     def is_incomplete(self) -> bool:
@@ -354,6 +355,8 @@ class _Summary:
             self._unknown.add(report.path)
         elif not report.records:
             (self._changed if report.seal is seal_of.State.changed else self._empty).add(report.path)
+        if report.unchecked:
+            self._unchecked.add(report.path)
         if report.findings:
             self._damaged += 1
             if self._damaged <= _DAMAGED_LISTED_MAX:
@@ -375,7 +378,7 @@ class _Summary:
 
     def print_passed_over(self) -> None:
         """Names, on stderr, what was not verified."""
-        for named in (self._unknown, self._changed, self._empty):
+        for named in (self._unknown, self._changed, self._empty, self._unchecked):
             named.print()
 
 

@@ -4,9 +4,10 @@ Enters: a function that reads a file at an offset. Leaves: a format, told by the
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Protocol
 
-from checksum import leveldb_log, tfrecord
+from checksum import gzip_members, leveldb_log, tfrecord, warc
 from checksum.crc32c import Buffer
 from checksum.finding import Finding, Intact, Record, Unreadable
 
@@ -58,10 +59,16 @@ class ToldByContent(Format, Protocol):
         """Whether a file of `size` bytes is of this format, even where its start is damaged."""
 
 
-_FORMATS: tuple[ToldByContent, ...] = (leveldb_log, tfrecord)  # in the order in which they are tried
+_FORMATS: tuple[ToldByContent, ...] = (
+    leveldb_log,
+    tfrecord,
+    warc,
+    gzip_members,
+)  # in the order in which they are tried
 FORMATS: dict[str, ToldByContent] = {format.NAME: format for format in _FORMATS}
 
 
 def recognise(read_at: ReadAt, size: int, formats: Mapping[str, ToldByContent] = FORMATS) -> ToldByContent | None:
     """The format of a file of `size` bytes, the first that fits, or None."""
+    read_at = lru_cache(maxsize=4)(read_at)  # several look at the same start of the file
     return next((format for format in formats.values() if format.recognises(read_at, size)), None)

@@ -30,6 +30,7 @@ class FileReport:
     records: int = 0  # intact ones
     findings: tuple[Finding, ...] = ()  # merged
     seal: seal_of.State | None = None  # what its seal says, where it was verified against one
+    unchecked: int = 0  # of the records, those that carry no checksum, so that only their framing was verified
     settling: int = 0  # how many of the last findings are the end of a file that may still be growing
 
     @property
@@ -54,14 +55,15 @@ def verify_file(fd: int, path: Path, format: Format, now_s: float, pace: Callabl
         OSError: reading failed, other than by a disk that would not give some of the bytes.
     """
     before = os.fstat(fd)
-    records = end = 0
+    records = unchecked = end = 0
 
     def findings() -> Iterator[Finding]:
-        nonlocal records, end
+        nonlocal records, unchecked, end
         for item in diagnosed(Scanned(fd, format, before, now_s, pace), _paced(fd, before.st_size, pace)):
             end = item.end
             if isinstance(item, Intact):
                 records += item.records
+                unchecked += item.unchecked
             else:
                 yield item
 
@@ -70,7 +72,7 @@ def verify_file(fd: int, path: Path, format: Format, now_s: float, pace: Callabl
     changed = (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size)
     is_settling = changed or now_s - after.st_mtime < SETTLING_S
     settling = _unfinished(merged, end) if is_settling else 0
-    return FileReport(path, format.NAME, before.st_size, records, merged, settling=settling)
+    return FileReport(path, format.NAME, before.st_size, records, merged, unchecked=unchecked, settling=settling)
 
 
 def verify_sealed(fd: int, path: Path, now_s: float, pace: Callable[[int], None]) -> FileReport:
@@ -127,7 +129,8 @@ def _unfinished(findings: tuple[Finding, ...], end: int) -> int:
 
 def as_json(report: FileReport) -> dict[str, Any]:
     """The report as one entry of "files" in `verify --json`."""
-    return ({"seal": str(report.seal)} if report.seal else {}) | {
+    optional = {"seal": report.seal and str(report.seal), "unchecked": report.unchecked}
+    return {key: value for key, value in optional.items() if value} | {
         "path": str(report.path),
         "format": report.format,
         "bytes": report.bytes,

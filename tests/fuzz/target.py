@@ -4,6 +4,7 @@ Every reader goes through the bytes in one piece and in several, in Python and i
 code with the reader, is asked about each record that was returned.
 """
 
+import gzip
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
@@ -48,7 +49,13 @@ def written_by(write: Callable[[bytes], bytes], around_bytes: int) -> Callable[[
     return holds
 
 
+def inflates(data: bytes, record: Record) -> bool:
+    """Whether Python's own module reads the same in the member."""
+    return gzip.decompress(data[record.begin : record.end]) == record.data
+
+
 SECOND_OPINIONS = {
+    "gzip": inflates,
     "leveldb-log": fragments_hold,
     "tfrecord": written_by(tfrecord, 16),
     "bare": written_by(bare, 8),
