@@ -6,6 +6,7 @@ code with the reader, is asked about each record that was returned.
 
 import gzip
 import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
@@ -51,7 +52,10 @@ def written_by(write: Callable[[bytes], bytes], around_bytes: int) -> Callable[[
 
 def inflates(data: bytes, record: Record) -> bool:
     """Whether Python's own module reads the same in the member."""
-    return gzip.decompress(data[record.begin : record.end]) == record.data
+    try:
+        return gzip.decompress(data[record.begin : record.end]) == record.data
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 SECOND_OPINIONS = {

@@ -1,5 +1,6 @@
 """Whatever the fuzzer ever found worth keeping, again; `make fuzz` looks for more."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_the_second_opinions_have_one() -> None:
     """A record with one flipped bit would be noticed if a reader returned it."""
     for name, holds in SECOND_OPINIONS.items():
         reader = READERS[name]
-        data = reader.encode(b"some payload", 0)
+        data = reader.encode(b"some payload", 0) if reader.encode else gzip.compress(b"some payload", mtime=0)
         (record,) = reader.scan([data])
         assert holds(data, record)
         assert not holds(data[:-3] + bytes([data[-3] ^ 4]) + data[-2:], record)
