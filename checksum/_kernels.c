@@ -4,6 +4,7 @@
  *   "avx512"  folds four times 64 bytes at once by carry-less multiplication (VPCLMULQDQ).
  *   "sse4.2"  uses the processor's crc32 instruction on three streams 128 bytes apart: its latency is three cycles, so
  *             that one stream would leave two thirds of it idle; streams further apart lose memory bandwidth.
+ *   "armv8"   does the same with the crc32c instructions of 64-bit ARM.
  *   "table"   is slicing-by-8, for every other processor.
  * checksum/crc32c.py holds the Python twin, tests each kernel at import and chooses among those that compute rightly.
  */
@@ -15,6 +16,20 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAVE_X86_KERNELS 1
 #include <immintrin.h>
+#define INSTRUCTION __attribute__((target("sse4.2")))
+#define crc_64 _mm_crc32_u64
+#define crc_32 _mm_crc32_u32
+#define crc_16 _mm_crc32_u16
+#define crc_8 _mm_crc32_u8
+#elif defined(__aarch64__) && defined(__linux__) && defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#include <arm_acle.h>
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#define INSTRUCTION __attribute__((target("+crc")))
+#define crc_64(state, word) __crc32cd((uint32_t)(state), word)
+#define crc_32 __crc32cw
+#define crc_16 __crc32ch
+#define crc_8 __crc32cb
 #endif
 
 named_kernel_t kernels[KERNELS_MAX];
@@ -47,9 +62,9 @@ static uint32_t table_kernel(uint32_t state, const uint8_t *bytes, size_t length
     return state;
 }
 
-#ifdef HAVE_X86_KERNELS
+#ifdef INSTRUCTION
 
-/* --- sse4.2 ----------------------------------------------------------------------------------------------------- */
+/* --- sse4.2 and armv8 ------------------------------------------------------------------------------------------- */
 
 #define STREAM_BYTES 128
 
@@ -77,37 +92,40 @@ static inline uint64_t load_64(const uint8_t *bytes) {
 }
 
 /* One stream; for what is too short for three. */
-__attribute__((target("sse4.2"))) static inline uint32_t one_stream(uint32_t state, const uint8_t *bytes,
-                                                                    size_t length) {
+INSTRUCTION static inline uint32_t one_stream(uint32_t state, const uint8_t *bytes, size_t length) {
     uint64_t wide = state;
     for (; length >= 8; bytes += 8, length -= 8)
-        wide = _mm_crc32_u64(wide, load_64(bytes));
+        wide = crc_64(wide, load_64(bytes));
     state = (uint32_t)wide;
     if (length & 4) {
-        state = _mm_crc32_u32(state, little_endian_32(bytes));
+        state = crc_32(state, little_endian_32(bytes));
         bytes += 4;
     }
     if (length & 2) {
-        state = _mm_crc32_u16(state, (uint16_t)(bytes[0] | bytes[1] << 8));
+        state = crc_16(state, (uint16_t)(bytes[0] | bytes[1] << 8));
         bytes += 2;
     }
-    return length & 1 ? _mm_crc32_u8(state, *bytes) : state;
+    return length & 1 ? crc_8(state, *bytes) : state;
 }
 
-__attribute__((target("sse4.2"))) static uint32_t sse42_kernel(uint32_t state, const uint8_t *bytes, size_t length) {
+INSTRUCTION static uint32_t three_streams_kernel(uint32_t state, const uint8_t *bytes, size_t length) {
     for (; length >= 3 * STREAM_BYTES; bytes += 3 * STREAM_BYTES, length -= 3 * STREAM_BYTES) {
         uint64_t first = state, second = 0, third = 0;
         for (int i = 0; i < 6; i++)
             __builtin_prefetch(bytes + PREFETCH_BYTES + 64 * i);
         for (size_t i = 0; i < STREAM_BYTES; i += 8) {
-            first = _mm_crc32_u64(first, load_64(bytes + i));
-            second = _mm_crc32_u64(second, load_64(bytes + STREAM_BYTES + i));
-            third = _mm_crc32_u64(third, load_64(bytes + 2 * STREAM_BYTES + i));
+            first = crc_64(first, load_64(bytes + i));
+            second = crc_64(second, load_64(bytes + STREAM_BYTES + i));
+            third = crc_64(third, load_64(bytes + 2 * STREAM_BYTES + i));
         }
         state = shift(shift_two_streams, (uint32_t)first) ^ shift(shift_one_stream, (uint32_t)second) ^ (uint32_t)third;
     }
     return one_stream(state, bytes, length);
 }
+
+#endif
+
+#ifdef HAVE_X86_KERNELS
 
 /* --- avx512 ----------------------------------------------------------------------------------------------------- */
 
@@ -200,16 +218,22 @@ static void add_kernel(const char *name, kernel_t run) {
 void build_kernels(void) {
     build_slices();
     kernel_count = 0;
+#ifdef INSTRUCTION
+    build_shift(shift_one_stream, STREAM_BYTES);
+    build_shift(shift_two_streams, 2 * STREAM_BYTES);
+#ifndef HAVE_X86_KERNELS
+    if (getauxval(AT_HWCAP) & HWCAP_CRC32)
+        add_kernel("armv8", three_streams_kernel);
+#endif
+#endif
 #ifdef HAVE_X86_KERNELS
     __builtin_cpu_init();
     if (__builtin_cpu_supports("sse4.2")) {
-        build_shift(shift_one_stream, STREAM_BYTES);
-        build_shift(shift_two_streams, 2 * STREAM_BYTES);
         build_folds();
         /* cpu_supports also asks whether the operating system keeps the wide registers */
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("vpclmulqdq") && __builtin_cpu_supports("pclmul"))
             add_kernel("avx512", avx512_kernel);
-        add_kernel("sse4.2", sse42_kernel);
+        add_kernel("sse4.2", three_streams_kernel);
     }
 #endif
     add_kernel("table", table_kernel);

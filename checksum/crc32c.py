@@ -118,7 +118,7 @@ else:
 
 
 def kernels() -> tuple[str, ...]:
-    """What can compute here, the fastest first: some of "avx512", "sse4.2" and "table" (all C), or only "python"."""
+    """What can compute here, the fastest first: of "avx512", "sse4.2", "armv8", "table" (C), or only "python"."""
     return _kernels
 
 

@@ -46,9 +46,11 @@ fi
 
 if [ "$purpose" = kernel ]; then
     missing=
-    for program in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod; do
+    for program in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod \
+        qemu-aarch64:qemu-user aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu; do
         PATH=$PATH:/usr/sbin command -v "${program%%:*}" >/dev/null || missing="$missing ${program#*:}"
     done
+    case $missing in *aarch64*) missing="$missing libc6-dev-arm64-cross" ;; esac
     [ -z "$missing" ] || install $missing || fail "the kernel tests need these packages; as root: apt-get install$missing"
 fi
 
