@@ -12,8 +12,8 @@ those counters showed ("stats"), how many events were lost in all ("lost"), and 
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from agent.ringbuffer import (
 from agent.trace_events import Machine, event, summary
 
 FILE_BYTES_MAX = 1 << 16  # the longest format has some kilobytes
-PAGE_BYTES_MAX = 1 << 16  # a read gives one page, however much is asked for
 PAGES_MAX = 4096  # of one processor at one poll: more than a buffer holds
 CHECK_INTERVAL_S, EDAC_POLL_S = 300.0, 1.0  # the kernel's own, where they can't be read
 LOST = ("overrun", "commit overrun", "dropped events")
@@ -41,12 +40,7 @@ READ = "read events"
 PREPARE = "as root: flipwatch agent --prepare"
 
 Stats = dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Layouts:
-    page: PageLayout
-    events: Mapping[int, tuple[str, EventFormat]]  # by id
+Formats = dict[int, tuple[str, EventFormat]]  # by id
 
 
 def poll(tracefs: Path, sysfs: Path, cursor: dict[str, Any], now: Moment) -> Poll:
@@ -55,10 +49,14 @@ def poll(tracefs: Path, sysfs: Path, cursor: dict[str, Any], now: Moment) -> Pol
     absent = _why_absent(tracefs, instance)
     if absent is not None:
         return Poll(cursor=cursor, absent=absent)
+    try:
+        layout = page_layout(_text(instance / "events/header_page"))
+    except (OSError, LayoutError) as error:
+        return Poll(cursor=cursor, trouble=(f"{instance}/events/header_page: {error}",))
     cpus = trace_instance.cpus(instance)
     trouble: list[str] = []
     drained: set[Path] = set()
-    found = summary(_events(instance, sysfs, _pages(cpus, drained, trouble), now, trouble))
+    found = summary(_events(instance, sysfs, layout, _pages(cpus, layout, drained, trouble), now, trouble))
     is_new_boot = cursor.get("boot_id") != now.boot_id
     old: dict[str, Stats] = {} if is_new_boot else cursor.get("stats", {})
     # a processor whose buffer was empty lost nothing; one that was never looked at may have
@@ -105,7 +103,9 @@ def _watched(cursor: dict[str, Any], is_gap: bool, now: Moment) -> History:
 # --- pages ---------------------------------------------------------------------------------------------------------
 
 
-def _pages(cpus: list[Path], drained: set[Path], trouble: list[str]) -> Iterator[tuple[Path, bytes]]:
+def _pages(
+    cpus: list[Path], layout: PageLayout, drained: set[Path], trouble: list[str]
+) -> Iterator[tuple[Path, bytes]]:
     """The pages of each processor's buffer, one at a time as a storm may fill many; and which had any."""
     for cpu in cpus:
         try:
@@ -115,7 +115,7 @@ def _pages(cpus: list[Path], drained: set[Path], trouble: list[str]) -> Iterator
             continue
         try:
             for _ in range(PAGES_MAX):
-                page = os.read(fd, PAGE_BYTES_MAX)
+                page = os.read(fd, layout.size_bytes)
                 if not page:
                     break
                 drained.add(cpu)
@@ -129,32 +129,36 @@ def _pages(cpus: list[Path], drained: set[Path], trouble: list[str]) -> Iterator
 
 
 def _events(
-    instance: Path, sysfs: Path, pages: Iterator[tuple[Path, bytes]], now: Moment, trouble: list[str]
+    instance: Path,
+    sysfs: Path,
+    layout: PageLayout,
+    pages: Iterator[tuple[Path, bytes]],
+    now: Moment,
+    trouble: list[str],
 ) -> Iterator[Event]:
-    layouts: _Layouts | None = None
+    machine: Machine | None = None
     unreadable: dict[Path, str] = {}
     for cpu, page in pages:
         try:
-            if layouts is None:
-                layouts = _layouts(instance, trouble)
-                machine = _machine(sysfs, trouble)
-            for time, payload in read_page(page, layouts.page).entries:
-                yield from _event(payload, layouts, now.time_ns - (now.boottime_ns - time), machine)
-        except (OSError, LayoutError) as error:
+            if machine is None:  # nothing is read of it while nothing happens
+                forms, machine = _formats(instance, trouble), _machine(sysfs, trouble)
+            for time, payload in read_page(page, layout).entries:
+                yield from _event(payload, forms, now.time_ns - (now.boottime_ns - time), machine)
+        except LayoutError as error:
             unreadable[cpu] = f"{cpu}/trace_pipe_raw: {error}"
     trouble += unreadable.values()
 
 
-def _event(payload: bytes, layouts: _Layouts, time_ns: int, machine: Machine) -> Iterator[Event]:
-    if event_id(payload) in layouts.events:
-        name, form = layouts.events[event_id(payload)]
+def _event(payload: bytes, forms: Formats, time_ns: int, machine: Machine) -> Iterator[Event]:
+    if event_id(payload) in forms:
+        name, form = forms[event_id(payload)]
         found = event(name, decode(payload, form), time_ns, machine)
         if found is not None:
             yield found
 
 
-def _layouts(instance: Path, trouble: list[str]) -> _Layouts:
-    forms: dict[int, tuple[str, EventFormat]] = {}
+def _formats(instance: Path, trouble: list[str]) -> Formats:
+    forms: Formats = {}
     for name in trace_instance.present_events(instance):
         file = instance / "events" / name / "format"
         try:
@@ -163,7 +167,7 @@ def _layouts(instance: Path, trouble: list[str]) -> _Layouts:
             trouble.append(f"{file}: {error}")
             continue
         forms[form.id] = (name.partition("/")[2], form)
-    return _Layouts(page_layout(_text(instance / "events/header_page")), forms)
+    return forms
 
 
 # --- losses --------------------------------------------------------------------------------------------------------
