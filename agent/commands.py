@@ -28,11 +28,20 @@ _config_option = click.option(
 
 @click.command()
 @_config_option
-def agent(config_path: Path) -> None:
+@click.option("--prepare", "is_prepare", is_flag=True, help="Only do what takes root, for an agent that has less.")
+def agent(config_path: Path, is_prepare: bool) -> None:
     """Watch this machine's memory errors and serve them to Prometheus and the collector."""
-    from agent.daemon import Agent
+    from agent.daemon import Agent, prepare
 
-    _run(Agent, config_path)
+    if not is_prepare:
+        _run(Agent, config_path)
+        return
+    try:
+        prepare(agent_config.load(config_path))
+    except SettingsError as error:
+        raise ConfigTrouble(str(error)) from error
+    except OSError as error:
+        raise ConfigTrouble(f"{error.filename}: can't be prepared: {error.strerror}") from error
 
 
 @click.command()

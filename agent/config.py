@@ -23,6 +23,10 @@ class AgentSettings:
     )
     host: str = setting("the host's name in fault lines; empty: the machine's own", default="")
     sysfs: Path = setting("where sysfs is mounted", default=Path("/sys"))
+    tracefs: Path = setting("where tracefs is mounted", default=Path("/sys/kernel/tracing"))
+    trace_buffer_kib: int = setting(
+        "trace buffer of each processor; a larger one bears longer storms", default=256, minimum=8, maximum=1 << 20
+    )
     proc: Path = setting("where procfs is mounted", default=Path("/proc"))
     machine_id: Path = setting("file that identifies the machine", default=Path("/etc/machine-id"))
     poll_interval_s: float = setting(

@@ -5,9 +5,12 @@ cycle comes: trouble of a source is a metric and one log line per change, a jour
 faults waiting in memory (bounded) and shows none of them until they are durable.
 """
 
+import contextlib
 import io
 import logging
+import os
 import random
+import select
 import threading
 import time
 from collections import ChainMap, deque
@@ -16,12 +19,12 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent import cores, host, systemd
+from agent import cores, host, systemd, trace_instance
 from agent.config import AgentSettings, Config
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
 from agent.metrics import AgentCollector, SourceStatus, View
 from agent.observation import Moment, Poll
-from agent.reconcile import Changes, clock_step, reconcile, watching
+from agent.reconcile import Changes, clock_step, oldest_waiting_ns, reconcile, watching
 from agent.report import AgentHeader, Fault, JournalSpan, encode
 from agent.serve import Server
 from agent.sources.table import SOURCES, Source
@@ -29,6 +32,7 @@ from checksum import affinity, crc32c
 
 PENDING_FAULTS_MAX = 1000
 CORE_ANSWERS_S = 60.0  # a core that is kept busy by others for longer is said to be
+PROMPT_S = 0.25  # between polls while there is something to wait for; a storm of events makes them no closer
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +105,7 @@ class Agent:
         self._written_s = 0.0
         self._statuses: dict[str, SourceStatus] = {}
         self._complete_until_ns = 0
-        self._stop = threading.Event()
+        self._alarm = _Alarm()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(AgentCollector(self._view))
         self._server = Server(config.listen_address, self)
@@ -120,6 +124,7 @@ class Agent:
 
     def run(self) -> None:
         """Polls until `stop` is called. The first poll is done before READY is said."""
+        self._listen()
         self._cycle()
         if self._core_tester is not None:
             self._core_tester.start()
@@ -128,14 +133,7 @@ class Agent:
         name, port = self.address
         log.info("listening on http://%s:%d", f"[{name}]" if ":" in name else name, port)
         systemd.notify("READY=1", self._status_line())
-        interval_s = self.config.agent.poll_interval_s
-        next_s = time.monotonic() + interval_s
-        while not self._stop.wait(self._until(next_s)):
-            systemd.notify("WATCHDOG=1")
-            if time.monotonic() >= next_s:
-                self._cycle()
-                systemd.notify(self._status_line())
-                next_s = max(next_s + interval_s, time.monotonic())
+        self._poll_on()
         systemd.notify("STOPPING=1")
         if self._core_tester is not None:
             self._core_tester.stop()
@@ -145,14 +143,50 @@ class Agent:
         with self._lock:
             self._write(force=True)
             self._journal.close()
+        self._alarm.close()
 
     def stop(self) -> None:
-        self._stop.set()
+        self._alarm.stop()
+
+    def _listen(self) -> None:
+        """Prepares the trace buffers if that is allowed, and has the sources' events wake the agent."""
+        if os.geteuid() == 0:
+            try:
+                prepare(self.config)
+            except OSError as error:
+                log.info("%s: no trace buffers: %s", error.filename, error.strerror)
+        for source in SOURCES.values():
+            with contextlib.suppress(OSError):  # its poll says why
+                self._alarm.listen(source.wakers(self.config.agent))
+
+    def _poll_on(self) -> None:
+        """Polls at each interval; sooner when an event wakes the agent, and again while something waits."""
+        interval_s = self.config.agent.poll_interval_s
+        polled_s = time.monotonic()
+        next_s = polled_s + interval_s
+        while True:
+            self._alarm.wait(self._until(min(next_s, polled_s + PROMPT_S)), hears_events=False)
+            is_woken = self._alarm.wait(self._until(next_s), hears_events=True)
+            if self._alarm.is_stopped:
+                return
+            systemd.notify("WATCHDOG=1")
+            if not is_woken and time.monotonic() < next_s:
+                continue
+            self._cycle()
+            systemd.notify(self._status_line())
+            polled_s = time.monotonic()
+            if polled_s >= next_s:
+                next_s = max(next_s + interval_s, polled_s)
+            if is_woken or self._waiting_since_ns() is not None:
+                next_s = min(next_s, polled_s + PROMPT_S)
 
     def _until(self, next_s: float) -> float:
         wait_s = max(0.0, next_s - time.monotonic())
         watchdog_s = systemd.watchdog_interval_s()
         return wait_s if watchdog_s is None else min(wait_s, watchdog_s)
+
+    def _waiting_since_ns(self) -> int | None:
+        return oldest_waiting_ns(ChainMap(self._pending_changes, self._journal.state))
 
     # --- the cycle --------------------------------------------------------------------------------------------
 
@@ -179,7 +213,7 @@ class Agent:
             self._write(force=False)
             self._boot_id = now.boot_id
             if not self._pending_faults:
-                self._complete_until_ns = now.time_ns
+                self._complete_until_ns = min(now.time_ns, self._waiting_since_ns() or now.time_ns)
 
     def _poll(self, name: str, state: ChainMap[str, Any], now: Moment) -> Poll | None:
         cursor = {key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")}
@@ -187,15 +221,17 @@ class Agent:
         poll: Poll | None = None
         trouble: tuple[str, ...]
         blind: str | None
+        absent: str | None = None
         try:
             poll = self._sources[name].poll(self.config.agent, cursor, now)
         except OSError as error:
             trouble, blind = (str(error),), "unreadable"
         else:
-            trouble, blind = poll.trouble, poll.blind
-        status = SourceStatus(not trouble and blind is None, time.perf_counter() - started_s, blind, trouble)
+            trouble, blind, absent = poll.trouble, poll.blind, poll.absent
+        is_up = not trouble and blind is None and absent is None
+        status = SourceStatus(is_up, time.perf_counter() - started_s, blind, trouble, absent)
         old = self._statuses.get(name)
-        if old is None or (old.blind, old.trouble) != (status.blind, status.trouble):
+        if old is None or (old.blind, old.trouble, old.absent) != (status.blind, status.trouble, status.absent):
             self._tell(name, status, old)
         self._statuses[name] = status
         return poll
@@ -206,6 +242,8 @@ class Agent:
             log.warning("source %s is blind: %s %s", name, status.blind, "; ".join(status.trouble))
         elif status.trouble:
             log.warning("source %s: %s", name, "; ".join(status.trouble))
+        elif status.absent:
+            log.info("source %s is absent: %s", name, status.absent)
         elif old is not None:
             log.info("source %s sees everything again", name)
 
@@ -327,6 +365,52 @@ class Agent:
                 journal_lost_faults=self._journal.lost_faults,
                 is_journal_writable=self._is_writable,
             )
+
+
+class _Alarm:
+    """Sleeps until something happens: a stop, an event of a source, or the end of the time."""
+
+    def __init__(self) -> None:
+        self.is_stopped = False
+        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._event_fds: set[int] = set()
+
+    def listen(self, fds: list[int]) -> None:
+        """Takes descriptors that become readable at an event, and closes them in the end."""
+        self._event_fds.update(fds)
+
+    def wait(self, timeout_s: float, *, hears_events: bool) -> bool:
+        """Whether an event ended the wait. Without `hears_events` only a stop does."""
+        poll = select.poll()
+        for fd in (self._stop_fd, *(self._event_fds if hears_events else ())):
+            poll.register(fd, select.POLLIN)
+        heard = [(fd, mask) for fd, mask in poll.poll(timeout_s * 1000) if fd != self._stop_fd]
+        for fd, mask in heard:
+            if not mask & select.POLLIN:  # its buffer is gone, and it would be heard for ever
+                self._event_fds.discard(fd)
+                os.close(fd)
+        return bool(heard)
+
+    def stop(self) -> None:
+        """Safe in a signal handler."""
+        self.is_stopped = True
+        os.eventfd_write(self._stop_fd, 1)
+
+    def close(self) -> None:
+        for fd in (self._stop_fd, *self._event_fds):
+            os.close(fd)
+        self._event_fds.clear()
+
+
+def prepare(config: Config) -> None:
+    """What takes root, for an agent that has less: the trace buffers, for the group of the state directory.
+
+    Raises:
+        OSError: it can't be done; the error names the file.
+    """
+    config.agent.state_dir.mkdir(parents=True, exist_ok=True)
+    group = config.agent.state_dir.stat().st_gid
+    trace_instance.prepare(config.agent.tracefs, group, config.agent.trace_buffer_kib)
 
 
 def _is_heartbeat(key: str) -> bool:

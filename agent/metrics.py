@@ -30,6 +30,7 @@ class SourceStatus:
     poll_s: float
     blind: str | None
     trouble: tuple[str, ...] = ()
+    absent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,11 @@ def _sources(view: View) -> Iterator[Metric]:
     for reason in BLIND_REASONS:
         blind.add_metric([reason], any(status.blind == reason for status in view.sources.values()))
     yield from (up, poll, blind)
+    yield CounterMetricFamily(
+        "flipwatch_trace_lost_events",
+        "Trace events that were overwritten before they were read; counters still tell how many errors there were.",
+        value=view.state.get("tracefs/lost", 0),
+    )
 
 
 def _journal(view: View) -> Iterator[Metric]:

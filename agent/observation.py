@@ -7,10 +7,17 @@ reads its files and nothing else: no clock, no socket, no state of its own.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 CORRECTED = "corrected"
 NOT_CORRECTED = "not_corrected"
+ADDRESSES_MAX = 64
+
+
+def error_class(severity: str) -> str:
+    """What novelty is decided for: corrected errors, and all others."""
+    return CORRECTED if severity == "corrected" else NOT_CORRECTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,32 @@ class Observation:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Role(StrEnum):
+    """How an event is told apart from what other witnesses say of the same error."""
+
+    COUNTED = "counted"  # a counter shows the same error: the event says when and where, the counter how many
+    SHARED = "shared"  # another event or a counter may show it as well; alone after a while it is an error of its own
+    OWN = "own"  # nobody else shows it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """`count` errors of one severity on one device that the witnesses reported between `first_ns` and `time_ns`."""
+
+    witnesses: tuple[str, ...]
+    role: Role
+    device: str
+    stream: str
+    severity: str
+    count: int
+    first_ns: int
+    time_ns: int
+    time_error_s: float  # how much earlier than reported
+    since_ns: int  # from then on every error that the witness can see is known
+    addresses: tuple[int, ...] = ()  # distinct physical ones, at most ADDRESSES_MAX
+    detail: Mapping[str, Any] = field(default_factory=dict)  # of the first
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstSight:
     """From `since_ns` on every error of this device and class is known."""
@@ -74,3 +107,5 @@ class Poll:
     gaps: tuple[Gap, ...] = ()
     trouble: tuple[str, ...] = ()  # one sentence for each thing that couldn't be read
     blind: str | None = None  # why nothing can be seen at all
+    events: tuple[Event, ...] = ()
+    absent: str | None = None  # why this witness isn't there on this host, which is no trouble

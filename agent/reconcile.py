@@ -7,13 +7,17 @@ State keys used here (all values are JSON):
     device/<stream>/<name>   label, serial, part, size_bytes; errors and last_ns by severity; history by class of errors
     novel/<stream>           how many novel faults with a time error of at most 120 s there were, for /metrics
     watch/<stream>           since when the host has watched the stream without a gap
+    counted                  the controllers that ever had counters: first parts of device names
+    waiting                  events whose errors aren't all accounted (see attribution)
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from agent.attribution import ADDRESSES_MAX, SECOND_NS, Account, Controllers, Waiting, attribute
 from agent.novelty import History
-from agent.observation import CORRECTED, NOT_CORRECTED, Device, FirstSight, Gap, Moment, Observation, Poll
+from agent.observation import Device, FirstSight, Gap, Moment, Poll, error_class
 from agent.report import MemoryFault
 
 State = Mapping[str, Any]
@@ -39,22 +43,45 @@ def reconcile(
             _remember_first_sight(view, sight)
         for gap in poll.gaps:
             _remember_gap(view, gap)
-    faults = []
-    for source, poll in polls.items():
-        for observation in poll.observations:
-            faults.append(_fault(view, source, observation, now, host))
-    return _merge(faults), changes
+    accounts = _attributed(view, polls, now)
+    return tuple(_fault(view, account, host) for account in _merged(accounts)), changes
+
+
+def _attributed(view: "_Overlay", polls: Mapping[str, Poll], now: Moment) -> list[Account]:
+    read = {device.name.partition("/")[0] for poll in polls.values() for device in poll.devices}
+    ever = sorted({*view.get("counted", ()), *read})
+    view.put("counted", ever)
+    accounts, waiting = attribute(
+        [(source, item) for source, poll in polls.items() for item in poll.observations],
+        [item for poll in polls.values() for item in poll.events],
+        [Waiting.from_json(value) for value in view.get("waiting", ())],
+        Controllers(ever, read),
+        now,
+    )
+    view.put("waiting", [item.as_json() for item in waiting])
+    return accounts
+
+
+def oldest_waiting_ns(state: State) -> int | None:
+    """When the first error was reported that isn't a fault yet, because its counter or another witness may follow."""
+    times = [item["event"]["first_ns"] for item in state.get("waiting", ()) if item["left"]]
+    return min(times, default=None)
 
 
 def watching(state: State, streams: Iterable[str]) -> dict[str, int]:
     """For each of `streams`: since when novelty could be decided for every device; undecided streams are left out."""
     since = {}
     for stream in streams:
-        devices = [value for key, value in state.items() if key.startswith(f"device/{stream}/")]
+        devices = [value for key, value in state.items() if _is_counted(key, value, stream)]
         histories = [History.from_json(value) for device in devices for value in device["history"].values()]
         if histories and f"watch/{stream}" in state:
             since[stream] = max(state[f"watch/{stream}"], *(history.decidable_ns for history in histories))
     return since
+
+
+def _is_counted(key: str, value: Any, stream: str) -> bool:
+    """A device that only events tell of says nothing about when the counters of the others began."""
+    return key.startswith(f"device/{stream}/") and not value.get("by_events")
 
 
 def clock_step(state: State, last: Moment, now: Moment) -> Changes:
@@ -73,7 +100,13 @@ def clock_step(state: State, last: Moment, now: Moment) -> Changes:
             changes[key] = {**value, "history": history, "last_ns": last_ns}
         elif key.startswith("watch/"):
             changes[key] = value + step_ns
+        elif key == "waiting":
+            changes[key] = [{**item, "event": _shifted(item["event"], step_ns)} for item in value]
     return changes
+
+
+def _shifted(event: Mapping[str, Any], step_ns: int) -> dict[str, Any]:
+    return {**event, **{name: event[name] + step_ns for name in ("first_ns", "time_ns", "since_ns")}}
 
 
 class _Overlay:
@@ -124,61 +157,77 @@ def _remember_gap(view: _Overlay, gap: Gap) -> None:
     view.put(f"watch/{gap.stream}", max(gap.end_ns, view.get(f"watch/{gap.stream}", 0)))
 
 
-def _fault(view: _Overlay, source: str, observation: Observation, now: Moment, host: str) -> MemoryFault:
-    key = _key(observation.stream, observation.device)
-    known = view.get(key)
-    severity = observation.severity
-    error_class = CORRECTED if severity == "corrected" else NOT_CORRECTED
-    history = History(since_ns=now.time_ns)  # no proof of quiet: nobody saw the counter's beginning, or it was lost
-    if error_class in known["history"]:
-        history = History.from_json(known["history"][error_class])
-    novel = history.is_novel(now.time_ns)
+def _fault(view: _Overlay, account: Account, host: str) -> MemoryFault:
+    key = _key(account.stream, account.device)
+    known = view.get(key) or _by_events(account)
+    severity, kind = account.severity, error_class(account.severity)
+    history = _history(view, account, known)
+    novel = history.is_novel(account.time_ns)
+    last_ns = max(account.time_ns, known["last_ns"].get(severity, 0))
     view.put(
         key,
         {
             **known,
-            "errors": {**known["errors"], severity: known["errors"].get(severity, 0) + observation.count},
-            "last_ns": {**known["last_ns"], severity: now.time_ns},
-            "history": {**known["history"], error_class: history.with_fault(now.time_ns).as_json()},
+            "errors": {**known["errors"], severity: known["errors"].get(severity, 0) + account.count},
+            "last_ns": {**known["last_ns"], severity: last_ns},
+            "history": {**known["history"], kind: history.with_fault(account.time_ns).as_json()},
         },
     )
-    if novel and observation.time_error_s <= NOVEL_TIME_ERROR_MAX_S:
-        view.put(f"novel/{observation.stream}", view.get(f"novel/{observation.stream}", 0) + 1)
+    if novel and account.time_error_s <= NOVEL_TIME_ERROR_MAX_S:
+        view.put(f"novel/{account.stream}", view.get(f"novel/{account.stream}", 0) + 1)
     return MemoryFault(
-        time_ns=now.time_ns,
-        time_error_s=observation.time_error_s,
+        time_ns=account.time_ns,
+        time_error_s=account.time_error_s,
         host=host,
-        device=observation.device,
-        stream=observation.stream,
+        device=account.device,
+        stream=account.stream,
         severity=severity,
-        count=observation.count,
+        count=account.count,
         novel=novel,
-        witnesses=(source,),
-        epoch=observation.epoch,
-        detail=observation.detail,
+        witnesses=account.witnesses,
+        epoch=account.epoch,
+        detail=account.as_detail(),
     )
 
 
-def _merge(faults: list[MemoryFault]) -> tuple[MemoryFault, ...]:
-    """Faults of one device and severity become one, as novel as the first and as vague as the vaguest."""
-    merged: dict[tuple[str, str, str], MemoryFault] = {}
-    for fault in faults:
-        key = (fault.stream, fault.device, fault.severity)
-        first = merged.get(key)
-        if first is None:
-            merged[key] = fault
-            continue
-        merged[key] = MemoryFault(
-            time_ns=first.time_ns,
-            time_error_s=max(first.time_error_s, fault.time_error_s),
-            host=first.host,
-            device=first.device,
-            stream=first.stream,
-            severity=first.severity,
-            count=first.count + fault.count,
-            novel=first.novel,
-            witnesses=tuple(dict.fromkeys((*first.witnesses, *fault.witnesses))),
-            epoch=first.epoch,
-            detail={**first.detail, **fault.detail},
-        )
-    return tuple(merged.values())
+def _by_events(account: Account) -> dict[str, Any]:
+    """A device that no counter names: it is known from its first error on."""
+    attributes = {"label": account.detail.get("label", ""), "serial": account.detail.get("serial", ""), "part": ""}
+    return {"errors": {}, "last_ns": {}, "history": {}, **attributes, "size_bytes": None, "by_events": True}
+
+
+def _history(view: _Overlay, account: Account, known: Mapping[str, Any]) -> History:
+    """What proves the device's quiet: its counter, or that its witness saw everything; and its own last fault."""
+    kind = error_class(account.severity)
+    own = History.from_json(known["history"][kind]) if kind in known["history"] else None
+    if account.counter is None:
+        proof = History(account.since_ns if account.since_ns is not None else account.time_ns)
+    else:
+        histories = (view.get(_key(account.stream, account.counter)) or known)["history"]
+        # without a history nobody saw the counter's beginning, or it was lost
+        proof = History.from_json(histories[kind]) if kind in histories else History(account.time_ns)
+    return replace(proof, last_fault_ns=own.last_fault_ns if own is not None else None)
+
+
+def _merged(accounts: Iterable[Account]) -> Iterable[Account]:
+    """Accounts of one device and severity become one, as vague as all of them together."""
+    merged: dict[tuple[str, str, str], Account] = {}
+    for account in accounts:
+        key = (account.stream, account.device, account.severity)
+        merged[key] = _both(merged[key], account) if key in merged else account
+    return merged.values()
+
+
+def _both(first: Account, other: Account) -> Account:
+    begin_ns = min(item.time_ns - int(item.time_error_s * SECOND_NS) for item in (first, other))
+    time_ns = max(first.time_ns, other.time_ns)
+    return replace(
+        first,
+        count=first.count + other.count,
+        time_ns=time_ns,
+        time_error_s=(time_ns - begin_ns) / SECOND_NS,
+        witnesses=tuple(dict.fromkeys((*first.witnesses, *other.witnesses))),
+        counter=first.counter or other.counter,
+        addresses=tuple(dict.fromkeys((*first.addresses, *other.addresses)))[:ADDRESSES_MAX],
+        detail={**other.detail, **first.detail},
+    )

@@ -35,6 +35,7 @@ listen = "127.0.0.1:0"
 host = "{name}"
 state_dir = "{directory}/state"
 sysfs = "{sysfs}"
+tracefs = "{directory}/tracing"
 poll_interval_s = 1
 
 [[store]]

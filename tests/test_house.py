@@ -29,10 +29,14 @@ MAY_IMPORT = {
     "deploy": {"checksum.leveldb_log"},  # the demonstration writes records as any user of the library would
 }
 PURE = [
+    "agent/attribution.py",
+    "agent/machine_check.py",
     "agent/novelty.py",
     "agent/observation.py",
     "agent/reconcile.py",
     "agent/report.py",
+    "agent/ringbuffer.py",
+    "agent/trace_events.py",
     "checksum/chain.py",
     "checksum/finding.py",
     "checksum/framing.py",

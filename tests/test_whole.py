@@ -52,7 +52,8 @@ class Host:
         config = directory / name / "agent.toml"
         config.write_text(
             f'[agent]\nlisten = "127.0.0.1:{port}"\nhost = "{name}"\nstate_dir = "{directory}/{name}/state"\n'
-            f'sysfs = "{directory}/{name}/sys"\npoll_interval_s = 0.1\nheartbeat_s = 0.2\n'
+            f'sysfs = "{directory}/{name}/sys"\ntracefs = "{directory}/{name}/tracing"\n'
+            "poll_interval_s = 0.1\nheartbeat_s = 0.2\n"
         )
         self.agent = Program(directory / name, "agent", "--config", str(config))
 

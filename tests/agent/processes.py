@@ -85,6 +85,7 @@ class Daemon(Answers):
             "listen": "127.0.0.1:0",
             "host": "host-1",
             "sysfs": str(self.root / "sys"),
+            "tracefs": str(self.root / "tracing"),
             "machine_id": str(machine_id),
             "poll_interval_s": 0.1,
             "heartbeat_s": 0.5,

@@ -29,6 +29,8 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
+mount -t debugfs debugfs /sys/kernel/debug
+mount -t tracefs tracefs /sys/kernel/tracing
 {load}
 mount -t tmpfs tmpfs /upper
 mkdir /upper/upper /upper/work
@@ -38,8 +40,6 @@ for name in proc sys dev; do mount --rbind /$name /root/$name; done
 mount -t tmpfs tmpfs /root/run
 mkdir -p /root{state}
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=none state /root{state}
-mount -t debugfs debugfs /sys/kernel/debug
-mount -t tracefs tracefs /sys/kernel/tracing
 hostname guest
 ip link set lo up
 ip address add 10.0.2.15/24 dev eth0

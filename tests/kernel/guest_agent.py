@@ -18,14 +18,14 @@ class GuestAgent(Answers):
     """One after the other may run in a guest; they share a state directory, which outlives the guest."""
 
     guest: Guest
+    prefix: str = ""  # a program that starts it
     pid: int = 0
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.guest.agent_port}"
 
-    def start(self, **settings: Any) -> "GuestAgent":
-        """Starts it; returns when it answers."""
+    def configure(self, **settings: Any) -> None:
         settings = {
             "listen": f"0.0.0.0:{AGENT_PORT}",
             "state_dir": f"{STATE}/agent",
@@ -39,7 +39,16 @@ class GuestAgent(Answers):
         self.guest.run(
             f"echo 0123456789abcdef > /root{STATE}/machine-id; cat > /root{STATE}/agent.toml <<'END'\n{config}\nEND"
         )
-        daemon = f"cd {ROOT} && exec {sys.executable} -m flipwatch agent --config {STATE}/agent.toml"
+
+    def prepare(self) -> None:
+        """What a service manager would run as root before it starts the agent."""
+        command = f"cd {ROOT} && {sys.executable} -m flipwatch agent --prepare --config {STATE}/agent.toml"
+        self.guest.run(f"chroot /root sh -c '{command}'")
+
+    def start(self, **settings: Any) -> "GuestAgent":
+        """Starts it; returns when it answers."""
+        self.configure(**settings)
+        daemon = f"cd {ROOT} && exec {self.prefix} {sys.executable} -m flipwatch agent --config {STATE}/agent.toml"
         started = self.guest.run(f"chroot /root sh -c '{daemon}' >> /root{STATE}/agent.log 2>&1 3>&- & echo $!")
         self.pid = int(started)
         eventually(self._answers, START_S)

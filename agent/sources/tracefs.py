@@ -1,0 +1,227 @@
+"""The kernel's trace events of errors, from the agent's own instance of the trace buffers.
+
+Enters: where tracefs and sysfs are mounted, this source's cursor and the moment. Leaves: a Poll with events, each dated
+to the nanosecond, and what was lost of them. Reading takes the events out of the buffer; what was read and isn't in the
+journal when the agent is killed is gone, which the counters make up for.
+
+The buffer is made by `agent.trace_instance` and outlives the agent. Losses are counted by the kernel for each processor
+(`per_cpu/cpu*/stats`): overrun, for events overwritten before anybody read them, and dropped. The cursor keeps what
+those counters showed ("stats"), how many events were lost in all ("lost"), and since when every event is known
+("watched", a novelty History), which begins anew after too long a time without a buffer.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agent import trace_instance
+from agent.novelty import History
+from agent.observation import Event, Moment, Poll
+from agent.ringbuffer import (
+    EventFormat,
+    LayoutError,
+    PageLayout,
+    decode,
+    event_format,
+    event_id,
+    page_layout,
+    read_page,
+)
+from agent.trace_events import Machine, event, summary
+
+FILE_BYTES_MAX = 1 << 16  # the longest format has some kilobytes
+PAGES_MAX = 4096  # of one processor at one poll: more than a buffer holds
+CHECK_INTERVAL_S, EDAC_POLL_S = 300.0, 1.0  # the kernel's own, where they can't be read
+LOST = ("overrun", "commit overrun", "dropped events")
+READ = "read events"
+PREPARE = "as root: flipwatch agent --prepare"
+
+Stats = dict[str, int]
+Formats = dict[int, tuple[str, EventFormat]]  # by id
+
+
+def poll(tracefs: Path, sysfs: Path, cursor: dict[str, Any], now: Moment) -> Poll:
+    """All events since the last poll."""
+    instance = trace_instance.path(tracefs)
+    absent = _why_absent(tracefs, instance)
+    if absent is not None:
+        return Poll(cursor=cursor, absent=absent)
+    try:
+        layout = page_layout(_text(instance / "events/header_page"))
+    except (OSError, LayoutError) as error:
+        return Poll(cursor=cursor, trouble=(f"{instance}/events/header_page: {error}",))
+    cpus = trace_instance.cpus(instance)
+    trouble: list[str] = []
+    drained: set[Path] = set()
+    found = summary(_events(instance, sysfs, layout, _pages(cpus, layout, drained, trouble), now, trouble))
+    is_new_boot = cursor.get("boot_id") != now.boot_id
+    old: dict[str, Stats] = {} if is_new_boot else cursor.get("stats", {})
+    # a processor whose buffer was empty lost nothing; one that was never looked at may have
+    asked = [cpu for cpu in cpus if cpu in drained or cpu.name not in old]
+    stats = {cpu.name: _stats(cpu / "stats", trouble) for cpu in asked}
+    lost = sum(_lost(old.get(cpu, {}), new) for cpu, new in stats.items())
+    is_remade = any(new.get(READ, 0) < old.get(cpu, {}).get(READ, 0) for cpu, new in stats.items())
+    watched = _watched(cursor, bool(lost) or is_new_boot or is_remade, now)
+    if lost:
+        trouble.append(f"{instance}: {lost} events were lost before they could be read; counters still tell how many")
+    return Poll(
+        cursor={
+            "boot_id": now.boot_id,
+            "stats": {**old, **stats},
+            "lost": cursor.get("lost", 0) + lost,
+            "watched": watched.as_json(),
+            "polled": now.time_ns,
+        },
+        events=tuple(replace(item, since_ns=watched.since_ns) for item in found),
+        trouble=tuple(trouble),
+    )
+
+
+def _why_absent(tracefs: Path, instance: Path) -> str | None:
+    try:
+        clock = _text(instance / "trace_clock")
+        os.listdir(instance / "per_cpu")
+    except FileNotFoundError:
+        return f"{instance} isn't there; {PREPARE}"
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}; {PREPARE}"
+    if f"[{trace_instance.CLOCK}]" not in clock:
+        return f"{instance}: its clock is {clock.strip()}; {PREPARE}"
+    return None if trace_instance.present_events(instance) else f"{tracefs}: this kernel traces no hardware errors"
+
+
+def _watched(cursor: dict[str, Any], is_gap: bool, now: Moment) -> History:
+    if "watched" not in cursor:
+        return History(now.time_ns)
+    watched = History.from_json(cursor["watched"])
+    return watched.with_gap(cursor["polled"], now.time_ns) if is_gap else watched
+
+
+# --- pages ---------------------------------------------------------------------------------------------------------
+
+
+def _pages(
+    cpus: list[Path], layout: PageLayout, drained: set[Path], trouble: list[str]
+) -> Iterator[tuple[Path, bytes]]:
+    """The pages of each processor's buffer, one at a time as a storm may fill many; and which had any."""
+    for cpu in cpus:
+        try:
+            fd = os.open(cpu / "trace_pipe_raw", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            trouble.append(f"{cpu}/trace_pipe_raw: {error.strerror}")
+            continue
+        try:
+            for _ in range(PAGES_MAX):
+                page = os.read(fd, layout.size_bytes)
+                if not page:
+                    break
+                drained.add(cpu)
+                yield cpu, page
+        except BlockingIOError:
+            pass  # it is empty
+        except OSError as error:
+            trouble.append(f"{cpu}/trace_pipe_raw: {error.strerror}")
+        finally:
+            os.close(fd)
+
+
+def _events(
+    instance: Path,
+    sysfs: Path,
+    layout: PageLayout,
+    pages: Iterator[tuple[Path, bytes]],
+    now: Moment,
+    trouble: list[str],
+) -> Iterator[Event]:
+    machine: Machine | None = None
+    unreadable: dict[Path, str] = {}
+    for cpu, page in pages:
+        try:
+            if machine is None:  # nothing is read of it while nothing happens
+                forms, machine = _formats(instance, trouble), _machine(sysfs, trouble)
+            for time, payload in read_page(page, layout).entries:
+                yield from _event(payload, forms, now.time_ns - (now.boottime_ns - time), machine)
+        except LayoutError as error:
+            unreadable[cpu] = f"{cpu}/trace_pipe_raw: {error}"
+    trouble += unreadable.values()
+
+
+def _event(payload: bytes, forms: Formats, time_ns: int, machine: Machine) -> Iterator[Event]:
+    if event_id(payload) in forms:
+        name, form = forms[event_id(payload)]
+        found = event(name, decode(payload, form), time_ns, machine)
+        if found is not None:
+            yield found
+
+
+def _formats(instance: Path, trouble: list[str]) -> Formats:
+    forms: Formats = {}
+    for name in trace_instance.present_events(instance):
+        file = instance / "events" / name / "format"
+        try:
+            form = event_format(_text(file))
+        except (OSError, LayoutError) as error:
+            trouble.append(f"{file}: {error}")
+            continue
+        forms[form.id] = (name.partition("/")[2], form)
+    return forms
+
+
+# --- losses --------------------------------------------------------------------------------------------------------
+
+
+def _stats(file: Path, trouble: list[str]) -> Stats:
+    try:
+        text = _text(file)
+    except OSError as error:
+        trouble.append(f"{file}: {error.strerror}")
+        return {}
+    found = dict(re.findall(r"^([a-z ]+): (\d{1,20})$", text, re.M))
+    return {name: int(found[name]) for name in (*LOST, READ) if name in found}
+
+
+def _lost(old: Stats, new: Stats) -> int:
+    """A counter that fell began anew: the buffer was made again, or resized."""
+    rises = ((old.get(name, 0), new.get(name, 0)) for name in LOST)
+    return sum(after - before if after >= before else after for before, after in rises)
+
+
+# --- the machine ---------------------------------------------------------------------------------------------------
+
+
+def _machine(sysfs: Path, trouble: list[str]) -> Machine:
+    checks = sysfs / "devices/system/machinecheck/machinecheck0/check_interval"
+    edac = sysfs / "module/edac_core/parameters/edac_mc_poll_msec"
+    return Machine(
+        layers=dict(_layers(sysfs / "devices/system/edac/mc", trouble)),
+        edac_poll_s=_number(edac, EDAC_POLL_S * 1000) / 1000,
+        machine_check_poll_s=_number(checks, CHECK_INTERVAL_S),
+    )
+
+
+def _layers(root: Path, trouble: list[str]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """The names of a controller's layers: max_location "csrow 3 channel 1 " has csrow and channel."""
+    for directory in sorted(root.glob("mc[0-9]*")):
+        number = directory.name.removeprefix("mc")
+        try:
+            words = _text(directory / "max_location").split()
+        except OSError as error:
+            trouble.append(f"{error.filename}: {error.strerror}")
+            continue
+        if number.isdecimal():
+            yield int(number), tuple(words[::2])
+
+
+def _number(file: Path, default: float) -> float:
+    try:
+        return float(int(_text(file)))
+    except (OSError, ValueError):
+        return default
+
+
+def _text(file: Path) -> str:
+    with file.open("rb") as stream:
+        return stream.read(FILE_BYTES_MAX).decode("utf-8", "replace")

@@ -1,0 +1,274 @@
+"""What the kernel's trace events say of errors: fields become an Event.
+
+Enters: the name of a trace event, its fields, its time on the wall clock, and what is known of the machine. Leaves: an
+Event, or None if it isn't about an error. Pure. A field that this kernel doesn't have is taken as unknown. Sources:
+include/ras/ras_event.h, include/trace/events/mce.h, drivers/cxl/core/trace.h and mm/memory-failure.c of the Linux
+kernel; UEFI specification, appendix N (memory error section, ARM processor error, severities); Compute Express Link
+specification, "Event Records".
+
+    mc_event                         COUNTED by the EDAC counters of its controller
+    mce_record of a memory           SHARED: the same error may be an mc_event, or a page that was poisoned
+    extlog_mem_event, memory_failure SHARED
+    mce_record of a cache or core    OWN, as are arm_event, non_standard_event, cxl_dram and cxl_general_media
+"""
+
+import struct
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent.machine_check import PAGE_SHIFT, decode
+from agent.observation import ADDRESSES_MAX, Event, Role
+from agent.ringbuffer import Value
+
+TEXT_CHARACTERS_MAX = 256
+GROUPS_MAX = 256  # of one poll; beyond it addresses no longer make a group of their own
+PROMPT_ERROR_S = 1.0  # of what is reported by an interrupt
+
+EDAC_SEVERITIES = ("corrected", "uncorrected", "deferred", "fatal")  # enum hw_event_mc_err_type; then: information
+CPER_SEVERITIES = ("uncorrected", "fatal", "corrected")  # recoverable, fatal, corrected; then: information
+CXL_UNCORRECTED, CXL_FATAL_LOG = 1 << 0, 3
+ARM_CACHE_TYPES = (0, 1)  # cache and translation buffer; then bus and micro-architecture
+MEMORY_FAILURE_RESULTS = ("ignored", "failed", "delayed", "recovered")
+
+Fields = Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the events don't say themselves."""
+
+    layers: Mapping[int, tuple[str, ...]]  # by memory controller: the names of the layers of a location
+    edac_poll_s: float  # how often EDAC drivers look that have no interrupt
+    machine_check_poll_s: float  # the same for the kernel's machine checks
+
+
+def event(name: str, fields: Fields, time_ns: int, machine: Machine) -> Event | None:
+    """What trace event `name` reports; None if it is no error."""
+    found = READERS[name](fields, machine)
+    if found is None:
+        return None
+    detail = {key: _bounded(value) for key, value in found.detail.items() if value not in (None, "")}
+    return replace(found, first_ns=time_ns, time_ns=time_ns, witnesses=(name,), detail=detail)
+
+
+def summary(events: Iterable[Event]) -> tuple[Event, ...]:
+    """The events of one poll, added up per witness, device, severity and page, so that a storm needs little memory."""
+    groups: dict[tuple[Any, ...], Event] = {}
+    for found in events:
+        key: tuple[Any, ...] = (found.witnesses, found.device, found.severity)
+        page = found.addresses[0] >> PAGE_SHIFT if found.addresses else None
+        if found.role is Role.SHARED and (len(groups) < GROUPS_MAX or (*key, page) in groups):
+            key = (*key, page)
+        groups[key] = joined(groups[key], found) if key in groups else found
+    return tuple(groups.values())
+
+
+def joined(first: Event, other: Event) -> Event:
+    """Both as one: errors of one device and severity, with the detail of the first."""
+    return replace(
+        first,
+        count=first.count + other.count,
+        first_ns=min(first.first_ns, other.first_ns),
+        time_ns=max(first.time_ns, other.time_ns),
+        time_error_s=max(first.time_error_s, other.time_error_s),
+        since_ns=max(first.since_ns, other.since_ns),
+        addresses=tuple(dict.fromkeys((*first.addresses, *other.addresses)))[:ADDRESSES_MAX],
+    )
+
+
+def _event(role: Role, stream: str, device: str, severity: str, **parts: Any) -> Event:
+    """An Event with what all have in common; witness and times are added by who knows them."""
+    address = parts.pop("address", None)
+    return Event(
+        witnesses=(),
+        role=role,
+        stream=stream,
+        device=device,
+        severity=severity,
+        count=parts.pop("count", 1),
+        first_ns=0,
+        time_ns=0,
+        time_error_s=parts.pop("time_error_s", PROMPT_ERROR_S),
+        since_ns=0,
+        addresses=(address,) if address else (),  # 0 is what drivers say that don't know
+        detail=parts,
+    )
+
+
+def _mc_event(fields: Fields, machine: Machine) -> Event | None:
+    kind = _int(fields, "error_type")
+    if kind >= len(EDAC_SEVERITIES):
+        return None
+    address, syndrome = _unsigned(fields, "address"), _unsigned(fields, "syndrome")
+    return _event(
+        Role.COUNTED,
+        "dram",
+        edac_device(fields, machine.layers),
+        EDAC_SEVERITIES[kind],
+        count=max(1, _int(fields, "error_count")),
+        address=address,
+        time_error_s=max(PROMPT_ERROR_S, machine.edac_poll_s),
+        syndrome=hex(syndrome) if syndrome else None,
+        grain_bytes=1 << _int(fields, "grain_bits") if address else None,
+        label=fields.get("label"),
+        message=fields.get("msg"),
+        driver_detail=fields.get("driver_detail"),
+    )
+
+
+def edac_device(fields: Fields, layers: Mapping[int, tuple[str, ...]]) -> str:
+    """The device's name as the EDAC counters have it; what isn't known of the place ends in `unknown`."""
+    index = _int(fields, "mc_index")
+    name = f"mc{index}"
+    for layer, key in zip(layers.get(index, ()), ("top_layer", "middle_layer", "lower_layer"), strict=False):
+        number = _int(fields, key, -1)
+        if number < 0:
+            return f"{name}/unknown"
+        name += f"/{layer}{number}"
+    return name if "/" in name else f"{name}/unknown"
+
+
+def _mce_record(fields: Fields, machine: Machine) -> Event | None:
+    registers = {key: _int(fields, key) for key in ("status", "addr", "misc", "ipid", "mcgcap", "bank", "cpuvendor")}
+    check = decode(**registers)
+    if check is None:
+        return None
+    cpu, bank = f"cpu{_int(fields, 'cpu')}", f"bank{registers['bank']}"
+    socket = f"socket{_int(fields, 'socketid')}"
+    synd = _int(fields, "synd")
+    return _event(
+        Role.SHARED if check.stream == "dram" else Role.OWN,
+        check.stream,
+        f"{socket}/{bank}" if check.stream == "dram" else f"{socket}/{cpu}/{bank}",  # memory is the socket's
+        check.severity,
+        count=check.count,
+        address=check.address,
+        time_error_s=PROMPT_ERROR_S if check.is_interrupt else max(PROMPT_ERROR_S, machine.machine_check_poll_s),
+        what=check.what,
+        status=hex(registers["status"]),
+        misc=hex(registers["misc"]) if registers["misc"] else None,
+        syndrome=hex(synd) if synd else None,
+    )
+
+
+def _memory_failure_event(fields: Fields, _machine: Machine) -> Event:
+    result = _int(fields, "result")
+    known = 0 <= result < len(MEMORY_FAILURE_RESULTS)
+    return _event(
+        Role.SHARED,
+        "dram",
+        "page/unknown",
+        "uncorrected",
+        address=_int(fields, "pfn") << PAGE_SHIFT,
+        page_recovery=MEMORY_FAILURE_RESULTS[result] if known else f"result {result}",
+    )
+
+
+# struct cper_mem_err_compact: validation bits, then these; which bit says that a field holds
+_CPER_MEMORY = struct.Struct("<Q8H3Q3HB")
+_CPER_PLACES = {"node": (1, 3), "card": (2, 4), "module": (3, 5), "bank": (4, 6), "device": (5, 7), "row": (6, 8)}
+_CPER_PLACES |= {"column": (7, 9), "bit_position": (8, 10), "rank": (12, 15)}
+
+
+def _extlog_mem_event(fields: Fields, _machine: Machine) -> Event | None:
+    severity = _int(fields, "sev")
+    if severity >= len(CPER_SEVERITIES):
+        return None
+    place = _cper_place(fields.get("data", b""))
+    parts = [f"{key}{place[key]}" for key in ("node", "card", "module") if key in place]
+    return _event(
+        Role.SHARED,
+        "dram",
+        "/".join(parts or ["page", "unknown"]),
+        CPER_SEVERITIES[severity],
+        address=_int(fields, "pa"),
+        fru_text=fields.get("fru_text"),
+        **place,
+    )
+
+
+def _cper_place(data: Value) -> dict[str, int]:
+    if not isinstance(data, bytes) or len(data) < _CPER_MEMORY.size:
+        return {}
+    values = _CPER_MEMORY.unpack_from(data)
+    return {name: values[at] for name, (at, bit) in _CPER_PLACES.items() if values[0] >> bit & 1}
+
+
+def _arm_event(fields: Fields, _machine: Machine) -> Event | None:
+    severity = _int(fields, "sev", CPER_SEVERITIES.index("corrected"))  # before 6.12 the kernel didn't tell
+    if severity >= len(CPER_SEVERITIES):
+        return None
+    errors = fields.get("pei_buf", b"")
+    kind = errors[4] if isinstance(errors, bytes) and len(errors) > 4 else None  # of the first error information
+    return _event(
+        Role.OWN,
+        "sram" if kind in ARM_CACHE_TYPES else "core",
+        f"cpu-{_int(fields, 'mpidr'):x}",
+        CPER_SEVERITIES[severity],
+        midr=hex(_int(fields, "midr")),
+        severity_known=None if "sev" in fields else False,
+    )
+
+
+def _non_standard_event(fields: Fields, _machine: Machine) -> Event | None:
+    severity = _int(fields, "sev")
+    if severity >= len(CPER_SEVERITIES):
+        return None
+    section = fields.get("sec_type", b"")
+    kind = uuid.UUID(bytes_le=section) if isinstance(section, bytes) and len(section) == 16 else "unknown"
+    content = fields.get("buf", b"")
+    return _event(
+        Role.OWN,
+        "core",
+        f"firmware/{kind}",
+        CPER_SEVERITIES[severity],
+        fru_text=fields.get("fru_text"),
+        data=content[: TEXT_CHARACTERS_MAX // 2].hex() if isinstance(content, bytes) else None,
+    )
+
+
+def _cxl_media(fields: Fields, _machine: Machine) -> Event:
+    """cxl_dram and cxl_general_media: both say channel and rank, if their two lowest validity bits are set."""
+    valid = _int(fields, "validity_flags")
+    places = [f"{key}{_int(fields, key)}" for bit, key in enumerate(("channel", "rank")) if valid >> bit & 1]
+    is_uncorrected = _int(fields, "descriptor") & CXL_UNCORRECTED
+    severity = "fatal" if _int(fields, "log") == CXL_FATAL_LOG else "uncorrected"
+    numbers = {key: _int(fields, key) for key in ("row", "column", "bank", "bank_group") if key in fields}
+    return _event(
+        Role.OWN,
+        "dram",
+        "/".join([str(fields.get("memdev") or "cxl"), *(places or ["unknown"])]),
+        severity if is_uncorrected else "corrected",
+        address=_int(fields, "hpa") if _int(fields, "hpa") < (1 << 64) - 1 else None,
+        device_address=hex(_int(fields, "dpa")),
+        serial=hex(_int(fields, "serial")),
+        region=fields.get("region_name"),
+        **numbers,
+    )
+
+
+READERS: dict[str, Callable[[Fields, Machine], Event | None]] = {
+    "mc_event": _mc_event,
+    "mce_record": _mce_record,
+    "memory_failure_event": _memory_failure_event,
+    "extlog_mem_event": _extlog_mem_event,
+    "arm_event": _arm_event,
+    "non_standard_event": _non_standard_event,
+    "cxl_dram": _cxl_media,
+    "cxl_general_media": _cxl_media,
+}
+
+
+def _int(fields: Fields, key: str, default: int = 0) -> int:
+    value = fields.get(key, default)
+    return value if isinstance(value, int) else default
+
+
+def _unsigned(fields: Fields, key: str) -> int:
+    return _int(fields, key) & (1 << 64) - 1
+
+
+def _bounded(value: Any) -> Any:
+    return value[:TEXT_CHARACTERS_MAX] if isinstance(value, str) else value

@@ -1,0 +1,268 @@
+"""Trace buffers and events: pages recorded from two kernels, events built by their formats, and nonsense."""
+
+import struct
+import uuid
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import machine_check, ringbuffer
+from agent.observation import ADDRESSES_MAX, Event, Role
+from agent.ringbuffer import LayoutError, decode, event_format, event_id, page_layout, read_page
+from agent.trace_events import READERS, Machine, edac_device, event, summary
+from tests.agent.trace_tree import KERNELS, RECORDED, formats, page, payload
+
+MACHINE = Machine(layers={0: ("csrow", "channel"), 1: ("channel", "slot")}, edac_poll_s=1, machine_check_poll_s=300)
+LAYOUT = page_layout((RECORDED / "header_page").read_text())
+TIME_NS = 1_795_000_000 * 10**9
+
+
+def read(kernel: str, name: str, **values: int | str | bytes) -> Event | None:
+    form = formats(kernel)[name]
+    return event(name, decode(payload(form, **values), form), TIME_NS, MACHINE)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_page_of_a_real_kernel(kernel: str) -> None:
+    """One corrected and one uncorrected error of ie31200_edac, then machine checks injected through QEMU."""
+    forms = {form.id: (name, form) for name, form in formats(kernel).items()}
+    found = read_page((RECORDED / kernel / "page").read_bytes(), LAYOUT)
+    entries = [(time, *forms[event_id(data)], data) for time, data in found.entries]
+    assert found.lost is None and len(entries) > 20
+    assert [time for time, *_ in entries] == sorted(time for time, *_ in entries)
+    assert 10**9 < entries[1][0] - entries[0][0] < 2 * 10**9, "the driver polls each second"
+    events = [event(name, decode(data, form), time, MACHINE) for time, name, form, data in entries[:4]]
+    assert [(e.witnesses, e.device, e.severity, e.addresses) for e in events if e] == [
+        (("mc_event",), "mc0/csrow0/channel0", "corrected", ()),
+        (("mc_event",), "mc0/csrow1/channel1", "uncorrected", ()),
+        (("mce_record",), "socket0/bank9", "corrected", (0x1234000,)),
+        (("mce_record",), "socket0/bank9", "deferred", (0x5456000,)),
+    ]
+    assert events[0] and events[0].detail == {
+        "syndrome": "0x5a",
+        "label": "mc#0csrow#0channel#0",
+        "message": "ie31200 CE",
+    }
+
+
+def test_fields_move_between_kernels_and_are_found() -> None:
+    old, new = (formats(kernel)["mce_record"].fields for kernel in KERNELS)
+    assert old["cpu"].offset_bytes != new["cpu"].offset_bytes and "microcode" in new.keys() - old.keys()
+    for kernel in KERNELS:
+        found = read(kernel, "mce_record", status=1 << 63 | 0x90, cpu=3, socketid=1, bank=7)
+        assert found is not None and found.device == "socket1/bank7"
+
+
+@given(st.lists(st.tuples(st.integers(0, 1 << 40), st.binary(min_size=8, max_size=300)), max_size=8), st.booleans())
+def test_what_is_written_on_a_page_is_read_from_it(steps: list[tuple[int, bytes]], has_loss: bool) -> None:
+    time, entries = 10**12, []
+    for step, content in steps:
+        time += step
+        entries.append((time, content + bytes(-len(content) % 4)))
+    data = page(entries, lost=17 if has_loss else None)
+    found = read_page(data, LAYOUT)
+    assert list(found.entries) == entries and found.lost == (17 if has_loss else None)
+
+
+@given(st.binary(max_size=200), st.integers(0, 1 << 32))
+def test_a_page_of_nonsense_is_an_error_or_a_page(data: bytes, commit: int) -> None:
+    nonsense = struct.pack("<QQ", 5, commit) + data
+    try:
+        for _, content in read_page(nonsense, LAYOUT).entries:
+            for form in formats("6.12").values():
+                decode(content, form)
+    except LayoutError as error:
+        assert "\n" not in str(error)
+
+
+def test_padding_and_absolute_times() -> None:
+    stamp = struct.pack("<II", ringbuffer.TIME_STAMP | 5 << 5, 2)
+    discarded = struct.pack("<II", ringbuffer.PADDING | 3 << 5, 8) + bytes(4)
+    entry = struct.pack("<I", 2 | 7 << 5) + b"8 bytes."
+    rest = struct.pack("<I", ringbuffer.PADDING) + b"whatever"
+    data = stamp + discarded + entry + rest
+    (only,) = read_page(struct.pack("<QQ", 1, len(data)) + data, LAYOUT).entries
+    assert only == ((2 << 27) + 5 + 3 + 7, b"8 bytes.")
+
+
+@pytest.mark.parametrize("text", ["", "field: u64 timestamp;	offset:0;	size:8;	signed:0;", "\0" * 100])
+def test_layouts_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(LayoutError):
+        page_layout(text)
+    with pytest.raises(LayoutError):
+        event_format(text)
+    with pytest.raises(LayoutError):
+        read_page(b"short", LAYOUT)
+
+
+# --- machine checks ------------------------------------------------------------------------------------------------
+
+VALID, AMD, INTEL = 1 << 63, 2, 0
+UC, PCC, S, AR = 1 << 61, 1 << 57, 1 << 56, 1 << 55
+
+
+def check(status: int, **registers: int) -> machine_check.MachineCheck | None:
+    known = {"addr": 0, "misc": 0, "ipid": 0, "mcgcap": 1 << 24 | 1 << 10, "bank": 4, "cpuvendor": INTEL, **registers}
+    return machine_check.decode(status=VALID | status, **known)
+
+
+@pytest.mark.parametrize(
+    ("code", "stream"),
+    [
+        (0x0001, "core"),
+        (0x0005, "sram"),
+        (0x000E, "sram"),
+        (0x0014, "sram"),
+        (0x0090, "dram"),
+        (0x009F, "dram"),
+        (0x00CF, "dram"),
+        (0x0135, "sram"),
+        (0x1135, "sram"),
+        (0x0285, "dram"),
+        (0x0400, "core"),
+        (0x0405, "core"),
+        (0x0E0B, "core"),
+        (0x0813, "core"),
+        (0x4321, "core"),
+    ],
+)
+def test_error_codes(code: int, stream: str) -> None:
+    found = check(code)
+    assert found is not None and found.stream == stream and found.what
+
+
+@pytest.mark.parametrize(
+    ("status", "vendor", "mcgcap", "severity"),
+    [
+        (0, INTEL, 1 << 24, "corrected"),
+        (UC | S | AR, INTEL, 1 << 24, "uncorrected"),
+        (UC, INTEL, 1 << 24, "deferred"),
+        (UC, INTEL, 0, "uncorrected"),
+        (UC | PCC, INTEL, 1 << 24, "fatal"),
+        (1 << 44, INTEL, 1 << 24, "corrected"),
+        (1 << 44, AMD, 0, "deferred"),
+        (UC, AMD, 1 << 24, "uncorrected"),
+    ],
+)
+def test_severities(status: int, vendor: int, mcgcap: int, severity: str) -> None:
+    found = check(0x90 | status, cpuvendor=vendor, mcgcap=mcgcap)
+    assert found is not None and found.severity == severity
+
+
+def test_counts_addresses_and_memory_controllers() -> None:
+    assert check(0) is None, "no error code"
+    many = check(0x90 | 1 << 58 | 1 << 59 | 12 << 38, addr=0x1234567, misc=0x8C)
+    assert many is not None and (many.count, many.address, many.is_interrupt) == (12, 0x1234000, True)
+    alone = check(0x90 | 12 << 38, mcgcap=0, addr=0x1234567)
+    assert alone is not None and (alone.count, alone.address, alone.is_interrupt) == (1, None, False)
+    unified = check(0x11B, ipid=0x96 << 32, cpuvendor=AMD)
+    assert unified is not None and unified.stream == "dram"
+    firmware = check(0x9F, bank=255)
+    assert firmware is not None and firmware.what == "reported by firmware"
+
+
+# --- events --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "device"),
+    [
+        ((2, 1, -1), "mc0/csrow2/channel1"),
+        ((2, -1, -1), "mc0/csrow2/unknown"),
+        ((-1, 1, -1), "mc0/unknown"),
+        ((-1, -1, -1), "mc0/unknown"),
+    ],
+)
+def test_places_are_named_as_the_counters_name_them(layers: tuple[int, int, int], device: str) -> None:
+    fields = dict(zip(("top_layer", "middle_layer", "lower_layer"), layers, strict=True))
+    assert edac_device({"mc_index": 0, **fields}, MACHINE.layers) == device
+    assert edac_device({"mc_index": 9, **fields}, MACHINE.layers) == "mc9/unknown"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_an_edac_event(kernel: str) -> None:
+    found = read(
+        kernel,
+        "mc_event",
+        error_type=2,
+        error_count=7,
+        mc_index=1,
+        top_layer=1,
+        middle_layer=0,
+        lower_layer=-1,
+        address=0x12345678,
+        grain_bits=5,
+        syndrome=0x5A,
+        msg="memory read error on nothing (mc:9",
+        label="CPU_SrcID#0_Chan#1_DIMM#0",
+        driver_detail="row:0x12 " * 100,
+    )
+    assert found is not None and found.role is Role.COUNTED
+    assert (found.device, found.severity, found.count, found.addresses) == (
+        "mc1/channel1/slot0",
+        "deferred",
+        7,
+        (0x12345678,),
+    )
+    assert found.detail["grain_bytes"] == 32 and len(found.detail["driver_detail"]) == 256
+    assert found.time_ns == found.first_ns == TIME_NS
+    assert read(kernel, "mc_event", error_type=4) is None, "information is no error"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_poisoned_page_and_firmware_records(kernel: str) -> None:
+    poisoned = read(kernel, "memory_failure_event", pfn=0x5456, type=16, result=3)
+    assert poisoned is not None and poisoned.role is Role.SHARED
+    assert poisoned.addresses == (0x5456000,) and poisoned.detail == {"page_recovery": "recovered"}
+    data = struct.pack("<Q8H3Q3HB", 1 << 3 | 1 << 5 | 1 << 8, 1, 9, 2, 9, 9, 77, 9, 9, 0, 0, 0, 9, 0, 0, 0)
+    memory = read(kernel, "extlog_mem_event", sev=2, pa=0xABCDE000, fru_text="DIMM 3", data=data)
+    assert memory is not None and (memory.device, memory.severity) == ("node1/module2", "corrected")
+    assert memory.detail == {"fru_text": "DIMM 3", "node": 1, "module": 2, "row": 77}
+    assert read(kernel, "extlog_mem_event", sev=3) is None
+    section = uuid.UUID("6d5244f2-2712-11ec-bea7-cb3fdb95c786")
+    vendor = read(
+        kernel, "non_standard_event", sec_type=section.bytes_le, sev=0, len=3, buf=b"\1\2\3", fru_text="board"
+    )
+    assert vendor is not None and vendor.device == f"firmware/{section}" and vendor.detail["data"] == "010203"
+
+
+def test_processor_errors_of_arm() -> None:
+    old = read("6.1", "arm_event", mpidr=0x80000100, midr=0x410FD4F0)
+    assert old is not None and (old.device, old.stream, old.severity) == ("cpu-80000100", "core", "corrected")
+    assert old.detail["severity_known"] is False
+    cache = read("6.12", "arm_event", mpidr=1, sev=0, pei_buf=bytes(32), pei_len=32)
+    assert cache is not None and (cache.stream, cache.severity) == ("sram", "uncorrected")
+    assert read("6.12", "arm_event", mpidr=1, sev=3) is None
+
+
+def test_memory_behind_cxl() -> None:
+    known = {"memdev": "mem3", "serial": 0xABC, "dpa": 0x1000, "channel": 2, "rank": 1, "log": 1}
+    dram = read("6.12", "cxl_dram", **known, validity_flags=3, row=5, column=6, hpa=0x7000, region_name="region0")
+    assert dram is not None and (dram.device, dram.severity, dram.role) == (
+        "mem3/channel2/rank1",
+        "corrected",
+        Role.OWN,
+    )
+    assert dram.addresses == (0x7000,) and dram.detail["serial"] == "0xabc" and dram.detail["row"] == 5
+    media = read("6.12", "cxl_general_media", **{**known, "log": 3}, descriptor=1, hpa=(1 << 64) - 1)
+    assert media is not None and (media.device, media.severity, media.addresses) == ("mem3/unknown", "fatal", ())
+
+
+@given(st.sampled_from(KERNELS), st.sampled_from(sorted(READERS)), st.binary(max_size=400))
+def test_no_payload_is_an_exception(kernel: str, name: str, content: bytes) -> None:
+    form = formats(kernel).get(name)
+    if form is not None:
+        found = event(name, decode(content, form), TIME_NS, MACHINE)
+        assert found is None or (found.count >= 1 and len(repr(found.detail)) < 4000)
+
+
+def test_a_storm_is_added_up() -> None:
+    one = read("6.12", "mce_record", status=VALID | 1 << 58 | 0x90, addr=0x1000)
+    assert one is not None
+    storm = (replace(one, addresses=(n << 12,), first_ns=TIME_NS + n, time_ns=TIME_NS + n) for n in range(1, 10_001))
+    groups = summary(storm)
+    assert len(groups) < 300 and sum(group.count for group in groups) == 10_000
+    assert max(len(group.addresses) for group in groups) == ADDRESSES_MAX
+    assert (min(g.first_ns for g in groups), max(g.time_ns for g in groups)) == (TIME_NS + 1, TIME_NS + 10_000)
