@@ -231,7 +231,7 @@ def test_addresses_are_listed_within_bounds() -> None:
 def test_what_waits_is_bounded_and_loses_nothing() -> None:
     host = Host()
     host.cycle(5, (), tuple(event("mce_record", 4.9, f"socket{n}/bank9", page=n) for n in range(1, 1001)))
-    assert len(host.state["waiting"]) <= 256
+    assert len(host.state["waiting"]) <= 64
     assert sum(host.settle(5).counted.values()) == 1000
 
 
