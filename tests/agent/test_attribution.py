@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.observation import ADDRESSES_MAX, Device, Event, FirstSight, Moment, Observation, Poll, Role
-from agent.reconcile import clock_step, oldest_waiting_ns, reconcile
+from agent.reconcile import clock_step, oldest_waiting_ns, reconcile, watching
 from agent.report import MemoryFault, decode, encode
 from tests.agent.watcher import NOW
 
@@ -219,6 +219,15 @@ def test_errors_of_a_cache_are_faults_at_once_and_novel_only_with_a_history() ->
     assert host.state["device/sram/socket0/cpu3/bank1"]["errors"] == {"corrected": 1}
     young = {**cache, "device": "socket0/cpu4/bank1", "since_ns": moment(0).time_ns}
     assert [f.novel for f in host.cycle(10, (), (event("mce_record", 9, **young),))] == [False]
+
+
+def test_a_device_that_only_events_name_delays_nobodys_watching() -> None:
+    host = Host()
+    host.cycle(0)
+    before = watching(host.state, ["dram"])
+    host.cycle(5, (), (event("mce_record", 3, "socket0/bank9", since_ns=moment(0).time_ns),))
+    assert len(host.settle(5).faults) == 1
+    assert watching(host.state, ["dram"]) == before != {}
 
 
 def test_addresses_are_listed_within_bounds() -> None:
