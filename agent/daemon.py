@@ -28,7 +28,8 @@ from agent.serve import Server
 from agent.sources.table import SOURCES
 
 PENDING_FAULTS_MAX = 1000
-PROMPT_S = 0.25  # to the next poll while there is something to wait for; in a storm of events it grows
+# To the next poll while there is something to wait for; in a storm of events it grows.
+PROMPT_S, PROMPT_MAX_S = 0.25, 5.0
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ class Agent:
             polled_s = time.monotonic()
             if polled_s >= next_s:
                 next_s = max(next_s + interval_s, polled_s)
-            pause_s = min(2 * pause_s, interval_s) if is_woken else PROMPT_S
+            pause_s = min(2 * pause_s, interval_s, PROMPT_MAX_S) if is_woken else PROMPT_S
             if is_woken or self._waiting_since_ns() is not None:
                 next_s = min(next_s, polled_s + pause_s)
 
