@@ -32,7 +32,8 @@ from checksum import affinity, crc32c
 
 PENDING_FAULTS_MAX = 1000
 CORE_ANSWERS_S = 60.0  # a core that is kept busy by others for longer is said to be
-PROMPT_S = 0.25  # between polls while there is something to wait for; a storm of events makes them no closer
+# To the next poll while there is something to wait for; in a storm of events it grows.
+PROMPT_S, PROMPT_MAX_S = 0.25, 5.0
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class Agent:
         self._statuses: dict[str, SourceStatus] = {}
         self._complete_until_ns = 0
         self._alarm = _Alarm()
+        self._heard: set[str] = set()  # the sources whose events wake it
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(AgentCollector(self._view))
         self._server = Server(config.listen_address, self)
@@ -124,6 +126,7 @@ class Agent:
 
     def run(self) -> None:
         """Polls until `stop` is called. The first poll is done before READY is said."""
+        self._prepare()
         self._listen()
         self._cycle()
         if self._core_tester is not None:
@@ -148,24 +151,35 @@ class Agent:
     def stop(self) -> None:
         self._alarm.stop()
 
+    def _prepare(self) -> None:
+        """Does what takes root itself if it is root, as when it is tried by hand."""
+        if os.geteuid() != 0:
+            return
+        try:
+            prepare(self.config)
+        except OSError as error:
+            log.info("%s: no trace buffers: %s", error.filename, error.strerror)
+
     def _listen(self) -> None:
-        """Prepares the trace buffers if that is allowed, and has the sources' events wake the agent."""
-        if os.geteuid() == 0:
-            try:
-                prepare(self.config)
-            except OSError as error:
-                log.info("%s: no trace buffers: %s", error.filename, error.strerror)
-        for source in SOURCES.values():
-            with contextlib.suppress(OSError):  # its poll says why
-                self._alarm.listen(source.wakers(self.config.agent))
+        """Has events wake the agent, also those of a source that wasn't there before."""
+        for name, source in SOURCES.items():
+            if name not in self._heard:
+                with contextlib.suppress(OSError):  # its poll says why
+                    if fds := source.wakers(self.config.agent):
+                        self._alarm.listen(fds)
+                        self._heard.add(name)
 
     def _poll_on(self) -> None:
-        """Polls at each interval; sooner when an event wakes the agent, and again while something waits."""
+        """Polls at each interval; sooner when an event wakes the agent, and again while something waits.
+
+        Events that follow each other wake it ever more seldom, so that a storm takes few polls and few fault lines.
+        """
         interval_s = self.config.agent.poll_interval_s
+        pause_s = PROMPT_S
         polled_s = time.monotonic()
         next_s = polled_s + interval_s
         while True:
-            self._alarm.wait(self._until(min(next_s, polled_s + PROMPT_S)), hears_events=False)
+            self._alarm.wait(self._until(min(next_s, polled_s + pause_s)), hears_events=False)
             is_woken = self._alarm.wait(self._until(next_s), hears_events=True)
             if self._alarm.is_stopped:
                 return
@@ -173,12 +187,14 @@ class Agent:
             if not is_woken and time.monotonic() < next_s:
                 continue
             self._cycle()
+            self._listen()
             systemd.notify(self._status_line())
             polled_s = time.monotonic()
             if polled_s >= next_s:
                 next_s = max(next_s + interval_s, polled_s)
+            pause_s = min(2 * pause_s, interval_s, PROMPT_MAX_S) if is_woken else PROMPT_S
             if is_woken or self._waiting_since_ns() is not None:
-                next_s = min(next_s, polled_s + PROMPT_S)
+                next_s = min(next_s, polled_s + pause_s)
 
     def _until(self, next_s: float) -> float:
         wait_s = max(0.0, next_s - time.monotonic())

@@ -6,8 +6,8 @@ compressed entry header (events/header_event), which has been the same since the
 Documentation/trace/ring-buffer-design.rst, include/linux/ring_buffer.h and Documentation/trace/events.rst of the Linux
 kernel. Numbers are little-endian, as on every machine with these events.
 
-    page     u64 timestamp, local_t commit, data; the two highest of the lower 32 bits of commit say that events were
-             lost before this page, and that their number stands behind the data
+    page     u64 timestamp, local_t commit, data; of the lower 32 bits of commit the highest says that events were lost
+             before this page, the next that their number stands behind the data
     entry    5 bits type_len, 27 bits time_delta; then, by type_len, payload, padding or more bits of time
 """
 
@@ -60,10 +60,10 @@ class PageLayout:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The payloads of one page with their times; `lost` events were overwritten before it (0: number unknown)."""
+    """The payloads of one page with their times."""
 
     entries: tuple[tuple[int, bytes], ...]
-    lost: int | None
+    is_lossy: bool  # events between the page before it and this one were overwritten
 
 
 def page_layout(text: str) -> PageLayout:
@@ -125,11 +125,7 @@ def read_page(data: bytes, layout: PageLayout) -> Page:
     end = layout.data_offset_bytes + (commit & COMMIT_MASK)
     if end > len(data):
         raise LayoutError(f"a page of {len(data)} bytes that claims {end}")
-    lost = None
-    if commit & MISSED_EVENTS:
-        stored = data[end : end + layout.commit_size_bytes] if commit & MISSED_STORED else b""
-        lost = int.from_bytes(stored, "little")
-    return Page(tuple(_entries(data[:end], layout.data_offset_bytes, begin_ns)), lost)
+    return Page(tuple(_entries(data[:end], layout.data_offset_bytes, begin_ns)), bool(commit & MISSED_EVENTS))
 
 
 def _entries(data: bytes, at: int, time: int) -> Iterator[tuple[int, bytes]]:

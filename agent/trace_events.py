@@ -23,7 +23,7 @@ from agent.observation import ADDRESSES_MAX, Event, Role
 from agent.ringbuffer import Value
 
 TEXT_CHARACTERS_MAX = 256
-GROUPS_MAX = 256  # of one poll; beyond it addresses no longer make a group of their own
+GROUPS_MAX = 32  # of one poll; beyond it addresses no longer make a group of their own
 PROMPT_ERROR_S = 1.0  # of what is reported by an interrupt
 
 EDAC_SEVERITIES = ("corrected", "uncorrected", "deferred", "fatal")  # enum hw_event_mc_err_type; then: information

@@ -13,7 +13,7 @@ those counters showed ("stats"), how many events were lost in all ("lost"), and 
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +53,21 @@ def poll(tracefs: Path, sysfs: Path, cursor: dict[str, Any], now: Moment) -> Pol
         layout = page_layout(_text(instance / "events/header_page"))
     except (OSError, LayoutError) as error:
         return Poll(cursor=cursor, trouble=(f"{instance}/events/header_page: {error}",))
+    drain = _Drain(instance, layout, now)
     cpus = trace_instance.cpus(instance)
-    trouble: list[str] = []
-    drained: set[Path] = set()
-    found = summary(_events(instance, sysfs, layout, _pages(cpus, layout, drained, trouble), now, trouble))
+    found = summary(drain.events(cpus, sysfs))
     is_new_boot = cursor.get("boot_id") != now.boot_id
     old: dict[str, Stats] = {} if is_new_boot else cursor.get("stats", {})
     # a processor whose buffer was empty lost nothing; one that was never looked at may have
-    asked = [cpu for cpu in cpus if cpu in drained or cpu.name not in old]
-    stats = {cpu.name: _stats(cpu / "stats", trouble) for cpu in asked}
+    asked = [cpu for cpu in cpus if cpu in drain.drained or cpu.name not in old]
+    stats = {cpu.name: known for cpu in asked if (known := _stats(cpu / "stats", drain.trouble))}
     lost = sum(_lost(old.get(cpu, {}), new) for cpu, new in stats.items())
     is_remade = any(new.get(READ, 0) < old.get(cpu, {}).get(READ, 0) for cpu, new in stats.items())
-    watched = _watched(cursor, bool(lost) or is_new_boot or is_remade, now)
-    if lost:
-        trouble.append(f"{instance}: {lost} events were lost before they could be read; counters still tell how many")
+    is_lossy = bool(lost or drain.lossy)
+    if is_lossy:
+        number = lost or "some"
+        drain.trouble.append(f"{instance}: {number} events were lost unread; counters still tell how many errors")
+    watched = _watched(cursor, is_lossy or is_new_boot or is_remade, now)
     return Poll(
         cursor={
             "boot_id": now.boot_id,
@@ -76,7 +77,7 @@ def poll(tracefs: Path, sysfs: Path, cursor: dict[str, Any], now: Moment) -> Pol
             "polled": now.time_ns,
         },
         events=tuple(replace(item, since_ns=watched.since_ns) for item in found),
-        trouble=tuple(trouble),
+        trouble=tuple(drain.trouble),
     )
 
 
@@ -103,50 +104,56 @@ def _watched(cursor: dict[str, Any], is_gap: bool, now: Moment) -> History:
 # --- pages ---------------------------------------------------------------------------------------------------------
 
 
-def _pages(
-    cpus: list[Path], layout: PageLayout, drained: set[Path], trouble: list[str]
-) -> Iterator[tuple[Path, bytes]]:
-    """The pages of each processor's buffer, one at a time as a storm may fill many; and which had any."""
-    for cpu in cpus:
-        try:
-            fd = os.open(cpu / "trace_pipe_raw", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            trouble.append(f"{cpu}/trace_pipe_raw: {error.strerror}")
-            continue
-        try:
-            for _ in range(PAGES_MAX):
-                page = os.read(fd, layout.size_bytes)
-                if not page:
-                    break
-                drained.add(cpu)
-                yield cpu, page
-        except BlockingIOError:
-            pass  # it is empty
-        except OSError as error:
-            trouble.append(f"{cpu}/trace_pipe_raw: {error.strerror}")
-        finally:
-            os.close(fd)
+@dataclass(slots=True)
+class _Drain:
+    """One emptying of the buffers, and what was met on the way."""
 
+    instance: Path
+    layout: PageLayout
+    now: Moment
+    trouble: list[str] = field(default_factory=list)
+    drained: set[Path] = field(default_factory=set)  # the processors that had anything
+    lossy: set[Path] = field(default_factory=set)  # those whose pages say that events before them were lost
 
-def _events(
-    instance: Path,
-    sysfs: Path,
-    layout: PageLayout,
-    pages: Iterator[tuple[Path, bytes]],
-    now: Moment,
-    trouble: list[str],
-) -> Iterator[Event]:
-    machine: Machine | None = None
-    unreadable: dict[Path, str] = {}
-    for cpu, page in pages:
-        try:
+    def events(self, cpus: list[Path], sysfs: Path) -> Iterator[Event]:
+        machine: Machine | None = None
+        unreadable: dict[Path, str] = {}
+        for cpu, data in self._pages(cpus):
             if machine is None:  # nothing is read of it while nothing happens
-                forms, machine = _formats(instance, trouble), _machine(sysfs, trouble)
-            for time, payload in read_page(page, layout).entries:
-                yield from _event(payload, forms, now.time_ns - (now.boottime_ns - time), machine)
-        except LayoutError as error:
-            unreadable[cpu] = f"{cpu}/trace_pipe_raw: {error}"
-    trouble += unreadable.values()
+                forms, machine = _formats(self.instance, self.trouble), _machine(sysfs, self.trouble)
+            try:
+                page = read_page(data, self.layout)
+            except LayoutError as error:
+                unreadable[cpu] = f"{cpu}/trace_pipe_raw: {error}"
+                continue
+            if page.is_lossy:
+                self.lossy.add(cpu)
+            for boottime_ns, payload in page.entries:
+                age_ns = max(0, self.now.boottime_ns - boottime_ns)
+                yield from _event(payload, forms, self.now.time_ns - age_ns, machine)
+        self.trouble += unreadable.values()
+
+    def _pages(self, cpus: list[Path]) -> Iterator[tuple[Path, bytes]]:
+        """The pages of each processor's buffer, one at a time, as a storm may fill many."""
+        for cpu in cpus:
+            try:
+                fd = os.open(cpu / "trace_pipe_raw", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                self.trouble.append(f"{cpu}/trace_pipe_raw: {error.strerror}")
+                continue
+            try:
+                for _ in range(PAGES_MAX):
+                    data = os.read(fd, self.layout.size_bytes)
+                    if not data:
+                        break
+                    self.drained.add(cpu)
+                    yield cpu, data
+            except BlockingIOError:
+                pass  # it is empty
+            except OSError as error:
+                self.trouble.append(f"{cpu}/trace_pipe_raw: {error.strerror}")
+            finally:
+                os.close(fd)
 
 
 def _event(payload: bytes, forms: Formats, time_ns: int, machine: Machine) -> Iterator[Event]:

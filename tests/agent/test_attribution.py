@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.observation import ADDRESSES_MAX, Device, Event, FirstSight, Moment, Observation, Poll, Role
-from agent.reconcile import clock_step, oldest_waiting_ns, reconcile
+from agent.reconcile import clock_step, oldest_waiting_ns, reconcile, watching
 from agent.report import MemoryFault, decode, encode
 from tests.agent.watcher import NOW
 
@@ -221,6 +221,15 @@ def test_errors_of_a_cache_are_faults_at_once_and_novel_only_with_a_history() ->
     assert [f.novel for f in host.cycle(10, (), (event("mce_record", 9, **young),))] == [False]
 
 
+def test_a_device_that_only_events_name_delays_nobodys_watching() -> None:
+    host = Host()
+    host.cycle(0)
+    before = watching(host.state, ["dram"])
+    host.cycle(5, (), (event("mce_record", 3, "socket0/bank9", since_ns=moment(0).time_ns),))
+    assert len(host.settle(5).faults) == 1
+    assert watching(host.state, ["dram"]) == before != {}
+
+
 def test_addresses_are_listed_within_bounds() -> None:
     addresses = tuple(n << 12 for n in range(1, ADDRESSES_MAX + 1))
     (fault,) = Host().cycle(5, (rise(70),), (event("mc_event", 4, count=70, addresses=addresses),))
@@ -231,7 +240,7 @@ def test_addresses_are_listed_within_bounds() -> None:
 def test_what_waits_is_bounded_and_loses_nothing() -> None:
     host = Host()
     host.cycle(5, (), tuple(event("mce_record", 4.9, f"socket{n}/bank9", page=n) for n in range(1, 1001)))
-    assert len(host.state["waiting"]) <= 256
+    assert len(host.state["waiting"]) <= 64
     assert sum(host.settle(5).counted.values()) == 1000
 
 

@@ -30,7 +30,7 @@ def test_a_page_of_a_real_kernel(kernel: str) -> None:
     forms = {form.id: (name, form) for name, form in formats(kernel).items()}
     found = read_page((RECORDED / kernel / "page").read_bytes(), LAYOUT)
     entries = [(time, *forms[event_id(data)], data) for time, data in found.entries]
-    assert found.lost is None and len(entries) > 20
+    assert not found.is_lossy and len(entries) > 20
     assert [time for time, *_ in entries] == sorted(time for time, *_ in entries)
     assert 10**9 < entries[1][0] - entries[0][0] < 2 * 10**9, "the driver polls each second"
     events = [event(name, decode(data, form), time, MACHINE) for time, name, form, data in entries[:4]]
@@ -63,7 +63,7 @@ def test_what_is_written_on_a_page_is_read_from_it(steps: list[tuple[int, bytes]
         entries.append((time, content + bytes(-len(content) % 4)))
     data = page(entries, lost=17 if has_loss else None)
     found = read_page(data, LAYOUT)
-    assert list(found.entries) == entries and found.lost == (17 if has_loss else None)
+    assert list(found.entries) == entries and found.is_lossy == has_loss
 
 
 @given(st.binary(max_size=200), st.integers(0, 1 << 32))
@@ -263,6 +263,6 @@ def test_a_storm_is_added_up() -> None:
     assert one is not None
     storm = (replace(one, addresses=(n << 12,), first_ns=TIME_NS + n, time_ns=TIME_NS + n) for n in range(1, 10_001))
     groups = summary(storm)
-    assert len(groups) < 300 and sum(group.count for group in groups) == 10_000
+    assert len(groups) < 40 and sum(group.count for group in groups) == 10_000
     assert max(len(group.addresses) for group in groups) == ADDRESSES_MAX
     assert (min(g.first_ns for g in groups), max(g.time_ns for g in groups)) == (TIME_NS + 1, TIME_NS + 10_000)
