@@ -85,6 +85,8 @@ class Agent:
         thread.join()
         self._server.server_close()
         with self._lock:
+            for name, source in SOURCES.items():
+                self._pending_changes.update({f"{name}/{key}": value for key, value in source.at_stop.items()})
             self._write(force=True)
             self._journal.close()
 
@@ -129,15 +131,17 @@ class Agent:
         poll: Poll | None = None
         trouble: tuple[str, ...]
         blind: str | None
+        absent: str | None = None
         try:
             poll = SOURCES[name].poll(self.config.agent, cursor, now)
         except OSError as error:
             trouble, blind = (str(error),), "unreadable"
         else:
-            trouble, blind = poll.trouble, poll.blind
-        status = SourceStatus(not trouble and blind is None, time.perf_counter() - started_s, blind, trouble)
+            trouble, blind, absent = poll.trouble, poll.blind, poll.absent
+        is_up = not trouble and blind is None and absent is None
+        status = SourceStatus(is_up, time.perf_counter() - started_s, blind, trouble, absent)
         old = self._statuses.get(name)
-        if old is None or (old.blind, old.trouble) != (status.blind, status.trouble):
+        if old is None or (old.blind, old.trouble, old.absent) != (blind, trouble, absent):
             self._tell(name, status, old)
         self._statuses[name] = status
         return poll
@@ -148,6 +152,8 @@ class Agent:
             log.warning("source %s is blind: %s %s", name, status.blind, "; ".join(status.trouble))
         elif status.trouble:
             log.warning("source %s: %s", name, "; ".join(status.trouble))
+        elif status.absent:
+            log.info("source %s is absent: %s", name, status.absent)
         elif old is not None:
             log.info("source %s sees everything again", name)
 

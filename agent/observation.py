@@ -34,7 +34,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """`count` errors of one severity on one device, reported now and at most `time_error_s` old."""
+    """`count` errors of one severity on one device, reported at `time_ns` and then at most `time_error_s` old."""
 
     device: str
     stream: str
@@ -43,6 +43,7 @@ class Observation:
     time_error_s: float
     epoch: str
     detail: Mapping[str, Any] = field(default_factory=dict)
+    time_ns: int | None = None  # None: now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,3 +75,4 @@ class Poll:
     gaps: tuple[Gap, ...] = ()
     trouble: tuple[str, ...] = ()  # one sentence for each thing that couldn't be read
     blind: str | None = None  # why nothing can be seen at all
+    absent: str | None = None  # why this witness doesn't exist here, which is no trouble

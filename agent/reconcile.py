@@ -128,24 +128,25 @@ def _fault(view: _Overlay, source: str, observation: Observation, now: Moment, h
     key = _key(observation.stream, observation.device)
     known = view.get(key)
     severity = observation.severity
+    time_ns = now.time_ns if observation.time_ns is None else observation.time_ns
     error_class = CORRECTED if severity == "corrected" else NOT_CORRECTED
     history = History(since_ns=now.time_ns)  # no proof of quiet: nobody saw the counter's beginning, or it was lost
     if error_class in known["history"]:
         history = History.from_json(known["history"][error_class])
-    novel = history.is_novel(now.time_ns)
+    novel = history.is_novel(time_ns)
     view.put(
         key,
         {
             **known,
             "errors": {**known["errors"], severity: known["errors"].get(severity, 0) + observation.count},
-            "last_ns": {**known["last_ns"], severity: now.time_ns},
-            "history": {**known["history"], error_class: history.with_fault(now.time_ns).as_json()},
+            "last_ns": {**known["last_ns"], severity: max(time_ns, known["last_ns"].get(severity, 0))},
+            "history": {**known["history"], error_class: history.with_fault(time_ns).as_json()},
         },
     )
     if novel and observation.time_error_s <= NOVEL_TIME_ERROR_MAX_S:
         view.put(f"novel/{observation.stream}", view.get(f"novel/{observation.stream}", 0) + 1)
     return MemoryFault(
-        time_ns=now.time_ns,
+        time_ns=time_ns,
         time_error_s=observation.time_error_s,
         host=host,
         device=observation.device,

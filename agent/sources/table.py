@@ -1,12 +1,13 @@
 """The table of sources: which witness is polled, under which name, and which streams it lets the host watch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.config import AgentSettings
+from agent.kernel_log import KernelLog
 from agent.observation import Moment, Poll
-from agent.sources import edac
+from agent.sources import edac, kmsg, lastwords
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,25 @@ class Source:
 
     poll: Callable[[AgentSettings, dict[str, Any], Moment], Poll]
     streams: tuple[str, ...]
+    at_stop: Mapping[str, Any] = field(default_factory=dict)  # what its cursor shall say after a clean stop
 
 
-SOURCES = {"edac": Source(lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now), ("dram",))}
+def _lastwords(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> Poll:
+    places = lastwords.Places(
+        records=(settings.pstore, settings.pstore_archive),
+        kernel_log=settings.kmsg,
+        state_dir=settings.state_dir,
+        mounts=settings.proc / "self/mountinfo",
+    )
+    return lastwords.poll(places, cursor, now, silence_s=settings.heartbeat_s + settings.poll_interval_s)
+
+
+_KERNEL_LOG = KernelLog()
+
+SOURCES = {
+    "edac": Source(lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now), ("dram",)),
+    "kmsg": Source(
+        lambda settings, cursor, now: kmsg.poll(_KERNEL_LOG, settings.kmsg, settings.sysfs, cursor, now), ()
+    ),
+    "lastwords": Source(_lastwords, ("host",), at_stop={"is_stopped": True}),
+}
