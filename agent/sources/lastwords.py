@@ -84,7 +84,7 @@ class _Evidence:
 
     def in_words(self) -> list[str]:
         checks = [
-            f"machine check on {_device(check)}: {check.status:#x} ({check.decoded().kind})"
+            f"machine check of cpu{check.cpu}, bank {check.bank}: {check.status:#x} ({check.decoded().kind})"
             for check, _ in self.checks.values()
         ]
         bert = [f"BERT: {section.severity} error of {section.device}" for section in self.bert]
@@ -119,12 +119,12 @@ def poll(places: Places, cursor: dict[str, Any], now: Moment, *, silence_s: floa
 
 
 def _is_in_memory(places: Places) -> bool:
-    device = places.state_dir.stat().st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
     try:
+        device = places.state_dir.stat().st_dev
         lines = places.mounts.read_text(errors="replace").splitlines()
     except OSError:
         return False
+    number = f"{os.major(device)}:{os.minor(device)}"
     for fields in map(str.split, lines):  # proc(5): .. the device's number third .. - the kind of file system
         if len(fields) > 3 and fields[2] == number and "-" in fields[:-1]:
             return fields[fields.index("-") + 1] in IN_MEMORY
@@ -279,7 +279,11 @@ def _end_of_boot(evidence: _Evidence, cursor: dict[str, Any], now: Moment, silen
 
 
 def _device(check: LoggedCheck) -> str:
-    return f"cpu{check.cpu}/bank{check.bank}"
+    """Memory is the socket's, everything else a processor's."""
+    if check.socket is None:  # the line that names it was lost
+        return f"cpu{check.cpu}/bank{check.bank}"
+    is_memory = check.decoded().stream == "dram"
+    return f"socket{check.socket}/{'' if is_memory else f'cpu{check.cpu}/'}bank{check.bank}"
 
 
 def _severity(severity: str) -> str:
@@ -289,10 +293,8 @@ def _severity(severity: str) -> str:
 def _detail(check: LoggedCheck) -> dict[str, Any]:
     decoded = check.decoded()
     detail: dict[str, Any] = {"status": f"{check.status:#x}", "kind": decoded.kind}
-    if decoded.is_address_valid:
-        detail["address"] = f"{check.addr:#x}"
-    if check.socket is not None:
-        detail["socket"] = check.socket
+    if decoded.address is not None:
+        detail["address"] = f"{decoded.address:#x}"
     if decoded.is_floor:
         detail["is_floor"] = True
     return detail

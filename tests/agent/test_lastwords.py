@@ -141,12 +141,12 @@ def test_pstore_holds_the_panic_and_its_machine_check(host: Host) -> None:
     host.keep(host.pstore / "dmesg-ramoops-0")
     host.boot("boot-2")
     check, death = host.poll().observations
-    assert (check.stream, check.device, check.severity) == ("dram", "cpu0/bank9", "fatal")
+    assert (check.stream, check.device, check.severity) == ("dram", "socket0/bank9", "fatal")
     assert (check.time_ns, check.time_error_s) == (PANIC_S * SECOND_NS, 1.0)
-    assert check.detail == {"status": "0xbe00000000010090", "kind": "memory", "address": "0x1234000", "socket": 0}
+    assert check.detail == {"status": "0xbe00000000010090", "kind": "memory", "address": "0x1234000"}
     assert death.detail["evidence"] == [
         "dmesg-ramoops-0: Kernel panic: Fatal local machine check",
-        "machine check on cpu0/bank9: 0xbe00000000010090 (memory)",
+        "machine check of cpu0, bank 9: 0xbe00000000010090 (memory)",
     ]
 
 
@@ -194,8 +194,8 @@ def test_a_machine_check_that_erst_kept(host: Host) -> None:
     host.keep(host.pstore / "mce-erst-7000000000000001", mce)
     host.boot("boot-2")
     check, _ = host.poll().observations
-    assert (check.stream, check.device, check.time_ns) == ("sram", "cpu300/bank3", PANIC_S * SECOND_NS)
-    assert check.detail["socket"] == 1 and check.detail["address"] == "0x5000"
+    assert (check.stream, check.device, check.time_ns) == ("sram", "socket1/cpu300/bank3", PANIC_S * SECOND_NS)
+    assert check.detail["address"] == "0x5000"
 
 
 def test_banks_that_the_reset_kept_are_logged_at_boot(host: Host) -> None:
@@ -204,11 +204,11 @@ def test_banks_that_the_reset_kept_are_logged_at_boot(host: Host) -> None:
     host.log.say(*LEFTOVER)
     host.log.say(*LEFTOVER[1:4], time_s=4000)  # a live one, later: not ours
     fatal, corrected, death = host.poll().observations
-    assert (fatal.stream, fatal.device, fatal.severity) == ("dram", "cpu3/bank5", "fatal")
+    assert (fatal.stream, fatal.device, fatal.severity) == ("dram", "socket1/bank5", "fatal")
     assert (corrected.device, corrected.severity) == ("cpu4/bank5", "corrected")
     boot_ns = death.detail["next_boot_ns"]
     assert (fatal.time_ns, fatal.time_error_s) == (boot_ns, 600.0), "between the last heartbeat and the boot"
-    assert "machine check on cpu3/bank5: 0xbe00000000010090 (memory)" in death.detail["evidence"]
+    assert "machine check of cpu3, bank 5: 0xbe00000000010090 (memory)" in death.detail["evidence"]
     assert not host.poll().observations
 
 
@@ -247,7 +247,7 @@ def test_old_records_count_at_the_first_poll_of_all_at_their_own_time(host: Host
     host.keep(host.pstore / "dmesg-ramoops-0", time_s=PANIC_S)
     host.pass_time(86400)
     (check,) = host.poll().observations
-    assert (check.device, check.time_ns) == ("cpu0/bank9", PANIC_S * SECOND_NS)
+    assert (check.device, check.time_ns) == ("socket0/bank9", PANIC_S * SECOND_NS)
 
 
 def test_what_cannot_be_read_is_named_and_is_no_trouble(host: Host) -> None:

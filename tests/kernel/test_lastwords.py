@@ -83,10 +83,10 @@ def test_a_fatal_machine_check_is_told_by_the_next_boot(machine: Guest, agent: G
     assert seen_ns - (HEARTBEAT_S + 2) * SECOND_NS <= death.time_ns < death.detail["next_boot_ns"]
     assert death.detail["evidence"] == [
         "dmesg-ramoops-0: Kernel panic: Fatal local machine check",
-        "machine check on cpu0/bank9: 0xbe00000000010090 (memory)",
+        "machine check of cpu0, bank 9: 0xbe00000000010090 (memory)",
     ]
     (check,) = [fault for fault in faults(agent, "dram") if fault.severity == "fatal"]
-    assert (check.device, check.count, check.detail["address"]) == ("cpu0/bank9", 1, "0x1234000")
+    assert (check.device, check.count, check.detail["address"]) == ("socket0/bank9", 1, "0x1234000")
     assert death.time_ns - SECOND_NS <= check.time_ns < death.detail["next_boot_ns"]
     assert "Machine Check: 0 Bank 9: be00000000010090" in machine.run("dmesg"), "the bank was still full"
 
