@@ -36,7 +36,7 @@ SUPPRESSED = re.compile(r"\w*ghes\w*: (\d{1,10}) callbacks suppressed")
 def poll(log: KernelLog, device: Path, sysfs: Path, cursor: dict[str, Any], now: Moment) -> Poll:
     """What came into the log since the last poll; a log that isn't there, or closed to us, makes the source absent."""
     is_same_boot = cursor.get("boot_id") == now.boot_id
-    reading = _Reading(cursor["open"] if is_same_boot else {})
+    reading = _Reading(cursor["open"] if is_same_boot else {}, now)
     polled = cursor["polled"] if is_same_boot else {"seq": 0, "boottime_ns": 0}
     try:
         reading.read(log, device, polled["seq"])
@@ -46,7 +46,7 @@ def poll(log: KernelLog, device: Path, sysfs: Path, cursor: dict[str, Any], now:
         if error.errno in (errno.EPERM, errno.EACCES):
             return Poll(cursor=cursor, absent=f"{device} may not be read; CAP_SYSLOG would allow it")
         return Poll(cursor=cursor, trouble=(f"{device}: {error.strerror}",))
-    found = [section for block in reading.complete(now) for section in sections(block)]
+    found = [section for block in reading.complete() for section in sections(block)]
     if any((sysfs / "devices/system/edac/mc").glob("mc[0-9]*")):
         found = []
     return Poll(
@@ -64,10 +64,10 @@ def poll(log: KernelLog, device: Path, sysfs: Path, cursor: dict[str, Any], now:
 class _Reading:
     """One poll's lines, put together into blocks. A block: {"time_us": of its last line, "lines": [..]}."""
 
-    def __init__(self, blocks: dict[str, Any]) -> None:
+    def __init__(self, blocks: dict[str, Any], now: Moment) -> None:
         self.open = dict(blocks)
         self.next_seq = 0
-        self._grown: set[str] = set()
+        self._now_us = now.boottime_ns // 1000
         self._overwritten = 0
         self._suppressed = 0
 
@@ -83,19 +83,17 @@ class _Reading:
     def _take_in(self, time_us: int, text: str) -> None:
         line = CPER_LINE.fullmatch(text)
         if line is not None and line[1]:
-            self._grown.add(line[1])
             lines = self.open.get(line[1], {"lines": []})["lines"]
-            self.open[line[1]] = {"time_us": time_us, "lines": [*lines, line[2]][:BLOCK_LINES_MAX]}
+            self.open[line[1]] = {"time_us": min(time_us, self._now_us), "lines": [*lines, line[2]][:BLOCK_LINES_MAX]}
             return
         suppressed = SUPPRESSED.fullmatch(text)
         if suppressed is not None:
             self._suppressed += int(suppressed[1])
 
-    def complete(self, now: Moment) -> list[list[str]]:
+    def complete(self) -> list[list[str]]:
         """Takes out the blocks that won't grow, oldest first."""
-        printed_us = now.boottime_ns / 1e3 - PRINTED_S * 1e6
-        is_old = {number: block["time_us"] <= printed_us for number, block in self.open.items()}
-        done = [number for number in self.open if is_old[number] or number not in self._grown]
+        printed_us = self._now_us - int(PRINTED_S * 1e6)
+        done = [number for number, block in self.open.items() if block["time_us"] <= printed_us]
         return [self.open.pop(number)["lines"] for number in done]
 
     def trouble(self, device: Path, *, is_first: bool) -> Iterable[str]:

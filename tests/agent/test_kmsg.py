@@ -1,10 +1,13 @@
 """The kernel log of a firmware-first host: each error record once, whatever lies between two polls."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.kernel_log import KernelLog
 from agent.observation import Moment, Poll
@@ -40,8 +43,9 @@ class Watcher:
     def say(self, *lines: str, age_s: float = 2.0) -> None:
         self.device.say(*lines, time_s=self.now.boottime_ns / 1e9 + 5 - age_s)
 
-    def poll(self) -> Poll:
-        self.now = replace(self.now, time_ns=self.now.time_ns + 5 * 10**9, boottime_ns=self.now.boottime_ns + 5 * 10**9)
+    def poll(self, after_s: float = 5) -> Poll:
+        ns = int(after_s * 1e9)
+        self.now = replace(self.now, time_ns=self.now.time_ns + ns, boottime_ns=self.now.boottime_ns + ns)
         poll = kmsg.poll(self.log, self.device.path, self.sysfs, self.cursor, self.now)
         self.cursor = poll.cursor
         return poll
@@ -51,12 +55,20 @@ class Watcher:
         self.device.replay(first)
 
 
+@contextlib.contextmanager
+def watching(root: Path) -> Iterator[Watcher]:
+    watcher = Watcher(root)
+    try:
+        yield watcher
+    finally:
+        watcher.log.close()
+        watcher.device.close()
+
+
 @pytest.fixture
 def watcher(tmp_path: Path) -> Iterator[Watcher]:
-    watcher = Watcher(tmp_path)
-    yield watcher
-    watcher.log.close()
-    watcher.device.close()
+    with watching(tmp_path) as watcher:
+        yield watcher
 
 
 def counted(poll: Poll) -> dict[tuple[str, str], int]:
@@ -104,6 +116,30 @@ def test_a_record_that_is_still_being_printed_waits(watcher: Watcher, cut: int, 
     ]  # fmt: skip
     assert poll.observations[1].detail["error_type"] == "2, single-bit ECC"
     assert not watcher.poll().observations
+
+
+@settings(max_examples=60)
+@given(
+    order=st.lists(st.integers(0, 3), min_size=32, max_size=32),
+    polls=st.sets(st.integers(1, 31), max_size=8),
+    restarts=st.sets(st.integers(1, 31), max_size=4),
+)
+def test_however_records_are_mixed_and_polls_fall_each_counts_once(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], polls: set[int], restarts: set[int]
+) -> None:
+    blocks = [block(number, dimm=f"{number}") for number in range(4)]
+    with watching(tmp_path_factory.mktemp("log")) as watcher:
+        found = []
+        for at, choice in enumerate(order):
+            lines = next(blocks[(choice + n) % 4] for n in range(4) if blocks[(choice + n) % 4])
+            watcher.say(lines.pop(0), age_s=5)
+            if at in polls:
+                found.append(watcher.poll(after_s=0.1))
+            if at in restarts:
+                watcher.restart()
+        found += [watcher.poll(), watcher.poll()]
+    assert sorted(item.device for poll in found for item in poll.observations) == [f"fru/DIMM_{n}" for n in range(4)]
+    assert all(item.count == 1 and len(item.detail) == 11 for poll in found for item in poll.observations)
 
 
 def test_a_clock_of_the_log_that_runs_ahead_delays_a_record_by_one_poll(watcher: Watcher) -> None:
