@@ -22,6 +22,8 @@ clean stop; "polled", the last heartbeat.
 import hashlib
 import itertools
 import os
+import re
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -38,13 +40,15 @@ SECOND_NS = 10**9
 STAMP_TOLERANCE_NS = 2 * SECOND_NS  # pstore's back ends stamp whole seconds
 FIRST_MINUTE_US = 60 * 10**6  # leftover banks are logged once the processors are up; later ones are the live errors
 UNKNOWN_S = 365 * 86400.0  # how old something may be that happened before the journal began
-FILES_MAX, FILE_BYTES_MAX, WALK_MAX = 64, 1 << 20, 4096
+RECORDS_MAX, FILES_MAX, FILE_BYTES_MAX = 4096, 64, 1 << 20
 SEEN_MAX = 256
 EVIDENCE_MAX = 8
 BERT_START, BERT_TOO_LONG = "BERT: Error records from previous boot:", "BERT: Max print length exceeded"
 # struct mce of arch/x86/include/uapi/asm/mce.h: status misc addr mcgstatus ip tsc time; cpuvendor and three more bytes;
 # cpuid; cs bank cpu finished; extcpu socketid apicid; mcgcap synd ipid
 STRUCT_MCE = struct.Struct("<7Q4BI4B3I4x3Q")
+# How arch/x86/kernel/cpu/mce/core.c words its panics.
+OF_MACHINE_CHECK = re.compile("machine check|broadcast exception|memory error|mce", re.IGNORECASE)
 IN_MEMORY = ("tmpfs", "ramfs")
 
 
@@ -58,6 +62,9 @@ class Places:
     mounts: Path  # /proc/self/mountinfo
 
 
+DatedCheck = tuple[LoggedCheck, int | None]  # and when it was, if that is known
+
+
 @dataclass(slots=True)
 class _Evidence:
     """What the previous boot left: errors, and everything else in words."""
@@ -65,9 +72,7 @@ class _Evidence:
     seen: dict[str, None]  # digests, the latest last
     since_ns: int  # an older panic is not the one that ended the boot
     panics: list[str] = field(default_factory=list)
-    checks: dict[tuple[int, int, int, int], tuple[LoggedCheck, int | None]] = field(
-        default_factory=dict
-    )  # with time_ns
+    checks: dict[tuple[int, ...], DatedCheck] = field(default_factory=dict)
     bert: list[Section] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -75,6 +80,7 @@ class _Evidence:
         """Marks it as seen."""
         digest = hashlib.blake2b(content, digest_size=8).hexdigest()
         is_new = digest not in self.seen
+        self.seen.pop(digest, None)
         self.seen[digest] = None
         return is_new
 
@@ -139,7 +145,9 @@ def _read_records(directories: tuple[Path, ...], evidence: _Evidence) -> None:
     files: list[tuple[int, Path]] = []
     for directory in directories:
         try:
-            files += [(path.stat().st_mtime_ns, path) for path in _walk(directory) if _is_record(path.name)]
+            files += itertools.islice(_records(directory), RECORDS_MAX)
+        except FileNotFoundError:  # this host has no pstore, or not this systemd
+            continue
         except OSError as error:
             evidence.remarks.append(f"{directory}: {error.strerror}")
     files.sort(key=lambda entry: (entry[0], entry[1].name), reverse=True)
@@ -154,13 +162,17 @@ def _read_records(directories: tuple[Path, ...], evidence: _Evidence) -> None:
             _take_in_record(path, content, time_ns, evidence)
 
 
-def _walk(directory: Path) -> Iterator[Path]:
-    """Regular files in it and two levels below: <archive>/<time>/<part>/<file>."""
-    level = [directory]
-    for _ in range(3):
-        entries = [entry for path in level for entry in itertools.islice(path.iterdir(), WALK_MAX)]
-        yield from (entry for entry in entries if entry.is_file() and not entry.is_symlink())
-        level = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()][:WALK_MAX]
+def _records(directory: Path) -> Iterator[tuple[int, Path]]:
+    """When each was written, and where it is: <pstore>/<file>, <archive>/<time>/<part>/<file>."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(directory, onerror=fail):
+        for path in (Path(place, name) for name in names if _is_record(name)):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                yield status.st_mtime_ns, path
 
 
 def _is_record(name: str) -> bool:
@@ -172,8 +184,9 @@ def _take_in_record(path: Path, content: bytes, time_ns: int, evidence: _Evidenc
         checks = [check for check in (_binary_check(content),) if check is not None]
     else:
         lines = content.decode("utf-8", "replace").splitlines()
-        checks = [check for check in machine_checks(lines) if check.is_exception]  # the others were seen live
         reason = panic(lines)
+        is_other = reason is not None and not OF_MACHINE_CHECK.search(reason)  # what is in the log then was survived
+        checks = [check for check in machine_checks(lines) if check.is_exception and not is_other]
         if reason is not None and time_ns >= evidence.since_ns:
             evidence.panics.append(f"{path.name}: Kernel panic: {reason}")
     for check in checks:

@@ -181,6 +181,7 @@ def test_live_errors_in_a_dmesg_and_files_of_other_kinds_are_left_alone(host: Ho
     host.poll()
     host.keep(host.pstore / "dmesg-ramoops-0", PANIC.replace("Machine Check Exception: 5", "Machine Check: 0"))
     host.keep(host.pstore / "dmesg-ramoops-1.enc.z", b"\x78\x9c")
+    host.keep(host.pstore / "dmesg-ramoops-2", PANIC.replace("Fatal local machine check", "hung task"))
     host.keep(host.pstore / "console-ramoops-0")
     host.keep(host.pstore / "mce-erst-1", b"short")
     host.boot("boot-2")
@@ -253,12 +254,14 @@ def test_old_records_count_at_the_first_poll_of_all_at_their_own_time(host: Host
 def test_what_cannot_be_read_is_named_and_is_no_trouble(host: Host) -> None:
     host.poll()
     host.pstore.rmdir()
+    host.pstore.write_text("")
+    host.archive.rmdir()
     host.log.path.unlink()
     host.boot("boot-2")
     poll = host.poll()
     (death,) = poll.observations
     assert death.detail["evidence"] == [
-        f"{host.pstore}: No such file or directory",
+        f"{host.pstore}: Not a directory",
         f"{host.log.path}: No such file or directory",
     ]
     assert not poll.trouble and poll.blind is None and poll.absent is None
