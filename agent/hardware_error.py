@@ -85,17 +85,18 @@ def sections(lines: Iterable[str]) -> Iterator[Section]:
     for line in map(str.strip, lines):
         start = SECTION_START.fullmatch(line)
         if start is not None:
-            yield from _section(severity, fields)
+            yield from section(severity, fields)
             severity, fields = start[1], {}
         elif "DIMM location" not in line and LOCATION.match(line):
             fields |= dict(LOCATION.findall(line))
         else:
             key, _, value = line.partition(": ")
             fields[key] = value
-    yield from _section(severity, fields)
+    yield from section(severity, fields)
 
 
-def _section(severity: str, fields: dict[str, str]) -> Iterator[Section]:
+def section(severity: str, fields: dict[str, str]) -> Iterator[Section]:
+    """One section by its fields, named as in the kernel's text; nothing if it's no error of memory or a processor."""
     kind = fields.get("section_type", "")
     if severity not in SEVERITY_OF or kind not in ("memory error", "general processor error"):
         return

@@ -28,6 +28,9 @@ MAY_IMPORT = {
     "deploy": {"checksum.leveldb_log"},  # the demonstration writes records as any user of the library would
 }
 PURE = [
+    "agent/error_record.py",
+    "agent/hardware_error.py",
+    "agent/machine_check.py",
     "agent/novelty.py",
     "agent/observation.py",
     "agent/reconcile.py",

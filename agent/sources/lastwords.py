@@ -4,7 +4,8 @@ Enters: the places below, this source's cursor and the moment. Leaves: a Poll.
 
     the agent's own cursor            a boot that ended without a clean stop of the agent: a fault of stream "host"
     pstore, and systemd's copy of it  dmesg-*: the panic and its machine checks; mce-*: struct mce, as ERST keeps it
-    the kernel log's first minute     "BERT: Error records from previous boot", and machine-check banks that were still
+    the kernel log's first minute     "BERT: Error records from previous boot" (the firmware's own, read from its region
+                                      where they are too long to be printed), and machine-check banks that were still
                                       full: the reset that follows a fatal error keeps them, and the kernel logs them
 
 A host's death is dated to the last heartbeat in the journal; it came after that, at most `time_error_s` later unless
@@ -30,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent import error_record
 from agent.hardware_error import CPER_LINE, LoggedCheck, Section, machine_checks, panic, sections
 from agent.kernel_log import KernelLog
 from agent.machine_check import VENDORS
@@ -58,6 +60,7 @@ class Places:
 
     records: tuple[Path, ...]
     kernel_log: Path
+    bert: Path  # /sys/firmware/acpi/tables/data/BERT
     state_dir: Path
     mounts: Path  # /proc/self/mountinfo
 
@@ -108,7 +111,7 @@ def poll(places: Places, cursor: dict[str, Any], now: Moment, *, silence_s: floa
     parts = [Poll(cursor={}, devices=(HOST,))]
     if cursor.get("boot_id") != now.boot_id:
         _read_records(places.records, evidence)
-        _read_kernel_log(places.kernel_log, evidence)
+        _read_kernel_log(places, evidence)
         parts += [_errors(evidence, cursor, now), _end_of_boot(evidence, cursor, now, silence_s)]
     return Poll(
         cursor={
@@ -203,8 +206,9 @@ def _binary_check(content: bytes) -> LoggedCheck | None:
     return LoggedCheck(cpu, bank, status, True, addr, misc, ipid, VENDORS.get(vendor, ""), time_s, socket)
 
 
-def _read_kernel_log(path: Path, evidence: _Evidence) -> None:
+def _read_kernel_log(places: Places, evidence: _Evidence) -> None:
     """BERT and leftover banks, as the kernel told of them when it started."""
+    path = places.kernel_log
     log = KernelLog()
     try:
         early = itertools.takewhile(lambda record: record.time_us <= FIRST_MINUTE_US, log.records(path, 0))
@@ -217,10 +221,10 @@ def _read_kernel_log(path: Path, evidence: _Evidence) -> None:
     for check in machine_checks(lines):
         if not check.is_exception:
             evidence.add_check(check, None)
-    if BERT_START in lines:
-        _take_in_bert(lines[lines.index(BERT_START) + 1 :], evidence)
     if any(line.startswith(BERT_TOO_LONG) for line in lines):
-        evidence.remarks.append("BERT holds more than the kernel prints: /sys/firmware/acpi/tables/data/BERT")
+        _take_in_bert_region(places.bert, evidence)
+    elif BERT_START in lines:
+        _take_in_bert(lines[lines.index(BERT_START) + 1 :], evidence)
 
 
 def _take_in_bert(lines: list[str], evidence: _Evidence) -> None:
@@ -228,6 +232,18 @@ def _take_in_bert(lines: list[str], evidence: _Evidence) -> None:
     text = [line[2] for line in found]
     if evidence.is_new("\n".join(text).encode()):  # firmware may show the same one at every boot
         evidence.bert += sections(text)
+
+
+def _take_in_bert_region(path: Path, evidence: _Evidence) -> None:
+    """All of it, where the kernel found it too long to print."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(FILE_BYTES_MAX)
+    except OSError as error:
+        evidence.remarks.append(f"{path}: {error.strerror}")
+        return
+    if evidence.is_new(content):
+        evidence.bert += error_record.sections(content)
 
 
 # --- judging -------------------------------------------------------------------------------------------------------

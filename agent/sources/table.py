@@ -23,6 +23,7 @@ def _lastwords(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> 
     places = lastwords.Places(
         records=(settings.pstore, settings.pstore_archive),
         kernel_log=settings.kmsg,
+        bert=settings.sysfs / "firmware/acpi/tables/data/BERT",
         state_dir=settings.state_dir,
         mounts=settings.proc / "self/mountinfo",
     )

@@ -12,7 +12,9 @@ from agent.observation import Moment, Poll
 from agent.sources import lastwords
 from tests.agent.kernel_log_device import KernelLogDevice
 from tests.agent.processes import Daemon, eventually
-from tests.agent.test_hardware_error import MEMORY, PANIC
+from tests.agent.test_error_record import MEMORY, entry, memory, status_block
+from tests.agent.test_hardware_error import MEMORY as MEMORY_TEXT
+from tests.agent.test_hardware_error import PANIC
 
 SECOND_NS = 10**9
 START = Moment(time_ns=1_795_473_000 * SECOND_NS, boottime_ns=9000 * SECOND_NS, boot_id="boot-1")
@@ -27,7 +29,7 @@ LEFTOVER = [
 ]
 BERT = [
     "BERT: Error records from previous boot:",
-    *(f"[Hardware Error]: {line.replace('corrected', 'fatal')}" for line in MEMORY.splitlines()),
+    *(f"[Hardware Error]: {line.replace('corrected', 'fatal')}" for line in MEMORY_TEXT.splitlines()),
     "BERT: Total records found: 1",
 ]
 
@@ -41,7 +43,8 @@ class Host:
         self.pstore.mkdir()
         self.archive.mkdir()
         self.mounts = root / "mountinfo"
-        self.places = lastwords.Places((self.pstore, self.archive), self.log.path, root, self.mounts)
+        self.bert = root / "BERT"
+        self.places = lastwords.Places((self.pstore, self.archive), self.log.path, self.bert, root, self.mounts)
         self.cursor: dict = {}
         self.now = START
 
@@ -236,12 +239,21 @@ def test_bert_tells_of_the_device(host: Host) -> None:
             assert seen(poll) == [DEATH]
 
 
-def test_a_bert_too_long_for_the_log_is_pointed_at(host: Host) -> None:
+def test_a_bert_too_long_for_the_log_is_read_where_it_is(host: Host) -> None:
     host.poll()
-    host.boot("boot-2")
-    host.log.say(BERT[0], "BERT: Max print length exceeded, table data is available at:\n/sys/x")
-    (death,) = host.poll().observations
-    assert "/sys/firmware/acpi/tables/data/BERT" in death.detail["evidence"][0]
+    for name in ("boot-2", "boot-3", "boot-4"):
+        host.boot(name)
+        host.log.say(BERT[0], "BERT: Max print length exceeded, table data is available at:\n/sys/firmware/..")
+        poll = host.poll()
+        death = poll.observations[-1]
+        if name == "boot-2":
+            assert death.detail["evidence"] == [f"{host.bert}: No such file or directory"]
+            host.bert.write_bytes(status_block(entry(MEMORY, memory(), severity=1)))
+        elif name == "boot-3":
+            assert seen(poll) == [("dram", "fru/DIMM_A2", "fatal"), DEATH]
+            assert death.detail["evidence"] == ["BERT: fatal error of fru/DIMM_A2"]
+        else:
+            assert seen(poll) == [DEATH]
 
 
 def test_old_records_count_at_the_first_poll_of_all_at_their_own_time(host: Host) -> None:

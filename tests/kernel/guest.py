@@ -65,7 +65,9 @@ done
 class Guest:
     """A running machine. Use `started`."""
 
-    def __init__(self, kernel: Kernel, directory: Path, state: Path, cpu: str, append: str, reboots: bool) -> None:
+    def __init__(
+        self, kernel: Kernel, directory: Path, state: Path, cpu: str, append: str, options: tuple[str, ...]
+    ) -> None:
         self.kernel = kernel
         self.bridge = HostBridge()
         self._directory = directory
@@ -75,7 +77,7 @@ class Guest:
         self.agent_port = _free_port()
         self.console = directory / "console"
         self._process = subprocess.Popen(
-            [*self._arguments(initrd, state, cpu, append), *([] if reboots else ["-no-reboot"])],
+            [*self._arguments(initrd, state, cpu, append), *options],
             pass_fds=[self.bridge.theirs.fileno()],
             stdin=subprocess.DEVNULL,
         )
@@ -177,15 +179,21 @@ class Guest:
 
 @contextlib.contextmanager
 def started(
-    kernel: Kernel, directory: Path, state: Path, *, cpu: str = "max", append: str = "", reboots: bool = False
+    kernel: Kernel,
+    directory: Path,
+    state: Path,
+    *,
+    cpu: str = "max",
+    append: str = "",
+    options: tuple[str, ...] = ("-no-reboot",),
 ) -> Iterator[Guest]:
     """A booted machine with a shell; `state` is mounted in it, writable, and outlives it.
 
-    `append` goes to the kernel's command line; a machine that `reboots` keeps its memory when its kernel panics,
-    any other ends.
+    `append` goes to the kernel's command line, `options` to QEMU's. Without -no-reboot a machine whose kernel panics
+    starts again, and keeps what was in its memory.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    guest = Guest(kernel, directory, state, cpu, append, reboots)
+    guest = Guest(kernel, directory, state, cpu, append, options)
     try:
         guest.await_boot()
         yield guest

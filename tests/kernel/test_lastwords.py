@@ -1,11 +1,13 @@
 """A host that dies of a machine check, one that is stopped, and one that loses its power: what the next boot tells.
 
 pstore is real: ramoops keeps the panic in a piece of memory that QEMU, like most hardware, leaves alone at a warm
-reset. The firmware's error record is not: no firmware here makes one, so its text, in the format of
+reset. BERT is a table made here and put where firmware would put it; the kernel finds, checks and prints it. What
+firmware reports while a system runs is not: no firmware here reports anything, so that text, in the format of
 drivers/firmware/efi/cper.c, is written into the real kernel log. The tests of this module share one machine and run in
 order.
 """
 
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from agent.report import MemoryFault
 from tests.agent.processes import eventually
+from tests.agent.test_error_record import MEMORY, entry, memory, status_block
 from tests.kernel.debian_kernel import Kernel
 from tests.kernel.guest import Guest, started
 from tests.kernel.guest_agent import GuestAgent
@@ -22,7 +25,8 @@ HEARTBEAT_S = 5
 SECOND_NS = 10**9
 RAMOOPS = "mem_address=0x28000000 mem_size=0x100000 record_size=0x10000 ecc=1"
 # QEMU's processor looks like an AMD one so old that the kernel doesn't trust banks left full by a reset, unless told to
-COMMAND_LINE = "memmap=1M$0x28000000 mce=bootlog"
+COMMAND_LINE = "memmap=1M$0x28000000 memmap=1M$0x28100000 mce=bootlog"
+BERT_AT, BERT_BYTES = 0x28100000, 1024
 FATAL = "mce 0 9 0xbe00000000010090 0x5 0x1234500 0x8c"  # uncorrected, the processor's context corrupt
 CPER = (
     "{9}[Hardware Error]: Hardware error from APEI Generic Hardware Error Source: 4",
@@ -39,8 +43,23 @@ CPER = (
 
 @pytest.fixture(scope="module")
 def machine(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory, state: Path) -> Iterator[Guest]:
-    with started(kernel, tmp_path_factory.mktemp("guest"), state, append=COMMAND_LINE, reboots=True) as guest:
+    directory = tmp_path_factory.mktemp("guest")
+    options = bert(directory)
+    with started(kernel, directory, state, append=COMMAND_LINE, options=options) as guest:
         yield guest
+
+
+def bert(directory: Path) -> tuple[str, ...]:
+    """QEMU's options for a firmware that at every start says that DIMM_A2 had killed the host before."""
+    table, region = directory / "bert-table", directory / "bert-region"
+    table.write_bytes(struct.pack("<IQ", BERT_BYTES, BERT_AT))
+    region.write_bytes(status_block(entry(MEMORY, memory(), severity=1)).ljust(BERT_BYTES, b"\0"))
+    return (
+        "-acpitable",
+        f"sig=BERT,rev=1,data={table}",
+        "-device",
+        f"loader,file={region},addr={BERT_AT},force-raw=on",
+    )
 
 
 @pytest.fixture(scope="module")
