@@ -6,7 +6,8 @@ Enters: the places below, this source's cursor and the moment. Leaves: a Poll.
     pstore, and systemd's copy of it  dmesg-*: the panic and its machine checks; mce-*: struct mce, as ERST keeps it
     the kernel log's first minute     "BERT: Error records from previous boot" (the firmware's own, read from its region
                                       where they are too long to be printed), and machine-check banks that were still
-                                      full: the reset that follows a fatal error keeps them, and the kernel logs them
+                                      full: the reset that follows a fatal error keeps them, and the kernel logs them;
+                                      corrected ones may be of this boot already, and are left to the live witnesses
 
 A host's death is dated to the last heartbeat in the journal; it came after that, at most `time_error_s` later unless
 the agent was silent already. `detail` names the evidence, or that there is none (power, a watchdog, a hung kernel).
@@ -34,7 +35,7 @@ from typing import Any
 from agent import error_record
 from agent.hardware_error import CPER_LINE, LoggedCheck, Section, machine_checks, panic, sections
 from agent.kernel_log import KernelLog
-from agent.machine_check import VENDORS
+from agent.machine_check import BANK_FIRMWARE, VENDORS
 from agent.observation import NOT_CORRECTED, Device, FirstSight, Gap, Moment, Observation, Poll
 
 HOST = Device(stream="host", name="host")
@@ -219,7 +220,7 @@ def _read_kernel_log(places: Places, evidence: _Evidence) -> None:
     finally:
         log.close()
     for check in machine_checks(lines):
-        if not check.is_exception:
+        if not check.is_exception and check.bank != BANK_FIRMWARE and check.decoded().severity != "corrected":
             evidence.add_check(check, None)
     if any(line.startswith(BERT_TOO_LONG) for line in lines):
         _take_in_bert_region(places.bert, evidence)

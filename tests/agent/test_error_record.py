@@ -36,9 +36,9 @@ def entry(
     return uuid.UUID(kind).bytes_le + head + (b"\0" * 8 if revision >= 0x300 else b"") + content
 
 
-def status_block(*entries: bytes) -> bytes:
+def status_block(*entries: bytes, severity: int = 1) -> bytes:
     content = b"".join(entries)
-    return struct.pack("<5I", 1, 0, 0, len(content), 1) + content
+    return struct.pack("<5I", 1, 0, 0, len(content), severity) + content
 
 
 @pytest.mark.parametrize("revision", [0x201, 0x300])

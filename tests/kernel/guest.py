@@ -160,6 +160,14 @@ class Guest:
             assert "event" in answer, f"the monitor refuses {command}: {answer}"
         raise AssertionError(f"QEMU ended at {command}")
 
+    def write_memory(self, address: int, data: bytes) -> None:
+        """Puts bytes into the machine's physical memory, as firmware or a device would."""
+        descriptors = Path(f"/proc/{self._process.pid}/fd").iterdir()
+        (memory,) = [entry for entry in descriptors if str(entry.readlink()).startswith("/memfd:")]
+        with memory.open("r+b", buffering=0) as file:
+            file.seek(address)
+            file.write(data)
+
     def console_tail(self) -> str:
         """The end of what the kernel said."""
         return self.console.read_text(errors="replace")[-3000:] if self.console.exists() else "(nothing)"
