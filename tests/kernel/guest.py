@@ -162,11 +162,16 @@ class Guest:
 
     def write_memory(self, address: int, data: bytes) -> None:
         """Puts bytes into the machine's physical memory, as firmware or a device would."""
-        descriptors = Path(f"/proc/{self._process.pid}/fd").iterdir()
-        (memory,) = [entry for entry in descriptors if str(entry.readlink()).startswith("/memfd:")]
-        with memory.open("r+b", buffering=0) as file:
+        with self._memory().open("r+b", buffering=0) as file:
             file.seek(address)
             file.write(data)
+
+    def _memory(self) -> Path:
+        for entry in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # QEMU opens and closes files all the time
+                if str(entry.readlink()).startswith("/memfd:"):
+                    return entry
+        raise AssertionError("QEMU has no file that is the machine's memory")
 
     def console_tail(self) -> str:
         """The end of what the kernel said."""

@@ -20,7 +20,6 @@ from tests.kernel.guest import Guest, started
 from tests.kernel.guest_agent import GuestAgent
 
 HEARTBEAT_S = 5
-LATENCY_MAX_S = 10.0  # firmware is polled, the log is, and a record is complete a second after its last line
 SECOND_NS = 10**9
 RAMOOPS = "mem_address=0x28000000 mem_size=0x100000 record_size=0x10000 ecc=1"
 # QEMU's processor looks like an AMD one so old that the kernel doesn't trust banks left full by a reset, unless told to
@@ -59,9 +58,7 @@ def test_what_firmware_reports_is_a_fault_on_the_device_it_names(machine: Guest,
     (killer,) = faults(agent, "dram")
     assert (killer.device, killer.severity, killer.witnesses) == ("fru/DIMM_A2", "fatal", ("lastwords",))
     firmware.report(machine, status_block(entry(MEMORY, memory(), severity=2, fru_text=b"DIMM_B1"), severity=2))
-    reported_s = time.monotonic()
     _, fault = eventually(lambda: found if len(found := faults(agent, "dram")) > 1 else None)
-    assert time.monotonic() - reported_s < LATENCY_MAX_S
     assert (fault.device, fault.severity, fault.count) == ("fru/DIMM_B1", "corrected", 1)
     assert fault.witnesses == ("kmsg",) and fault.time_error_s < 60
     assert {key: fault.detail[key] for key in ("row", "column", "dmi_handle", "error_type")} == {
