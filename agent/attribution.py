@@ -6,7 +6,8 @@ which becomes a fault, and the events that go on waiting. Pure.
     1. A SHARED event of the same class of severity, page and second as a COUNTED one is another witness of its error.
     2. A counter's rise is explained by COUNTED events of its device: they give time and place. What no event explains
        is accounted at once, without detail; SHARED events of that time are taken for its witnesses.
-    3. A SHARED event that found nothing within a second is an error of its own, together with others of its page.
+    3. A SHARED event that found nothing within a second (five, if it passes on what firmware reported) is an error of
+       its own, together with others of its page.
     4. The kernel reports before it counts: a COUNTED event whose counter hasn't risen waits. If the counter is read and
        still doesn't show it (the driver was unloaded in between), it is an error that only the event tells of.
 
@@ -18,10 +19,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from agent.machine_check import BANK_FIRMWARE
 from agent.observation import ADDRESSES_MAX, Event, Moment, Observation, Role, error_class
 
 SECOND_NS = 10**9
 WINDOW_NS = SECOND_NS  # the kernel's own events of one error lie closer together; drivers that poll do so each second
+FIRMWARE_NS = 5 * SECOND_NS  # the kernel log tells of what firmware reported too, and names the part; it comes later
 UNREAD_NS = 60 * SECOND_NS  # how long an event waits for a controller that can't be read
 COUNTED_POLLS = 3  # a surplus of the total over its places is booked at the second poll that sees it
 WAITING_MAX = 64
@@ -226,12 +229,13 @@ def _explanation(rise: _Rise, event: Event, count: int) -> Account:
 def _unexplained(rise: _Rise, now: Moment) -> tuple[Account, Waiting]:
     """What no event tells of, and an event made of it, to which other witnesses can be joined."""
     observation = rise.observation
+    time_ns = now.time_ns if observation.time_ns is None else observation.time_ns
     account = Account(
         device=observation.device,
         stream=observation.stream,
         severity=observation.severity,
         count=rise.left,
-        time_ns=now.time_ns,
+        time_ns=time_ns,
         time_error_s=observation.time_error_s,
         witnesses=(rise.source,),
         counter=observation.device,
@@ -246,8 +250,8 @@ def _unexplained(rise: _Rise, now: Moment) -> tuple[Account, Waiting]:
         stream=account.stream,
         severity=account.severity,
         count=account.count,
-        first_ns=now.time_ns - int(account.time_error_s * SECOND_NS),
-        time_ns=now.time_ns,
+        first_ns=time_ns - int(account.time_error_s * SECOND_NS),
+        time_ns=time_ns,
         time_error_s=0,
         since_ns=0,
     )
@@ -291,7 +295,7 @@ def _overdue(counted: list[Waiting], controllers: Controllers, now: Moment) -> I
 def _unshared(shared: list[Waiting], now: Moment) -> Iterator[Account]:
     by_knowledge = sorted(shared, key=lambda item: _preference(item.event))
     for item in by_knowledge:
-        if now.time_ns - item.event.time_ns < WINDOW_NS or not item.left:
+        if now.time_ns - item.event.time_ns < _patience_ns(item.event) or not item.left:
             continue
         known = next((other for other in by_knowledge if other.left and _is_same(other.event, item.event)), item)
         known.event = replace(known.event, count=known.left)
@@ -301,6 +305,11 @@ def _unshared(shared: list[Waiting], now: Moment) -> Iterator[Account]:
         if item.left:
             yield _alone(item.event, item.left)
             item.left = 0
+
+
+def _patience_ns(event: Event) -> int:
+    """How long it waits for a counter or another event that shows the same error."""
+    return FIRMWARE_NS if event.device.endswith(f"/bank{BANK_FIRMWARE}") else WINDOW_NS
 
 
 def _preference(event: Event) -> int:

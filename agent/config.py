@@ -28,6 +28,11 @@ class AgentSettings:
         "trace buffer of each processor; a larger one bears longer storms", default=256, minimum=8, maximum=1 << 20
     )
     proc: Path = setting("where procfs is mounted", default=Path("/proc"))
+    kmsg: Path = setting("the kernel log", default=Path("/dev/kmsg"))
+    pstore: Path = setting("where the kernel's last words before a panic are found", default=Path("/sys/fs/pstore"))
+    pstore_archive: Path = setting(
+        "where systemd-pstore moves them when the host starts", default=Path("/var/lib/systemd/pstore")
+    )
     machine_id: Path = setting("file that identifies the machine", default=Path("/etc/machine-id"))
     poll_interval_s: float = setting(
         "seconds between two polls of the sources", default=5.0, minimum=0.05, maximum=3600

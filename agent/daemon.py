@@ -144,6 +144,8 @@ class Agent:
         thread.join()
         self._server.server_close()
         with self._lock:
+            for name, source in SOURCES.items():
+                self._pending_changes.update({f"{name}/{key}": value for key, value in source.at_stop.items()})
             self._write(force=True)
             self._journal.close()
         self._alarm.close()
@@ -247,7 +249,7 @@ class Agent:
         is_up = not trouble and blind is None and absent is None
         status = SourceStatus(is_up, time.perf_counter() - started_s, blind, trouble, absent)
         old = self._statuses.get(name)
-        if old is None or (old.blind, old.trouble, old.absent) != (status.blind, status.trouble, status.absent):
+        if old is None or (old.blind, old.trouble, old.absent) != (blind, trouble, absent):
             self._tell(name, status, old)
         self._statuses[name] = status
         return poll

@@ -1,97 +1,128 @@
-"""What a machine-check record says: which kind of part failed, how badly, how often.
+"""What a machine-check bank says: MCi_STATUS, with MCi_ADDR and MCi_MISC, decoded.
 
-Enters: the registers of one machine-check bank as the kernel records them. Leaves: a MachineCheck. Pure. Sources:
-Intel 64 and IA-32 Architectures Software Developer's Manual, volume 3B, "Interpreting Machine-Check Error Codes"
-(compound error codes, MCi_STATUS, corrected error count); AMD64 Architecture Programmer's Manual, volume 2, "Machine
-Check Architecture" (deferred and poison bits, MCA_IPID of scalable banks).
+Enters: the registers of one bank as a trace event or a log line shows them. Leaves: a MachineCheck. Sources: Intel SDM
+volume 3B, 15.3.2 (the registers) and 15.9 (the error codes); AMD64 APM volume 2, chapter 9; for the banks of AMD's
+memory controllers the Processor Programming References. Where both makers define an error code they agree.
+
+    63   62   61 60 59    58    57   52:38 (Intel)            46   45   44       43      20:16 (AMD)    15:0
+    VAL OVER UC EN MISCV ADDRV PCC  corrected error count    CECC UECC Deferred Poison  extended code  error code
 """
 
 from dataclasses import dataclass
 
-UNCORRECTED, MISC_VALID, ADDRESS_VALID, CONTEXT_CORRUPT = 1 << 61, 1 << 59, 1 << 58, 1 << 57
-SIGNALLED, ACTION_REQUIRED = 1 << 56, 1 << 55  # Intel, where the processor can recover
-DEFERRED, POISON = 1 << 44, 1 << 43  # AMD
-COUNT_SHIFT, COUNT_MASK = 38, 0x7FFF  # Intel: how many corrected errors the record stands for
-CAN_INTERRUPT, CAN_RECOVER = 1 << 10, 1 << 24  # MCG_CAP: CMCI_P, SER_P
-FILTERED = 1 << 12  # in a compound code: further reports of this place are suppressed
-VENDORS_AMD = (2, 9)  # AMD and Hygon in the kernel's numbering
-BANK_FIRMWARE = 255  # the kernel's own: a record that firmware reported, not a bank
-UNIFIED_MEMORY_CONTROLLERS = ((0x96, 0), (0x96, 1))  # (hardware id, type) in MCA_IPID
-PAGE_SHIFT = 12
+INTEL, AMD, HYGON, ZHAOXIN = "GenuineIntel", "AuthenticAMD", "HygonGenuine", "  Shanghai  "
+VENDORS = {0: INTEL, 2: AMD, 9: HYGON, 10: ZHAOXIN}  # as the kernel numbers them (cpuvendor, "PROCESSOR 2:60fb1")
 
-# (mask, value, stream, what it is), the first match counts. Letters as in the manual: T, L, R, M, C, P, I vary.
-CODES = (
-    (0xFFFF, 0x0000, "core", "no code"),
-    (0xFFFF, 0x0001, "core", "unclassified"),
-    (0xFFFF, 0x0002, "sram", "microcode memory parity"),
-    (0xFFFF, 0x0003, "core", "external error"),
-    (0xFFFF, 0x0004, "core", "redundancy check"),
-    (0xFFFF, 0x0005, "sram", "internal parity"),
-    (0xFFFF, 0x0400, "core", "internal timer"),
-    (0xFFFF, 0x0E0B, "core", "input or output"),
-    (0xFFFC, 0x000C, "sram", "cache hierarchy"),  # 0000 0000 0000 11LL
-    (0xFFF0, 0x0010, "sram", "translation buffer"),  # 0000 0000 0001 TTLL
-    (0xFF80, 0x0080, "dram", "memory controller"),  # 0000 0000 1MMM CCCC
-    (0xFF00, 0x0100, "sram", "cache"),  # 0000 0001 RRRR TTLL
-    (0xFF80, 0x0280, "dram", "memory used as cache"),  # 0000 0010 1MMM CCCC
-    (0xFC00, 0x0400, "core", "internal unclassified"),  # 0000 01xx xxxx xxxx
-    (0xF800, 0x0800, "core", "bus or interconnect"),  # 0000 1PPT RRRR IILL
+OVER = 1 << 62
+UC = 1 << 61
+MISCV = 1 << 59
+ADDRV = 1 << 58
+PCC = 1 << 57
+SIGNALLED, ACTION_REQUIRED = 1 << 56, 1 << 55  # Intel, where the processor can recover
+DEFERRED = 1 << 44  # AMD: found in memory or on its way, not yet consumed
+
+CAN_COUNT, CAN_RECOVER = 1 << 10, 1 << 24  # MCG_CAP: CMCI_P, SER_P
+COUNT_SHIFT = 38
+COUNT_MASK = (1 << 14) - 1
+COUNT_OVERFLOW = 1 << 52  # sticky: the counter before it ran over
+MISC_LSB_MASK = 0x3F  # the lowest bit of the address that is known
+MISC_MODE_SHIFT, MISC_MODE_MASK, MISC_MODE_PHYSICAL = 6, 7, 2
+NORTHBRIDGE_BANK, NORTHBRIDGE_DRAM_ECC = 4, 8  # AMD before scalable MCA: bank and extended code
+BANK_FIRMWARE = 255  # no bank: an error that firmware reported, which the kernel passes on as a machine check
+UMC_TYPES, UMC_DRAM_ECC = ((0x96, 0), (0x96, 1)), 0  # scalable MCA: IPID[43:32] and [63:48]; extended code
+
+# error code & mask == value; bit 12 only says that corrected errors are filtered
+KINDS = (
+    (0xEF80, 0x0080, "memory"),  # 000F 0000 1MMM CCCC
+    (0xEF80, 0x0280, "memory"),  # 000F 0010 1MMM CCCC, memory that serves as a cache of other memory
+    (0xEF00, 0x0100, "cache"),  # 000F 0001 RRRR TTLL
+    (0xEFFC, 0x000C, "cache"),  # 000F 0000 0000 11LL
+    (0xEFF0, 0x0010, "tlb"),  # 000F 0000 0001 TTLL
+    (0xE800, 0x0800, "bus"),  # 000F 1PPT RRRR IILL
+    (0xEC00, 0x0400, "internal"),  # 0000 01xx xxxx xxxx
+    (0xEFF8, 0x0000, "internal"),  # simple codes: unclassified, microcode ROM, external, FRC, parity, SMM
 )
+STREAM_OF = {"memory": "dram", "cache": "sram", "tlb": "sram"}  # everything else is the core's
 
 
 @dataclass(frozen=True, slots=True)
 class MachineCheck:
-    stream: str
-    severity: str
-    what: str
+    """One bank's error. `count` is how many errors it stands for, a floor where `is_floor`."""
+
+    severity: str  # "corrected", "deferred", "uncorrected"; "fatal": the processor's context is corrupt
+    stream: str  # "dram", "sram" or "core"
+    kind: str  # "memory", "cache", "tlb", "bus", "internal" or "unknown"
     count: int
-    address: int | None  # physical, cut to what the processor knows of it
-    is_interrupt: bool  # corrected errors are reported at once, not at the kernel's next look
+    is_floor: bool
+    is_address_valid: bool  # there is one, and it is one of physical memory
+    address: int | None  # without the bits that the processor doesn't know
+    error_code: int  # MCi_STATUS[15:0]
 
 
 def decode(
-    *, status: int, addr: int, misc: int, ipid: int, mcgcap: int, bank: int, cpuvendor: int
-) -> MachineCheck | None:
-    """The record's meaning; None where MCi_STATUS holds no error code at all, as banks that only took part do."""
-    if not status & 0xFFFFFFFF:
-        return None
-    stream, what = _kind(status, ipid, bank)
-    severity = _severity(status, mcgcap, cpuvendor)
-    can_count = mcgcap & CAN_INTERRUPT and cpuvendor not in VENDORS_AMD and severity == "corrected"
+    status: int,
+    *,
+    addr: int = 0,
+    misc: int = 0,
+    vendor: str = "",
+    bank: int | None = None,
+    ipid: int = 0,
+    mcgcap: int | None = None,
+) -> MachineCheck:
+    """What `status` says.
+
+    `vendor` is as /proc/cpuinfo has it; without it no bit that one maker defined is read. `ipid` is AMD's MCA_IPID,
+    `mcgcap` the register that tells which bits a processor has: logs leave it out, and then all are believed.
+    """
+    is_amd = vendor in (AMD, HYGON)
+    is_umc = is_amd and (ipid >> 32 & 0xFFF, ipid >> 48 & 0xFFFF) in UMC_TYPES
+    kind = _kind(status, is_amd, is_umc, bank)
+    is_address_valid = bool(status & ADDRV and addr) and not is_umc and _is_physical(status, misc, vendor)
     return MachineCheck(
-        stream=stream,
-        severity=severity,
-        what=what,
-        count=max(1, status >> COUNT_SHIFT & COUNT_MASK) if can_count else 1,
-        address=_address(status, addr, misc),
-        is_interrupt=bool(mcgcap & CAN_INTERRUPT),
+        severity=_severity(status, vendor, mcgcap),
+        stream=STREAM_OF.get(kind, "core"),
+        kind=kind,
+        count=_count(status, vendor, mcgcap),
+        is_floor=bool(status & OVER) or (vendor == INTEL and not status & UC and bool(status & COUNT_OVERFLOW)),
+        is_address_valid=is_address_valid,
+        address=_known_bits(status, addr, misc, vendor) if is_address_valid else None,
+        error_code=status & 0xFFFF,
     )
 
 
-def _kind(status: int, ipid: int, bank: int) -> tuple[str, str]:
-    if (ipid >> 32 & 0xFFF, ipid >> 48 & 0xFFFF) in UNIFIED_MEMORY_CONTROLLERS:
-        return "dram", "memory controller"
-    if bank == BANK_FIRMWARE:
-        return "dram", "reported by firmware"
-    code = status & 0xFFFF & ~FILTERED
-    for mask, value, stream, what in CODES:
-        if code & mask == value:
-            return stream, what
-    return "core", f"code {code:#06x}"
+def _kind(status: int, is_amd: bool, is_umc: bool, bank: int | None) -> str:
+    extended_code = status >> 16 & 0x1F
+    if is_umc:  # its other errors are of the controller and its links, not of the DRAM
+        return "memory" if extended_code == UMC_DRAM_ECC else "bus"
+    if is_amd and bank == NORTHBRIDGE_BANK and extended_code == NORTHBRIDGE_DRAM_ECC:
+        return "memory"
+    code = status & 0xFFFF
+    return next((kind for mask, value, kind in KINDS if code and code & mask == value), "unknown")
 
 
-def _severity(status: int, mcgcap: int, cpuvendor: int) -> str:
-    if status & CONTEXT_CORRUPT:
+def _severity(status: int, vendor: str, mcgcap: int | None) -> str:
+    if not status & UC:
+        return "deferred" if vendor in (AMD, HYGON) and status & DEFERRED else "corrected"
+    if status & PCC:
         return "fatal"
-    is_amd = cpuvendor in VENDORS_AMD
-    if not status & UNCORRECTED:
-        return "deferred" if is_amd and status & DEFERRED else "corrected"
-    needs_nothing = mcgcap & CAN_RECOVER and not status & (SIGNALLED | ACTION_REQUIRED)
-    return "deferred" if needs_nothing and not is_amd else "uncorrected"
+    can_recover = vendor == INTEL and mcgcap is not None and mcgcap & CAN_RECOVER
+    return "deferred" if can_recover and not status & (SIGNALLED | ACTION_REQUIRED) else "uncorrected"
 
 
-def _address(status: int, addr: int, misc: int) -> int | None:
-    if not status & ADDRESS_VALID:
-        return None
-    unknown_bits = misc & 0x3F if status & MISC_VALID else 0
-    return addr >> unknown_bits << unknown_bits
+def _count(status: int, vendor: str, mcgcap: int | None) -> int:
+    """Intel's banks count corrected errors until they are cleared; the kernel clears a bank when it logs it."""
+    if vendor != INTEL or status & UC or not (mcgcap is None or mcgcap & CAN_COUNT):
+        return 1
+    return max(1, status >> COUNT_SHIFT & COUNT_MASK)
+
+
+def _is_physical(status: int, misc: int, vendor: str) -> bool:
+    """Intel says in MISC how its address is meant; the address of AMD's memory controllers counts within a channel."""
+    if vendor == INTEL and status & MISCV:
+        return misc >> MISC_MODE_SHIFT & MISC_MODE_MASK == MISC_MODE_PHYSICAL
+    return True
+
+
+def _known_bits(status: int, addr: int, misc: int, vendor: str) -> int:
+    lowest = misc & MISC_LSB_MASK if vendor == INTEL and status & MISCV else 0
+    return addr >> lowest << lowest

@@ -22,6 +22,7 @@ from checksum.finding import Verdict
 
 BLIND_REASONS = ("no-driver", "unreadable")
 MEMORY_SEVERITIES = ("corrected", "uncorrected")  # shown at zero from the start; others once they occur
+HOST_SEVERITIES = ("fatal",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,15 @@ def open_faults(state: Mapping[str, Any], now_ns: int) -> dict[tuple[str, str], 
     """(stream, severity) -> devices whose last such fault is younger than seven days."""
     found: dict[tuple[str, str], int] = {}
     for stream, _, device in _devices(state):
-        for severity in {*MEMORY_SEVERITIES, *device["last_ns"]}:
+        for severity in {*_shown_severities(stream), *device["last_ns"]}:
             last_ns = device["last_ns"].get(severity)
             is_open = last_ns is not None and now_ns - last_ns < QUIET_NS
             found[stream, severity] = found.get((stream, severity), 0) + is_open
     return found
+
+
+def _shown_severities(stream: str) -> tuple[str, ...]:
+    return HOST_SEVERITIES if stream == "host" else MEMORY_SEVERITIES
 
 
 def _devices(state: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -99,7 +104,7 @@ def _memory(view: View) -> Iterator[Metric]:
     size = GaugeMetricFamily("flipwatch_device_size_bytes", "The device's capacity.", labels=["device"])
     for stream, name, device in _devices(view.state):
         for severity in SEVERITIES:
-            if severity in MEMORY_SEVERITIES or severity in device["errors"]:
+            if severity in _shown_severities(stream) or severity in device["errors"]:
                 errors.add_metric([stream, name, severity], device["errors"].get(severity, 0))
         if device["last_ns"]:
             last.add_metric([stream, name], max(device["last_ns"].values()) / 1e9)

@@ -41,7 +41,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """`count` errors of one severity on one device, reported now and at most `time_error_s` old."""
+    """`count` errors of one severity on one device, reported at `time_ns` and then at most `time_error_s` old."""
 
     device: str
     stream: str
@@ -50,6 +50,7 @@ class Observation:
     time_error_s: float
     epoch: str
     detail: Mapping[str, Any] = field(default_factory=dict)
+    time_ns: int | None = None  # None: now
 
 
 class Role(StrEnum):

@@ -18,13 +18,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent.machine_check import PAGE_SHIFT, decode
+from agent.machine_check import CAN_COUNT, VENDORS, decode
 from agent.observation import ADDRESSES_MAX, Event, Role
 from agent.ringbuffer import Value
 
 TEXT_CHARACTERS_MAX = 256
 GROUPS_MAX = 32  # of one poll; beyond it addresses no longer make a group of their own
 PROMPT_ERROR_S = 1.0  # of what is reported by an interrupt
+ERROR_CODES = 0xFFFFFFFF  # of MCi_STATUS; none of them is set where a bank only took part in a machine check
+PAGE_SHIFT = 12
 
 EDAC_SEVERITIES = ("corrected", "uncorrected", "deferred", "fatal")  # enum hw_event_mc_err_type; then: information
 CPER_SEVERITIES = ("uncorrected", "fatal", "corrected")  # recoverable, fatal, corrected; then: information
@@ -131,13 +133,22 @@ def edac_device(fields: Fields, layers: Mapping[int, tuple[str, ...]]) -> str:
 
 
 def _mce_record(fields: Fields, machine: Machine) -> Event | None:
-    registers = {key: _int(fields, key) for key in ("status", "addr", "misc", "ipid", "mcgcap", "bank", "cpuvendor")}
-    check = decode(**registers)
-    if check is None:
+    status, mcgcap = _int(fields, "status"), _int(fields, "mcgcap")
+    if not status & ERROR_CODES:
         return None
-    cpu, bank = f"cpu{_int(fields, 'cpu')}", f"bank{registers['bank']}"
+    check = decode(
+        status,
+        addr=_int(fields, "addr"),
+        misc=_int(fields, "misc"),
+        vendor=VENDORS.get(_int(fields, "cpuvendor"), ""),
+        bank=_int(fields, "bank"),
+        ipid=_int(fields, "ipid"),
+        mcgcap=mcgcap,
+    )
+    cpu, bank = f"cpu{_int(fields, 'cpu')}", f"bank{_int(fields, 'bank')}"
     socket = f"socket{_int(fields, 'socketid')}"
-    synd = _int(fields, "synd")
+    misc, synd = _int(fields, "misc"), _int(fields, "synd")
+    is_interrupt = bool(mcgcap & CAN_COUNT)  # corrected errors are reported at once, not at the kernel's next look
     return _event(
         Role.SHARED if check.stream == "dram" else Role.OWN,
         check.stream,
@@ -145,10 +156,10 @@ def _mce_record(fields: Fields, machine: Machine) -> Event | None:
         check.severity,
         count=check.count,
         address=check.address,
-        time_error_s=PROMPT_ERROR_S if check.is_interrupt else max(PROMPT_ERROR_S, machine.machine_check_poll_s),
-        what=check.what,
-        status=hex(registers["status"]),
-        misc=hex(registers["misc"]) if registers["misc"] else None,
+        time_error_s=PROMPT_ERROR_S if is_interrupt else max(PROMPT_ERROR_S, machine.machine_check_poll_s),
+        what=check.kind,
+        status=hex(status),
+        misc=hex(misc) if misc else None,
         syndrome=hex(synd) if synd else None,
     )
 

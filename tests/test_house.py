@@ -30,6 +30,8 @@ MAY_IMPORT = {
 }
 PURE = [
     "agent/attribution.py",
+    "agent/error_record.py",
+    "agent/hardware_error.py",
     "agent/machine_check.py",
     "agent/novelty.py",
     "agent/observation.py",

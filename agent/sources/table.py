@@ -1,13 +1,14 @@
 """The table of sources: which witness is polled, under which name, and which streams it lets the host watch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent import trace_instance
 from agent.config import AgentSettings
+from agent.kernel_log import KernelLog
 from agent.observation import Moment, Poll
-from agent.sources import edac, tracefs
+from agent.sources import edac, kmsg, lastwords, tracefs
 
 
 def _no_wakers(_settings: AgentSettings) -> list[int]:
@@ -24,7 +25,21 @@ class Source:
     poll: Callable[[AgentSettings, dict[str, Any], Moment], Poll]
     streams: tuple[str, ...]
     wakers: Callable[[AgentSettings], list[int]] = _no_wakers
+    at_stop: Mapping[str, Any] = field(default_factory=dict)  # what its cursor shall say after a clean stop
 
+
+def _lastwords(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> Poll:
+    places = lastwords.Places(
+        records=(settings.pstore, settings.pstore_archive),
+        kernel_log=settings.kmsg,
+        bert=settings.sysfs / "firmware/acpi/tables/data/BERT",
+        state_dir=settings.state_dir,
+        mounts=settings.proc / "self/mountinfo",
+    )
+    return lastwords.poll(places, cursor, now, silence_s=settings.heartbeat_s + settings.poll_interval_s)
+
+
+_KERNEL_LOG = KernelLog()
 
 # Counters come before events: the kernel reports an error before it counts it, so that of what a counter shows the
 # event is there to be read.
@@ -35,4 +50,8 @@ SOURCES = {
         (),
         lambda settings: trace_instance.open_wakers(settings.tracefs),
     ),
+    "kmsg": Source(
+        lambda settings, cursor, now: kmsg.poll(_KERNEL_LOG, settings.kmsg, settings.sysfs, cursor, now), ()
+    ),
+    "lastwords": Source(_lastwords, ("host",), at_stop={"is_stopped": True}),
 }

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import machine_check, ringbuffer
+from agent import ringbuffer
 from agent.observation import ADDRESSES_MAX, Event, Role
 from agent.ringbuffer import LayoutError, decode, event_format, event_id, page_layout, read_page
 from agent.trace_events import READERS, Machine, edac_device, event, summary
@@ -95,72 +95,6 @@ def test_layouts_that_make_no_sense_are_refused(text: str) -> None:
         event_format(text)
     with pytest.raises(LayoutError):
         read_page(b"short", LAYOUT)
-
-
-# --- machine checks ------------------------------------------------------------------------------------------------
-
-VALID, AMD, INTEL = 1 << 63, 2, 0
-UC, PCC, S, AR = 1 << 61, 1 << 57, 1 << 56, 1 << 55
-
-
-def check(status: int, **registers: int) -> machine_check.MachineCheck | None:
-    known = {"addr": 0, "misc": 0, "ipid": 0, "mcgcap": 1 << 24 | 1 << 10, "bank": 4, "cpuvendor": INTEL, **registers}
-    return machine_check.decode(status=VALID | status, **known)
-
-
-@pytest.mark.parametrize(
-    ("code", "stream"),
-    [
-        (0x0001, "core"),
-        (0x0005, "sram"),
-        (0x000E, "sram"),
-        (0x0014, "sram"),
-        (0x0090, "dram"),
-        (0x009F, "dram"),
-        (0x00CF, "dram"),
-        (0x0135, "sram"),
-        (0x1135, "sram"),
-        (0x0285, "dram"),
-        (0x0400, "core"),
-        (0x0405, "core"),
-        (0x0E0B, "core"),
-        (0x0813, "core"),
-        (0x4321, "core"),
-    ],
-)
-def test_error_codes(code: int, stream: str) -> None:
-    found = check(code)
-    assert found is not None and found.stream == stream and found.what
-
-
-@pytest.mark.parametrize(
-    ("status", "vendor", "mcgcap", "severity"),
-    [
-        (0, INTEL, 1 << 24, "corrected"),
-        (UC | S | AR, INTEL, 1 << 24, "uncorrected"),
-        (UC, INTEL, 1 << 24, "deferred"),
-        (UC, INTEL, 0, "uncorrected"),
-        (UC | PCC, INTEL, 1 << 24, "fatal"),
-        (1 << 44, INTEL, 1 << 24, "corrected"),
-        (1 << 44, AMD, 0, "deferred"),
-        (UC, AMD, 1 << 24, "uncorrected"),
-    ],
-)
-def test_severities(status: int, vendor: int, mcgcap: int, severity: str) -> None:
-    found = check(0x90 | status, cpuvendor=vendor, mcgcap=mcgcap)
-    assert found is not None and found.severity == severity
-
-
-def test_counts_addresses_and_memory_controllers() -> None:
-    assert check(0) is None, "no error code"
-    many = check(0x90 | 1 << 58 | 1 << 59 | 12 << 38, addr=0x1234567, misc=0x8C)
-    assert many is not None and (many.count, many.address, many.is_interrupt) == (12, 0x1234000, True)
-    alone = check(0x90 | 12 << 38, mcgcap=0, addr=0x1234567)
-    assert alone is not None and (alone.count, alone.address, alone.is_interrupt) == (1, None, False)
-    unified = check(0x11B, ipid=0x96 << 32, cpuvendor=AMD)
-    assert unified is not None and unified.stream == "dram"
-    firmware = check(0x9F, bank=255)
-    assert firmware is not None and firmware.what == "reported by firmware"
 
 
 # --- events --------------------------------------------------------------------------------------------------------
@@ -259,7 +193,7 @@ def test_no_payload_is_an_exception(kernel: str, name: str, content: bytes) -> N
 
 
 def test_a_storm_is_added_up() -> None:
-    one = read("6.12", "mce_record", status=VALID | 1 << 58 | 0x90, addr=0x1000)
+    one = read("6.12", "mce_record", status=1 << 63 | 1 << 58 | 0x90, addr=0x1000)
     assert one is not None
     storm = (replace(one, addresses=(n << 12,), first_ns=TIME_NS + n, time_ns=TIME_NS + n) for n in range(1, 10_001))
     groups = summary(storm)

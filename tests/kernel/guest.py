@@ -65,7 +65,9 @@ done
 class Guest:
     """A running machine. Use `started`."""
 
-    def __init__(self, kernel: Kernel, directory: Path, state: Path, cpu: str) -> None:
+    def __init__(
+        self, kernel: Kernel, directory: Path, state: Path, cpu: str, append: str, options: tuple[str, ...]
+    ) -> None:
         self.kernel = kernel
         self.bridge = HostBridge()
         self._directory = directory
@@ -75,7 +77,9 @@ class Guest:
         self.agent_port = _free_port()
         self.console = directory / "console"
         self._process = subprocess.Popen(
-            self._arguments(initrd, state, cpu), pass_fds=[self.bridge.theirs.fileno()], stdin=subprocess.DEVNULL
+            [*self._arguments(initrd, state, cpu, append), *options],
+            pass_fds=[self.bridge.theirs.fileno()],
+            stdin=subprocess.DEVNULL,
         )
         self._shell = self._connected("shell")
         self._monitor = self._connected("monitor")
@@ -83,12 +87,12 @@ class Guest:
         self._monitor_lines.readline()  # its greeting
         self._ask("qmp_capabilities")
 
-    def _arguments(self, initrd: Path, state: Path, cpu: str) -> list[str]:
-        text = f"""qemu-system-x86_64 -accel tcg -m 768 -smp 2 -nodefaults -no-user-config -display none -no-reboot
+    def _arguments(self, initrd: Path, state: Path, cpu: str, append: str) -> list[str]:
+        text = f"""qemu-system-x86_64 -accel tcg -m 768 -smp 2 -nodefaults -no-user-config -display none
             -cpu {cpu} -machine q35,memory-backend=ram -object memory-backend-memfd,id=ram,size=768M,share=on
             -device x-pci-proxy-dev,fd={self.bridge.theirs.fileno()}
             -kernel {self.kernel.image} -initrd {initrd} -append
-            'console=ttyS0 loglevel=6 panic=-1 mitigations=off'
+            'console=ttyS0 loglevel=6 panic=-1 mitigations=off {append}'
             -chardev file,id=console,path={self.console} -serial chardev:console
             -chardev socket,id=shell,path={self._directory}/shell,server=on,wait=off -serial chardev:shell
             -chardev socket,id=monitor,path={self._directory}/monitor,server=on,wait=off
@@ -139,9 +143,9 @@ class Guest:
             assert piece, f"the guest gave no answer; it said {text[-2000:]!r}; console: {self.console_tail()}"
             data += piece
 
-    def load(self, module: str) -> None:
+    def load(self, module: str, parameters: str = "") -> None:
         """Loads one of the modules on demand and what it needs."""
-        self.run(load_commands(self.kernel, (module,)))
+        self.run(f"{load_commands(self.kernel, (module,))} {parameters}")
 
     def monitor(self, command: str) -> str:
         """A command of QEMU's human monitor, such as `mce`."""
@@ -155,6 +159,19 @@ class Guest:
                 return answer["return"]
             assert "event" in answer, f"the monitor refuses {command}: {answer}"
         raise AssertionError(f"QEMU ended at {command}")
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        """Puts bytes into the machine's physical memory, as firmware or a device would."""
+        with self._memory().open("r+b", buffering=0) as file:
+            file.seek(address)
+            file.write(data)
+
+    def _memory(self) -> Path:
+        for entry in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # QEMU opens and closes files all the time
+                if str(entry.readlink()).startswith("/memfd:"):
+                    return entry
+        raise AssertionError("QEMU has no file that is the machine's memory")
 
     def console_tail(self) -> str:
         """The end of what the kernel said."""
@@ -174,10 +191,22 @@ class Guest:
 
 
 @contextlib.contextmanager
-def started(kernel: Kernel, directory: Path, state: Path, *, cpu: str = "max") -> Iterator[Guest]:
-    """A booted machine with a shell; `state` is mounted in it, writable, and outlives it."""
+def started(
+    kernel: Kernel,
+    directory: Path,
+    state: Path,
+    *,
+    cpu: str = "max",
+    append: str = "",
+    options: tuple[str, ...] = ("-no-reboot",),
+) -> Iterator[Guest]:
+    """A booted machine with a shell; `state` is mounted in it, writable, and outlives it.
+
+    `append` goes to the kernel's command line, `options` to QEMU's. Without -no-reboot a machine whose kernel panics
+    starts again, and keeps what was in its memory.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    guest = Guest(kernel, directory, state, cpu)
+    guest = Guest(kernel, directory, state, cpu, append, options)
     try:
         guest.await_boot()
         yield guest

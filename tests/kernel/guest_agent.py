@@ -62,6 +62,6 @@ class GuestAgent(Answers):
             assert alive == "yes\n", alive
             return False
 
-    def kill(self) -> None:
-        """kill -9, and the end of it."""
-        self.guest.run(f"kill -9 {self.pid}; while [ -d /proc/{self.pid} ]; do sleep 0.1; done")
+    def kill(self, signal: str = "KILL") -> None:
+        """kill -9 or another signal, and the end of it."""
+        self.guest.run(f"kill -{signal} {self.pid}; while [ -d /proc/{self.pid} ]; do sleep 0.1; done")
