@@ -35,6 +35,9 @@ listen = "127.0.0.1:0"
 host = "{name}"
 state_dir = "{directory}/state"
 sysfs = "{sysfs}"
+kmsg = "{directory}/kmsg"
+pstore = "{directory}/pstore"
+pstore_archive = "{directory}/pstore"
 poll_interval_s = 1
 
 [[store]]
