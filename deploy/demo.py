@@ -36,6 +36,9 @@ host = "{name}"
 state_dir = "{directory}/state"
 sysfs = "{sysfs}"
 tracefs = "{directory}/tracing"
+kmsg = "{directory}/kmsg"
+pstore = "{directory}/pstore"
+pstore_archive = "{directory}/pstore"
 poll_interval_s = 1
 
 [[store]]

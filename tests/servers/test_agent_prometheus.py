@@ -73,7 +73,7 @@ def test_prometheus_scrapes_the_agent(root: Path) -> None:
             eventually(lambda: value('up{job="flipwatch"}') == 1)
             assert value(errors_metric("mc0/channel0/slot0")) == 3
             assert value(errors_metric("mc1/channel1/slot1")) == 0
-            assert value("count(flipwatch_memory_errors_total)") == 20
+            assert value('count(flipwatch_memory_errors_total{stream="dram"})') == 20
             assert value('count({__name__=~".*_created"})') is None
             controller(root / "sys").inject("dimm0", 2)
             eventually(lambda: value(errors_metric("mc0/channel0/slot0")) == 5)
