@@ -158,8 +158,8 @@ def _is_same(event: Event, other: Event) -> bool:
         return False
     if other.first_ns > event.time_ns + WINDOW_NS or other.time_ns < event.first_ns - WINDOW_NS:
         return False
-    if not event.addresses or not other.addresses or len(event.addresses) >= ADDRESSES_MAX:
-        return True
+    if any(len(addresses) in (0, ADDRESSES_MAX) for addresses in (event.addresses, other.addresses)):
+        return True  # they aren't known, or not all of them
     pages = {address >> PAGE_SHIFT for address in event.addresses}
     return any(address >> PAGE_SHIFT in pages for address in other.addresses)
 

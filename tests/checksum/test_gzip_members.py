@@ -3,7 +3,6 @@
 import gzip
 import io
 import random
-import shutil
 import struct
 import subprocess
 import tracemalloc
@@ -36,6 +35,7 @@ from tests.checksum.faults import (
     records,
     with_a_hole,
 )
+from tests.conftest import require
 
 FNAME, FHCRC, FEXTRA, FCOMMENT, FTEXT = 8, 2, 4, 16, 1
 
@@ -114,8 +114,8 @@ def test_files_of_the_gzip_command(tmp_path: Path) -> None:
     assert recognised(data) is gzip_members
 
 
-@pytest.mark.skipif(not shutil.which("pigz"), reason="pigz is not installed")
 def test_files_of_pigz() -> None:
+    require("pigz")
     text = page(random.Random(1), 100_000)
     data = subprocess.run(["pigz", "-c"], input=text, capture_output=True, check=True).stdout
     (item,) = scan(chunks(data))
