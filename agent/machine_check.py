@@ -1,0 +1,109 @@
+"""What a machine-check bank says: MCi_STATUS, with MCi_ADDR and MCi_MISC, decoded.
+
+Enters: the registers of one bank as a trace event or a log line shows them. Leaves: a MachineCheck. Sources: Intel SDM
+volume 3B, 15.3.2 (the registers) and 15.9 (the error codes); AMD64 APM volume 2, chapter 9; for the banks of AMD's
+memory controllers the Processor Programming References. Where both makers define an error code they agree.
+
+    63   62   61 60 59    58    57   52:38 (Intel)            46   45   44       43      20:16 (AMD)    15:0
+    VAL OVER UC EN MISCV ADDRV PCC  corrected error count    CECC UECC Deferred Poison  extended code  error code
+"""
+
+from dataclasses import dataclass
+
+INTEL, AMD, HYGON, ZHAOXIN = "GenuineIntel", "AuthenticAMD", "HygonGenuine", "  Shanghai  "
+VENDORS = {0: INTEL, 2: AMD, 9: HYGON, 10: ZHAOXIN}  # as the kernel numbers them (cpuvendor, "PROCESSOR 2:60fb1")
+
+OVER = 1 << 62
+UC = 1 << 61
+MISCV = 1 << 59
+ADDRV = 1 << 58
+PCC = 1 << 57
+DEFERRED = 1 << 44  # AMD: found in memory or on its way, not yet consumed
+
+COUNT_SHIFT = 38
+COUNT_MASK = (1 << 14) - 1
+COUNT_OVERFLOW = 1 << 52  # sticky: the counter before it ran over
+MISC_MODE_SHIFT, MISC_MODE_MASK, MISC_MODE_PHYSICAL = 6, 7, 2
+NORTHBRIDGE_BANK, NORTHBRIDGE_DRAM_ECC = 4, 8  # AMD before scalable MCA: bank and extended code
+UMC_HARDWARE_ID, UMC_DRAM_ECC = 0x96, 0  # scalable MCA: IPID[43:32] and extended code
+
+# error code & mask == value; bit 12 only says that corrected errors are filtered
+KINDS = (
+    (0xEF80, 0x0080, "memory"),  # 000F 0000 1MMM CCCC
+    (0xEF80, 0x0280, "memory"),  # 000F 0010 1MMM CCCC, memory that serves as a cache of other memory
+    (0xEF00, 0x0100, "cache"),  # 000F 0001 RRRR TTLL
+    (0xEFFC, 0x000C, "cache"),  # 000F 0000 0000 11LL
+    (0xEFF0, 0x0010, "tlb"),  # 000F 0000 0001 TTLL
+    (0xE800, 0x0800, "bus"),  # 000F 1PPT RRRR IILL
+    (0xEC00, 0x0400, "internal"),  # 0000 01xx xxxx xxxx
+    (0xEFF8, 0x0000, "internal"),  # simple codes: unclassified, microcode ROM, external, FRC, parity, SMM
+)
+STREAM_OF = {"memory": "dram", "cache": "sram", "tlb": "sram"}  # everything else is the core's
+
+
+@dataclass(frozen=True, slots=True)
+class MachineCheck:
+    """One bank's error. `count` is how many errors it stands for, a floor where `is_floor`."""
+
+    severity: str  # "corrected", "deferred", "uncorrected"; "fatal": the processor's context is corrupt
+    stream: str  # "dram", "sram" or "core"
+    kind: str  # "memory", "cache", "tlb", "bus", "internal" or "unknown"
+    count: int
+    is_floor: bool
+    is_address_valid: bool  # the address is one of physical memory
+    error_code: int  # MCi_STATUS[15:0]
+
+
+def decode(
+    status: int,
+    *,
+    addr: int = 0,
+    misc: int = 0,
+    vendor: str = "",
+    bank: int | None = None,
+    ipid: int = 0,
+) -> MachineCheck:
+    """What `status` says; `vendor` as /proc/cpuinfo names it, `ipid` is AMD's MCA_IPID. An unknown vendor's
+    vendor-specific bits are left alone."""
+    is_amd = vendor in (AMD, HYGON)
+    is_umc = is_amd and ipid >> 32 & 0xFFF == UMC_HARDWARE_ID
+    kind = _kind(status, is_amd, is_umc, bank)
+    return MachineCheck(
+        severity=_severity(status, is_amd),
+        stream=STREAM_OF.get(kind, "core"),
+        kind=kind,
+        count=_count(status, vendor),
+        is_floor=bool(status & OVER) or (vendor == INTEL and not status & UC and bool(status & COUNT_OVERFLOW)),
+        is_address_valid=bool(status & ADDRV) and addr != 0 and not is_umc and _is_physical(status, misc, vendor),
+        error_code=status & 0xFFFF,
+    )
+
+
+def _kind(status: int, is_amd: bool, is_umc: bool, bank: int | None) -> str:
+    extended_code = status >> 16 & 0x1F
+    if is_umc:  # its other errors are of the controller and its links, not of the DRAM
+        return "memory" if extended_code == UMC_DRAM_ECC else "bus"
+    if is_amd and bank == NORTHBRIDGE_BANK and extended_code == NORTHBRIDGE_DRAM_ECC:
+        return "memory"
+    code = status & 0xFFFF
+    return next((kind for mask, value, kind in KINDS if code and code & mask == value), "unknown")
+
+
+def _severity(status: int, is_amd: bool) -> str:
+    if status & UC:
+        return "fatal" if status & PCC else "uncorrected"
+    return "deferred" if is_amd and status & DEFERRED else "corrected"
+
+
+def _count(status: int, vendor: str) -> int:
+    """Intel's banks count corrected errors until they are cleared; the kernel clears a bank when it logs it."""
+    if vendor != INTEL or status & UC:
+        return 1
+    return max(1, status >> COUNT_SHIFT & COUNT_MASK)
+
+
+def _is_physical(status: int, misc: int, vendor: str) -> bool:
+    """Intel says in MISC how its address is meant; the address of AMD's memory controllers counts within a channel."""
+    if vendor == INTEL and status & MISCV:
+        return misc >> MISC_MODE_SHIFT & MISC_MODE_MASK == MISC_MODE_PHYSICAL
+    return True

@@ -1,0 +1,80 @@
+"""Machine-check banks: the error codes of both makers, and what their other bits mean."""
+
+import pytest
+
+from agent.machine_check import AMD, INTEL, decode
+
+CE = 0x8C00004000010090  # valid, MISC and ADDR valid, one corrected memory read error of channel 0
+UMC_IPID = 0x9600050F00
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "stream"),
+    [
+        (0x0000, "unknown", "core"),
+        (0x0001, "internal", "core"),
+        (0x0005, "internal", "core"),
+        (0x0400, "internal", "core"),
+        (0x000C, "cache", "sram"),
+        (0x000F, "cache", "sram"),
+        (0x0010, "tlb", "sram"),
+        (0x001A, "tlb", "sram"),
+        (0x0080, "memory", "dram"),
+        (0x009F, "memory", "dram"),
+        (0x00C0, "memory", "dram"),
+        (0x1090, "memory", "dram"),  # filtered
+        (0x0290, "memory", "dram"),
+        (0x0135, "cache", "sram"),
+        (0x0E0B, "bus", "core"),
+        (0x0800, "bus", "core"),
+        (0x2090, "unknown", "core"),
+    ],
+)
+def test_error_codes(code: int, kind: str, stream: str) -> None:
+    check = decode(1 << 63 | code)
+    assert (check.kind, check.stream, check.error_code) == (kind, stream, code)
+
+
+@pytest.mark.parametrize(
+    ("status", "vendor", "severity"),
+    [
+        (CE, INTEL, "corrected"),
+        (0x9C00100000010090, AMD, "deferred"),
+        (0x9C00100000010090, INTEL, "corrected"),  # there the bit belongs to the count
+        (0x9C00100000010090, "", "corrected"),
+        (0xBD000000000000C0, INTEL, "uncorrected"),
+        (0xBE00000000010090, INTEL, "fatal"),
+        (0xBE00000000010090, AMD, "fatal"),
+    ],
+)
+def test_severity(status: int, vendor: str, severity: str) -> None:
+    assert decode(status, vendor=vendor).severity == severity
+
+
+def test_a_bank_of_intel_counts_and_says_when_it_counted_too_few() -> None:
+    assert (decode(CE, vendor=INTEL).count, decode(CE, vendor=INTEL).is_floor) == (1, False)
+    many = 0x8C00000000000090 | 1234 << 38
+    assert (decode(many, vendor=INTEL).count, decode(many, vendor=AMD).count, decode(many).count) == (1234, 1, 1)
+    overflown = many | 1 << 52
+    assert (decode(overflown, vendor=INTEL).count, decode(overflown, vendor=INTEL).is_floor) == (1234, True)
+    assert decode(CE | 1 << 62, vendor=AMD).is_floor
+    assert decode(0xBD1F000000000090, vendor=INTEL).count == 1, "of an uncorrected error the field counts nothing"
+
+
+def test_dram_errors_of_amd_are_told_by_bank_or_hardware_id() -> None:
+    northbridge = 0x9C00400000080813
+    assert decode(northbridge, vendor=AMD, bank=4).stream == "dram"
+    assert decode(northbridge, vendor=AMD, bank=2).kind == "bus"
+    assert decode(northbridge, vendor=INTEL, bank=4).kind == "bus"
+    umc = 0x9C2040000000011B
+    assert decode(umc, vendor=AMD, ipid=UMC_IPID).kind == "memory"
+    assert decode(umc | 2 << 16, vendor=AMD, ipid=UMC_IPID).stream == "core"
+    assert decode(umc, vendor=AMD).kind == "cache", "without its IPID the bank is any bank"
+
+
+def test_an_address_is_valid_where_it_is_one_of_physical_memory() -> None:
+    assert decode(CE, addr=0x1234000, misc=0x8C, vendor=INTEL).is_address_valid
+    assert not decode(CE, addr=0x1234000, misc=0x0C, vendor=INTEL).is_address_valid, "an offset in a segment"
+    assert not decode(CE & ~(1 << 58), addr=0x1234000, misc=0x8C, vendor=INTEL).is_address_valid
+    assert decode(CE, addr=0x1234000, vendor=AMD).is_address_valid
+    assert not decode(CE, addr=0x1234000, vendor=AMD, ipid=UMC_IPID).is_address_valid
