@@ -23,6 +23,10 @@ class AgentSettings:
     host: str = setting("the host's name in fault lines; empty: the machine's own", default="")
     sysfs: Path = setting("where sysfs is mounted", default=Path("/sys"))
     proc: Path = setting("where procfs is mounted", default=Path("/proc"))
+    tracefs: Path = setting("where tracefs is mounted", default=Path("/sys/kernel/tracing"))
+    rasdaemon_db: Path = setting(
+        "rasdaemon's database, read if it is there", default=Path("/var/lib/rasdaemon/ras-mc_event.db")
+    )
     machine_id: Path = setting("file that identifies the machine", default=Path("/etc/machine-id"))
     poll_interval_s: float = setting(
         "seconds between two polls of the sources", default=5.0, minimum=0.05, maximum=3600

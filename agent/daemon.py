@@ -10,12 +10,15 @@ import logging
 import threading
 import time
 from collections import ChainMap
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
 from agent import host, systemd
 from agent.config import Config
+from agent.deadline import Deadline
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
 from agent.metrics import AgentCollector, SourceStatus, View
 from agent.observation import Moment, Poll
@@ -25,6 +28,7 @@ from agent.serve import Server
 from agent.sources.table import SOURCES
 
 PENDING_FAULTS_MAX = 1000
+POLL_MAX_S = 2.0  # for a source that may hang
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +58,9 @@ class Agent:
         self._is_writable = True
         self._written_s = 0.0
         self._statuses: dict[str, SourceStatus] = {}
+        self._deadlines: dict[str, Deadline[Poll]] = {
+            name: Deadline(POLL_MAX_S) for name, source in SOURCES.items() if source.may_hang
+        }
         self._complete_until_ns = 0
         self._stop = threading.Event()
         self._registry = CollectorRegistry(auto_describe=False)
@@ -127,17 +134,23 @@ class Agent:
         cursor = {key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")}
         started_s = time.perf_counter()
         poll: Poll | None = None
-        trouble: tuple[str, ...]
-        blind: str | None
+        source = SOURCES[name]
+        call = partial(source.poll, self.config.agent, cursor, now)
         try:
-            poll = SOURCES[name].poll(self.config.agent, cursor, now)
+            poll = self._deadlines[name].call(call) if source.may_hang else call()
         except OSError as error:
-            trouble, blind = (str(error),), "unreadable"
+            outcome = Poll(cursor={}, trouble=(str(error),), blind="unreadable" if "dram" in source.streams else None)
         else:
-            trouble, blind = poll.trouble, poll.blind
-        status = SourceStatus(not trouble and blind is None, time.perf_counter() - started_s, blind, trouble)
+            outcome = poll
+        status = SourceStatus(
+            not (outcome.trouble or outcome.blind or outcome.absent),
+            time.perf_counter() - started_s,
+            outcome.blind,
+            outcome.trouble,
+            outcome.absent,
+        )
         old = self._statuses.get(name)
-        if old is None or (old.blind, old.trouble) != (status.blind, status.trouble):
+        if old is None or replace(old, poll_s=status.poll_s) != status:
             self._tell(name, status, old)
         self._statuses[name] = status
         return poll
@@ -148,6 +161,8 @@ class Agent:
             log.warning("source %s is blind: %s %s", name, status.blind, "; ".join(status.trouble))
         elif status.trouble:
             log.warning("source %s: %s", name, "; ".join(status.trouble))
+        elif status.absent:
+            log.info("source %s is absent: %s", name, status.absent)
         elif old is not None:
             log.info("source %s sees everything again", name)
 

@@ -29,6 +29,8 @@ class Device:
     stream: str
     name: str
     label: str = ""
+    serial: str = ""
+    part: str = ""
     size_bytes: int | None = None
 
 
@@ -74,3 +76,4 @@ class Poll:
     gaps: tuple[Gap, ...] = ()
     trouble: tuple[str, ...] = ()  # one sentence for each thing that couldn't be read
     blind: str | None = None  # why nothing can be seen at all
+    absent: str | None = None  # why this host has no such witness; that is no trouble

@@ -6,15 +6,26 @@ from typing import Any
 
 from agent.config import AgentSettings
 from agent.observation import Moment, Poll
-from agent.sources import edac
+from agent.sources import edac, rasdaemon
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A witness; `streams` are those whose every error it sees, so that the host counts as watching them."""
+    """A witness; `streams` are those whose every error it sees, so that the host counts as watching them.
+
+    One that `may_hang` is polled in a thread of its own, and left alone while it hangs.
+    """
 
     poll: Callable[[AgentSettings, dict[str, Any], Moment], Poll]
-    streams: tuple[str, ...]
+    streams: tuple[str, ...] = ()
+    may_hang: bool = False
 
 
-SOURCES = {"edac": Source(lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now), ("dram",))}
+SOURCES = {
+    "edac": Source(lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now), ("dram",)),
+    "rasdaemon": Source(
+        lambda settings, cursor, now: rasdaemon.poll(
+            settings.rasdaemon_db, settings.sysfs, settings.tracefs, cursor, now
+        )
+    ),
+}
