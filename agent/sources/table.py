@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.config import AgentSettings
 from agent.observation import Moment, Poll
-from agent.sources import edac, rasdaemon
+from agent.sources import edac, nvml, rasdaemon
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,8 @@ class Source:
     may_hang: bool = False
 
 
+_NVML = nvml.Nvml()  # the library is opened once for the whole process
+
 SOURCES = {
     "edac": Source(lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now), ("dram",)),
     "rasdaemon": Source(
@@ -28,4 +30,5 @@ SOURCES = {
             settings.rasdaemon_db, settings.sysfs, settings.tracefs, cursor, now
         )
     ),
+    "nvml": Source(lambda settings, cursor, now: _NVML.poll(settings.proc, cursor, now), ("gpu",), may_hang=True),
 }
