@@ -23,7 +23,7 @@ from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
 from agent.metrics import AgentCollector, SourceStatus, View
 from agent.observation import Moment, Poll
 from agent.reconcile import Changes, clock_step, reconcile, watching
-from agent.report import AgentHeader, Fault, JournalSpan, encode
+from agent.report import AgentHeader, Fault, JournalSpan, MemoryFault, encode
 from agent.serve import Server
 from agent.sources.table import SOURCES
 
@@ -121,6 +121,7 @@ class Agent:
                 if poll is not None:
                     polls[name] = poll
             faults, changes = reconcile(polls, state, now, self.host)
+            faults = tuple(_with_temperature(fault) for fault in faults)
             for name, poll in polls.items():
                 changes.update({f"{name}/{key}": value for key, value in poll.cursor.items()})
             changes["clock"] = [now.time_ns, now.boottime_ns, now.boot_id]
@@ -283,6 +284,15 @@ class Agent:
                 journal_lost_faults=self._journal.lost_faults,
                 is_journal_writable=self._is_writable,
             )
+
+
+def _with_temperature(fault: MemoryFault) -> MemoryFault:
+    """Is it just hot? The sensors are asked only when there is a fault; a GPU has told its own temperature."""
+    hottest = host.hottest(fault.stream) if fault.stream != "gpu" else None
+    if hottest is None:
+        return fault
+    sensor = {"temperature_celsius": hottest.celsius, "temperature_sensor": f"{hottest.chip} {hottest.sensor}"}
+    return replace(fault, detail={**fault.detail, **sensor})
 
 
 def _is_heartbeat(key: str) -> bool:

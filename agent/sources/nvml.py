@@ -36,6 +36,7 @@ Counters = dict[str, dict[str, list[int | None]]]  # place -> severity -> [aggre
 STREAM = "gpu"
 SEVERITIES = {"corrected": CORRECTED, "uncorrected": NOT_CORRECTED}  # in NVML's order
 VOLATILE, AGGREGATE = 0, 1
+TEMPERATURE_OF_GPU = 0
 DRAM, SRAM = {"dram": 2}, {"sram": 7}
 SRAM_PARTS = {"l1": 0, "l2": 1, "register-file": 3, "texture": 4, "shared-memory": 5, "cbu": 6}
 XIDS_UNCORRECTED = (48, 94, 95)  # double-bit error; contained and uncontained uncorrected error
@@ -212,6 +213,9 @@ def _read_counters(ask: Callable[..., Any]) -> Counters:
 
 
 def _read_health(ask: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    celsius = ask("Temperature", TEMPERATURE_OF_GPU)
+    if celsius is not None:
+        yield "temperature_celsius", celsius
     rows = ask("RemappedRows")
     if rows is not None:
         corrected, uncorrected, pending, failure = rows

@@ -128,6 +128,13 @@ int nvmlDeviceGetTotalEccErrors(device gpu, int type, int kind, unsigned long lo
     return number(gpu, what, out);
 }
 
+int nvmlDeviceGetTemperature(device gpu, int sensor, unsigned *celsius) {
+    unsigned long long value;
+    int status = number(gpu, sensor == 0 ? "celsius" : "nothing", &value);
+    *celsius = status == SUCCESS ? (unsigned)value : 0;
+    return status;
+}
+
 int nvmlDeviceGetRemappedRows(device gpu, unsigned *corrected, unsigned *uncorrected, unsigned *pending, unsigned *failed) {
     char value[256];
     int status = ask(gpu, "rows", value);

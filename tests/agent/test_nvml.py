@@ -200,10 +200,10 @@ def test_places_by_what_a_gpu_supports(tmp_path: Path, gpus: Gpus) -> None:
 
 
 def test_remapped_rows_retired_pages_and_what_to_do(gpus: Gpus, follower: Follower) -> None:
-    gpus.set(**{"0.rows": "0 1 1 0", "0.action": 1})
+    gpus.set(**{"0.rows": "0 1 1 0", "0.action": 1, "0.celsius": 91})
     gpus.count(UNCORRECTED, AGGREGATE, DRAM, 1)
     detail = only(follower.poll()).detail
-    assert detail["remapped_rows"] == {"corrected": 0, "uncorrected": 1}
+    assert detail["remapped_rows"] == {"corrected": 0, "uncorrected": 1} and detail["temperature_celsius"] == 91
     assert (detail["waits_for_reset"], detail["healed"], detail["recovery_action"]) == (True, False, "gpu-reset")
     gpus.set(**{"0.rows": "0 1 0 0", "0.action": 0})
     gpus.count(CORRECTED, AGGREGATE, DRAM, 1)
@@ -212,7 +212,7 @@ def test_remapped_rows_retired_pages_and_what_to_do(gpus: Gpus, follower: Follow
     gpus.set(**{"0.rows": None, "0.pages.0": 4, "0.pages.1": 2, "0.pages.pending": 0})
     gpus.count(CORRECTED, AGGREGATE, DRAM, 2)
     assert only(follower.poll()).detail["retired_pages"] == {"corrected": 4, "uncorrected": 2}
-    gpus.set(**{"0.pages.pending": None, "0.action": None})
+    gpus.set(**{"0.pages.pending": None, "0.action": None, "0.celsius": None})
     gpus.count(CORRECTED, AGGREGATE, DRAM, 3)
     assert only(follower.poll()).detail == {"label": "00000000:30:00.0"}
 
