@@ -45,7 +45,7 @@ fi
 if [ "$purpose" = kernel ]; then
     missing=
     for program in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod \
-        rasdaemon:rasdaemon; do
+        rasdaemon:rasdaemon mkfs.btrfs:btrfs-progs mdadm:mdadm; do
         PATH=$PATH:/usr/sbin command -v "${program%%:*}" >/dev/null || missing="$missing ${program#*:}"
     done
     [ -z "$missing" ] || install $missing || fail "the kernel tests need these packages; as root: apt-get install$missing"
