@@ -21,8 +21,8 @@ A rasdaemon that records nothing is told apart from one that has nothing to reco
 buffer is as full as buffer_percent says, half by default, so that a few errors are never read (0.6.8, as packaged).
 
 The cursor: "file", which file it was and when it changed; "rows", the last id of each table; "since_ns", before which a
-row is history while a database made anew is read, else 0; "unread", events in rasdaemon's ring buffer at the previous
-poll; "polled", when that was.
+row is history while a database made anew is read, else 0; "is_more", whether rows were left for the next poll;
+"unread", events in rasdaemon's ring buffer at the previous poll; "polled", when that was.
 """
 
 import re
@@ -88,7 +88,8 @@ def poll(database: Path, sysfs: Path, tracefs: Path, cursor: dict[str, Any], now
     unread = _unread_events(tracefs)
     new_cursor["unread"] = unread
     mark = [file.st_ino, file.st_size, file.st_mtime_ns]
-    if mark == cursor.get("file") and file.st_mtime_ns + 2 * SECOND_NS < polled_ns:  # no change can hide in one tick
+    is_old = file.st_mtime_ns + 2 * SECOND_NS < polled_ns  # a change within one tick of the clock can't hide
+    if is_old and mark == cursor.get("file") and not cursor["is_more"]:
         return Poll(cursor=new_cursor, trouble=_stall(tracefs, unread, cursor.get("unread", 0)))
     import sqlite3  # not at the top: a host without a database never loads it
 
@@ -109,7 +110,7 @@ def poll(database: Path, sysfs: Path, tracefs: Path, cursor: dict[str, Any], now
 
 
 def _own_view(sysfs: Path, tracefs: Path) -> frozenset[str]:
-    """ "edac" if memory controllers have counters, and each trace event that this agent listens to."""
+    """What is counted here already: each trace event that this agent listens to, and "edac"."""
     events = {table.event for table in TABLES.values()}
     seen = {event for event in events if _first_line(tracefs / OWN_INSTANCE / "events" / event / "enable") == "1"}
     if any((sysfs / "devices/system/edac/mc").glob("mc[0-9]*/ce_count")):
@@ -190,7 +191,7 @@ class _Reader:
             rows[name], size = self._read_table(name, rows.get(name, 0), since_ns)
             is_more = is_more or size == ROWS_MAX
         return Poll(
-            cursor={"rows": rows, "since_ns": since_ns if is_more else 0},
+            cursor={"rows": rows, "since_ns": since_ns if is_more else 0, "is_more": is_more},
             observations=tuple(self._observations.values()),
             devices=tuple(self._devices.values()),
         )

@@ -15,6 +15,8 @@ from typing import Any
 
 import pynvml
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.observation import Moment, Observation, Poll
 from agent.sources import nvml
@@ -146,6 +148,25 @@ def test_each_error_once_though_two_counters_show_it(gpus: Gpus, follower: Follo
     assert follower.counts() == {("GPU-a/sram", "uncorrected"): 1}
     gpus.count(UNCORRECTED, AGGREGATE, SRAM, 1)
     assert follower.counts() == {}, "the counter that lagged has caught up"
+
+
+@given(
+    history=st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 3), st.booleans()), max_size=30
+    ),  # of each poll: new errors, how many of all the aggregate counter doesn't show yet, was the driver reloaded
+    earlier=st.integers(0, 1000),
+)
+def test_errors_are_counted_once_whatever_one_counter_does(history: list[tuple[int, int, bool]], earlier: int) -> None:
+    entry, _ = nvml._rise(None, [earlier, 0])
+    total, volatile, booked, aggregate = 0, 0, 0, earlier
+    for errors, lag, is_reloaded in [*history, (0, 0, False)]:
+        volatile = errors if is_reloaded else volatile + errors
+        total += errors
+        aggregate = max(aggregate, earlier + total - lag)
+        entry, new = nvml._rise(entry, [aggregate, volatile])
+        booked += new
+        assert new >= 0 and booked <= total
+    assert booked == total
 
 
 def test_errors_of_its_earlier_life_are_no_faults(tmp_path: Path, gpus: Gpus) -> None:

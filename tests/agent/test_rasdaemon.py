@@ -1,5 +1,6 @@
 """The rasdaemon source over databases with rasdaemon's own schema."""
 
+import os
 import shutil
 import sqlite3
 import time
@@ -160,6 +161,22 @@ def test_senseless_values_do_no_harm(database: RasdaemonDatabase, follower: Foll
     assert decode(encode(fault)) == fault
 
 
+def test_a_database_that_rests_is_not_opened(
+    database: RasdaemonDatabase, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, connect = [], sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **more: opened.append(1) or connect(*args, **more))
+    for age_s, expected in ((60, [1]), (60, []), (-4, [1]), (-4, [1])):  # a fresh one may change within a tick
+        changed_s = NOW_NS // SECOND_NS - age_s
+        os.utime(database.path, (changed_s, changed_s))
+        follower.poll()
+        assert (age_s, opened) == (age_s, expected)
+        opened.clear()
+        follower.time_ns = NOW_NS
+    database.mc_event(NOW_NS)
+    assert follower.counts() == {("mc0/csrow1/channel0", "corrected"): 1}
+
+
 def test_a_time_to_come_is_no_time(database: RasdaemonDatabase, follower: Follower) -> None:
     database.mc_event(follower.time_ns + 400 * 365 * 86400 * SECOND_NS)
     assert only(follower.poll(after_s=7)).time_error_s == 7
@@ -191,12 +208,14 @@ def test_a_database_made_anew_is_read_from_its_beginning(database: RasdaemonData
 
 
 def test_a_restored_copy_is_not_counted_again(database: RasdaemonDatabase, follower: Follower) -> None:
+    old_s = NOW_NS // SECOND_NS - 60
     with closing(sqlite3.connect(database.path)) as connection, connection:
         row = ("2026-11-23 17:30:00 +0000", 1, "Corrected", "DIMM_A1", 0)
         connection.executemany(
             "INSERT INTO mc_event (timestamp, err_count, err_type, label, mc) VALUES (?, ?, ?, ?, ?)",
             [row] * (rasdaemon.ROWS_MAX + 5),
         )
+    os.utime(database.path, (old_s, old_s))
     assert follower.counts() == {("mc0/unknown", "corrected"): rasdaemon.ROWS_MAX}
     assert follower.counts() == {("mc0/unknown", "corrected"): 5}, "a storm is read in pieces"
     shutil.copy(database.path, database.path.with_suffix(".copy"))
@@ -278,3 +297,9 @@ def test_the_whole_agent_follows_it(tmp_path: Path) -> None:
         assert not any(value for name, value in agent.metrics().items() if "ecc_blind" in name)
         agent.stop()
         assert sum("not a database" in line for line in agent.log) == 1
+
+        path.unlink()
+        agent.start()
+        eventually(lambda: agent.metrics()['flipwatch_source_up{source="edac"}'] == 1)
+        agent.stop()
+        assert sum("source rasdaemon is absent: there is no" in line for line in agent.log) == 1
