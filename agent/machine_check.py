@@ -18,14 +18,18 @@ UC = 1 << 61
 MISCV = 1 << 59
 ADDRV = 1 << 58
 PCC = 1 << 57
+SIGNALLED, ACTION_REQUIRED = 1 << 56, 1 << 55  # Intel, where the processor can recover
 DEFERRED = 1 << 44  # AMD: found in memory or on its way, not yet consumed
 
+CAN_COUNT, CAN_RECOVER = 1 << 10, 1 << 24  # MCG_CAP: CMCI_P, SER_P
 COUNT_SHIFT = 38
 COUNT_MASK = (1 << 14) - 1
 COUNT_OVERFLOW = 1 << 52  # sticky: the counter before it ran over
+MISC_LSB_MASK = 0x3F  # the lowest bit of the address that is known
 MISC_MODE_SHIFT, MISC_MODE_MASK, MISC_MODE_PHYSICAL = 6, 7, 2
 NORTHBRIDGE_BANK, NORTHBRIDGE_DRAM_ECC = 4, 8  # AMD before scalable MCA: bank and extended code
-UMC_HARDWARE_ID, UMC_DRAM_ECC = 0x96, 0  # scalable MCA: IPID[43:32] and extended code
+BANK_FIRMWARE = 255  # no bank: an error that firmware reported, which the kernel passes on as a machine check
+UMC_TYPES, UMC_DRAM_ECC = ((0x96, 0), (0x96, 1)), 0  # scalable MCA: IPID[43:32] and [63:48]; extended code
 
 # error code & mask == value; bit 12 only says that corrected errors are filtered
 KINDS = (
@@ -50,7 +54,8 @@ class MachineCheck:
     kind: str  # "memory", "cache", "tlb", "bus", "internal" or "unknown"
     count: int
     is_floor: bool
-    is_address_valid: bool  # the address is one of physical memory
+    is_address_valid: bool  # there is one, and it is one of physical memory
+    address: int | None  # without the bits that the processor doesn't know
     error_code: int  # MCi_STATUS[15:0]
 
 
@@ -62,19 +67,25 @@ def decode(
     vendor: str = "",
     bank: int | None = None,
     ipid: int = 0,
+    mcgcap: int | None = None,
 ) -> MachineCheck:
-    """What `status` says; `vendor` as /proc/cpuinfo names it, `ipid` is AMD's MCA_IPID. An unknown vendor's
-    vendor-specific bits are left alone."""
+    """What `status` says.
+
+    `vendor` is as /proc/cpuinfo has it; without it no bit that one maker defined is read. `ipid` is AMD's MCA_IPID,
+    `mcgcap` the register that tells which bits a processor has: logs leave it out, and then all are believed.
+    """
     is_amd = vendor in (AMD, HYGON)
-    is_umc = is_amd and ipid >> 32 & 0xFFF == UMC_HARDWARE_ID
+    is_umc = is_amd and (ipid >> 32 & 0xFFF, ipid >> 48 & 0xFFFF) in UMC_TYPES
     kind = _kind(status, is_amd, is_umc, bank)
+    is_address_valid = bool(status & ADDRV and addr) and not is_umc and _is_physical(status, misc, vendor)
     return MachineCheck(
-        severity=_severity(status, is_amd),
+        severity=_severity(status, vendor, mcgcap),
         stream=STREAM_OF.get(kind, "core"),
         kind=kind,
-        count=_count(status, vendor),
+        count=_count(status, vendor, mcgcap),
         is_floor=bool(status & OVER) or (vendor == INTEL and not status & UC and bool(status & COUNT_OVERFLOW)),
-        is_address_valid=bool(status & ADDRV) and addr != 0 and not is_umc and _is_physical(status, misc, vendor),
+        is_address_valid=is_address_valid,
+        address=_known_bits(status, addr, misc, vendor) if is_address_valid else None,
         error_code=status & 0xFFFF,
     )
 
@@ -89,15 +100,18 @@ def _kind(status: int, is_amd: bool, is_umc: bool, bank: int | None) -> str:
     return next((kind for mask, value, kind in KINDS if code and code & mask == value), "unknown")
 
 
-def _severity(status: int, is_amd: bool) -> str:
-    if status & UC:
-        return "fatal" if status & PCC else "uncorrected"
-    return "deferred" if is_amd and status & DEFERRED else "corrected"
+def _severity(status: int, vendor: str, mcgcap: int | None) -> str:
+    if not status & UC:
+        return "deferred" if vendor in (AMD, HYGON) and status & DEFERRED else "corrected"
+    if status & PCC:
+        return "fatal"
+    can_recover = vendor == INTEL and mcgcap is not None and mcgcap & CAN_RECOVER
+    return "deferred" if can_recover and not status & (SIGNALLED | ACTION_REQUIRED) else "uncorrected"
 
 
-def _count(status: int, vendor: str) -> int:
+def _count(status: int, vendor: str, mcgcap: int | None) -> int:
     """Intel's banks count corrected errors until they are cleared; the kernel clears a bank when it logs it."""
-    if vendor != INTEL or status & UC:
+    if vendor != INTEL or status & UC or not (mcgcap is None or mcgcap & CAN_COUNT):
         return 1
     return max(1, status >> COUNT_SHIFT & COUNT_MASK)
 
@@ -107,3 +121,8 @@ def _is_physical(status: int, misc: int, vendor: str) -> bool:
     if vendor == INTEL and status & MISCV:
         return misc >> MISC_MODE_SHIFT & MISC_MODE_MASK == MISC_MODE_PHYSICAL
     return True
+
+
+def _known_bits(status: int, addr: int, misc: int, vendor: str) -> int:
+    lowest = misc & MISC_LSB_MASK if vendor == INTEL and status & MISCV else 0
+    return addr >> lowest << lowest

@@ -31,6 +31,7 @@ class Device:
     label: str = ""
     serial: str = ""
     part: str = ""
+    condition: str = ""  # what the part says of itself: "remap-pending", "remap-failed" or "remapped"
     size_bytes: int | None = None
 
 

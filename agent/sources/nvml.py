@@ -16,7 +16,11 @@ Xids are told with the faults of the poll that saw them. Those that stand for an
 error of their own, at an unknown place, if no counter shows one at the poll before, then, or after.
 
 A GPU remaps a failing row or retires a failing page at its next reset; a fault's detail says how many it has, whether
-some wait for a reset or failed, and `healed` if none does.
+some wait for a reset or failed, and `healed` if none does. The condition of its DRAM says so at every poll: a reset
+heals what came before it.
+
+The library stays open between two polls, since Xids wait in it. Like any other monitor of GPUs the agent must be stopped
+while one is reset or the driver is replaced.
 
 The cursor: per GPU "epoch"; "counters", for each place and severity what both counters showed and the sums of their
 rises, and how much of it is booked; "xids" that wait for their counter; "rose", whether an uncorrected counter rose at
@@ -128,7 +132,7 @@ class Nvml:
         types = _optional(pynvml, pynvml.nvmlDeviceGetSupportedEventTypes, handle) or 0
         if self._events is None or uuid in self._listening or not types & pynvml.nvmlEventTypeXidCriticalError:
             return
-        pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, self._events)
+        _optional(pynvml, pynvml.nvmlDeviceRegisterEvents, handle, pynvml.nvmlEventTypeXidCriticalError, self._events)
         self._listening.add(uuid)
 
     def _new_xids(self, pynvml: Any) -> Iterator[tuple[str, int]]:
@@ -319,8 +323,19 @@ def _device(gpu: _Gpu, place: str) -> Device:
         label=gpu.label,
         serial=gpu.serial,
         part=gpu.part,
+        condition=_condition(gpu.health) if place == "dram" else "",
         size_bytes=gpu.size_bytes if place == "dram" else None,
     )
+
+
+def _condition(health: dict[str, Any]) -> str:
+    """Failing rows are remapped, and on older GPUs failing pages retired, at the next reset."""
+    if health.get("repair_failed"):
+        return "remap-failed"
+    if health.get("waits_for_reset"):
+        return "remap-pending"
+    repaired = {**health.get("remapped_rows", {}), **health.get("retired_pages", {})}
+    return "remapped" if any(repaired.values()) else ""
 
 
 def _has_fallen(entry: Any, both: list[int | None]) -> bool:

@@ -329,10 +329,11 @@ def _extlog_event(row: Row) -> _Error | None:
 def _mce_record(row: Row) -> _Error | None:
     status, addr, misc = (_whole(row[name]) % (1 << 64) for name in ("status", "addr", "misc"))
     cpu, bank = _whole(row["cpu"]), _whole(row["bank"])
-    check = decode(status, addr=addr, misc=misc, vendor=VENDORS.get(_whole(row["cpuvendor"], -1), ""), bank=bank)
+    vendor, mcgcap = VENDORS.get(_whole(row["cpuvendor"], -1), ""), _whole(row["mcgcap"], -1)
+    check = decode(status, addr=addr, misc=misc, vendor=vendor, bank=bank, mcgcap=mcgcap if mcgcap >= 0 else None)
     detail = {
         "status": hex(status),
-        "address": hex(addr) if check.is_address_valid else None,
+        "address": _hexadecimal(check.address),
         "misc": _hexadecimal(row["misc"]),
         "kind": check.kind,
         "socket": row["socketid"],
@@ -367,7 +368,7 @@ def _memory_failure_event(row: Row) -> _Error | None:
 
 
 _CXL_COLUMNS = ("memdev", "log_type", "descriptor", "dpa", "hpa", "region", "channel", "rank")
-_MACHINE_CHECK = ("walltime", "status", "addr", "misc", "cpu", "socketid", "bank", "cpuvendor", "error_msg")
+_MACHINE_CHECK = ("walltime", "mcgcap", "status", "addr", "misc", "cpu", "socketid", "bank", "cpuvendor", "error_msg")
 
 TABLES = {  # in the order of what they know of a DRAM error
     "mc_event": _Table(

@@ -178,7 +178,10 @@ int nvmlDeviceGetFieldValues(device gpu, int count, struct field *fields) {
 }
 
 int nvmlEventSetCreate(void **set) { return *set = &events_read, events_read = 0, SUCCESS; }
-int nvmlDeviceRegisterEvents(device gpu, unsigned long long types, void *set) { return (void)gpu, (void)types, (void)set, 0; }
+int nvmlDeviceRegisterEvents(device gpu, unsigned long long types, void *set) {
+    (void)types, (void)set;
+    return number(gpu, "events", &types);
+}
 int nvmlDeviceGetSupportedEventTypes(device gpu, unsigned long long *types) { return number(gpu, "events", types); }
 
 struct event {

@@ -61,6 +61,15 @@ def test_a_bank_of_intel_counts_and_says_when_it_counted_too_few() -> None:
     assert decode(0xBD1F000000000090, vendor=INTEL).count == 1, "of an uncorrected error the field counts nothing"
 
 
+def test_what_a_processor_cannot_do_is_not_read_into_its_bits() -> None:
+    count = 0x8C00000000000090 | 1234 << 38
+    assert [decode(count, vendor=INTEL, mcgcap=cap).count for cap in (None, 1 << 10, 0)] == [1234, 1234, 1]
+    unsignalled = 0xBC00000000000090
+    severities = [decode(unsignalled, vendor=INTEL, mcgcap=cap).severity for cap in (None, 1 << 24, 0)]
+    assert severities == ["uncorrected", "deferred", "uncorrected"]
+    assert decode(unsignalled | 1 << 56, vendor=INTEL, mcgcap=1 << 24).severity == "uncorrected"
+
+
 def test_dram_errors_of_amd_are_told_by_bank_or_hardware_id() -> None:
     northbridge = 0x9C00400000080813
     assert decode(northbridge, vendor=AMD, bank=4).stream == "dram"
@@ -73,8 +82,10 @@ def test_dram_errors_of_amd_are_told_by_bank_or_hardware_id() -> None:
 
 
 def test_an_address_is_valid_where_it_is_one_of_physical_memory() -> None:
-    assert decode(CE, addr=0x1234000, misc=0x8C, vendor=INTEL).is_address_valid
+    check = decode(CE, addr=0x1234567, misc=0x8C, vendor=INTEL)
+    assert check.is_address_valid and check.address == 0x1234000
     assert not decode(CE, addr=0x1234000, misc=0x0C, vendor=INTEL).is_address_valid, "an offset in a segment"
     assert not decode(CE & ~(1 << 58), addr=0x1234000, misc=0x8C, vendor=INTEL).is_address_valid
-    assert decode(CE, addr=0x1234000, vendor=AMD).is_address_valid
-    assert not decode(CE, addr=0x1234000, vendor=AMD, ipid=UMC_IPID).is_address_valid
+    assert decode(CE, addr=0x1234040, misc=0x8C, vendor=AMD).address == 0x1234040
+    umc = decode(CE, addr=0x1234000, vendor=AMD, ipid=UMC_IPID)
+    assert not umc.is_address_valid and umc.address is None

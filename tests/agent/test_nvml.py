@@ -223,10 +223,15 @@ def test_places_by_what_a_gpu_supports(tmp_path: Path, gpus: Gpus) -> None:
 def test_remapped_rows_retired_pages_and_what_to_do(gpus: Gpus, follower: Follower) -> None:
     gpus.set(**{"0.rows": "0 1 1 0", "0.action": 1, "0.celsius": 91})
     gpus.count(UNCORRECTED, AGGREGATE, DRAM, 1)
-    detail = only(follower.poll()).detail
+    poll = follower.poll()
+    assert [device.condition for device in poll.devices] == ["remap-pending", ""]
+    detail = only(poll).detail
     assert detail["remapped_rows"] == {"corrected": 0, "uncorrected": 1} and detail["temperature_celsius"] == 91
     assert (detail["waits_for_reset"], detail["healed"], detail["recovery_action"]) == (True, False, "gpu-reset")
+    gpus.set(**{"0.rows": "0 1 0 1"})
+    assert follower.poll().devices[0].condition == "remap-failed"
     gpus.set(**{"0.rows": "0 1 0 0", "0.action": 0})
+    assert follower.poll().devices[0].condition == "remapped", "the GPU was reset"
     gpus.count(CORRECTED, AGGREGATE, DRAM, 1)
     detail = only(follower.poll()).detail
     assert (detail["waits_for_reset"], detail["healed"], detail["recovery_action"]) == (False, True, "none")
