@@ -19,8 +19,8 @@ A GPU remaps a failing row or retires a failing page at its next reset; a fault'
 some wait for a reset or failed, and `healed` if none does. The condition of its DRAM says so at every poll: a reset
 heals what came before it.
 
-The library stays open between two polls, since Xids wait in it. Like any other monitor of GPUs the agent must be stopped
-while one is reset or the driver is replaced.
+The library stays open between two polls, since Xids wait in it. Like any other monitor of GPUs the agent must be
+stopped while one is reset or the driver is replaced.
 
 The cursor: per GPU "epoch"; "counters", for each place and severity what both counters showed and the sums of their
 rises, and how much of it is booked; "xids" that wait for their counter; "rose", whether an uncorrected counter rose at
