@@ -33,6 +33,9 @@ class AgentSettings:
     pstore_archive: Path = setting(
         "where systemd-pstore moves them when the host starts", default=Path("/var/lib/systemd/pstore")
     )
+    rasdaemon_db: Path = setting(
+        "rasdaemon's database, read if it is there", default=Path("/var/lib/rasdaemon/ras-mc_event.db")
+    )
     machine_id: Path = setting("file that identifies the machine", default=Path("/etc/machine-id"))
     poll_interval_s: float = setting(
         "seconds between two polls of the sources", default=5.0, minimum=0.05, maximum=3600

@@ -15,23 +15,27 @@ import threading
 import time
 from collections import ChainMap, deque
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
 from agent import cores, host, systemd, trace_instance
 from agent.config import AgentSettings, Config
+from agent.deadline import Deadline
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
 from agent.metrics import AgentCollector, SourceStatus, View
 from agent.observation import Moment, Poll
 from agent.reconcile import Changes, clock_step, oldest_waiting_ns, reconcile, watching
-from agent.report import AgentHeader, Fault, JournalSpan, encode
+from agent.report import AgentHeader, Fault, JournalSpan, MemoryFault, encode
 from agent.serve import Server
 from agent.sources.table import SOURCES, Source
 from checksum import affinity, crc32c
 
 PENDING_FAULTS_MAX = 1000
 CORE_ANSWERS_S = 60.0  # a core that is kept busy by others for longer is said to be
+POLL_MAX_S = 2.0  # for a source that may hang
+TEMPERATURE_NS = 60 * 10**9  # so long it may be taken for that of an earlier time
 # To the next poll while there is something to wait for; in a storm of events it grows.
 PROMPT_S, PROMPT_MAX_S = 0.25, 5.0
 
@@ -105,6 +109,9 @@ class Agent:
         self._is_writable = True
         self._written_s = 0.0
         self._statuses: dict[str, SourceStatus] = {}
+        self._deadlines: dict[str, Deadline[Poll]] = {
+            name: Deadline(POLL_MAX_S) for name, source in SOURCES.items() if source.may_hang
+        }
         self._complete_until_ns = 0
         self._alarm = _Alarm()
         self._heard: set[str] = set()  # the sources whose events wake it
@@ -224,6 +231,7 @@ class Agent:
                 if poll is not None:
                     polls[name] = poll
             faults, changes = reconcile(polls, state, now, self.host)
+            faults = tuple(_with_temperature(fault, now) for fault in faults)
             for name, poll in polls.items():
                 changes.update({f"{name}/{key}": value for key, value in poll.cursor.items()})
             changes["clock"] = [now.time_ns, now.boottime_ns, now.boot_id]
@@ -237,19 +245,23 @@ class Agent:
         cursor = {key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")}
         started_s = time.perf_counter()
         poll: Poll | None = None
-        trouble: tuple[str, ...]
-        blind: str | None
-        absent: str | None = None
+        source = self._sources[name]
+        call = partial(source.poll, self.config.agent, cursor, now)
         try:
-            poll = self._sources[name].poll(self.config.agent, cursor, now)
+            poll = self._deadlines[name].call(call) if source.may_hang else call()
         except OSError as error:
-            trouble, blind = (str(error),), "unreadable"
+            outcome = Poll(cursor={}, trouble=(str(error),), blind="unreadable" if "dram" in source.streams else None)
         else:
-            trouble, blind, absent = poll.trouble, poll.blind, poll.absent
-        is_up = not trouble and blind is None and absent is None
-        status = SourceStatus(is_up, time.perf_counter() - started_s, blind, trouble, absent)
+            outcome = poll
+        status = SourceStatus(
+            not (outcome.trouble or outcome.blind or outcome.absent),
+            time.perf_counter() - started_s,
+            outcome.blind,
+            outcome.trouble,
+            outcome.absent,
+        )
         old = self._statuses.get(name)
-        if old is None or (old.blind, old.trouble, old.absent) != (blind, trouble, absent):
+        if old is None or replace(old, poll_s=status.poll_s) != status:
             self._tell(name, status, old)
         self._statuses[name] = status
         return poll
@@ -383,6 +395,16 @@ class Agent:
                 journal_lost_faults=self._journal.lost_faults,
                 is_journal_writable=self._is_writable,
             )
+
+
+def _with_temperature(fault: MemoryFault, now: Moment) -> MemoryFault:
+    """Is it just hot? The sensors are asked only when there is a fault; a GPU has told its own temperature."""
+    is_past = now.time_ns - fault.time_ns > TEMPERATURE_NS  # such as what killed the host before it started again
+    hottest = None if is_past or fault.stream == "gpu" else host.hottest(fault.stream)
+    if hottest is None:
+        return fault
+    sensor = {"temperature_celsius": hottest.celsius, "temperature_sensor": f"{hottest.chip} {hottest.sensor}"}
+    return replace(fault, detail={**fault.detail, **sensor})
 
 
 class _Alarm:

@@ -15,6 +15,10 @@ import psutil
 
 from agent.observation import Moment
 
+CELSIUS_MIN, CELSIUS_MAX = -55, 150  # what sensors on a board can measure; 255 and -273 stand for none
+ON_DIMMS, ON_PROCESSORS = ("jc42", "spd5118"), ("coretemp", "k10temp", "zenpower", "cpu_thermal")
+CHIPS_BESIDE = {"dram": ON_DIMMS, "canary": ON_DIMMS, "sram": ON_PROCESSORS, "core": ON_PROCESSORS}
+
 
 @dataclass(frozen=True, slots=True)
 class Temperature:
@@ -71,6 +75,13 @@ def temperatures() -> list[Temperature]:
         for chip, entries in chips.items()
         for number, entry in enumerate(entries)
     ]
+
+
+def hottest(stream: str) -> Temperature | None:
+    """The hottest sensor beside the parts of a stream, or of the whole machine where none sits there."""
+    plausible = [entry for entry in temperatures() if CELSIUS_MIN < entry.celsius < CELSIUS_MAX]
+    beside = [entry for entry in plausible if entry.chip in CHIPS_BESIDE.get(stream, ())]
+    return max(beside or plausible, key=lambda entry: entry.celsius, default=None)
 
 
 def machine_id(file: Path) -> str:

@@ -132,7 +132,9 @@ def _memory(view: View) -> Iterator[Metric]:
 
 def _sources(view: View) -> Iterator[Metric]:
     up = GaugeMetricFamily(
-        "flipwatch_source_up", "1 if the source could read all it should at its last poll.", labels=["source"]
+        "flipwatch_source_up",
+        "1 if the source could read all it should at its last poll; 0 if it is in trouble, blind or absent.",
+        labels=["source"],
     )
     poll = GaugeMetricFamily("flipwatch_source_poll_seconds", "How long the last poll took.", labels=["source"])
     blind = GaugeMetricFamily(

@@ -36,6 +36,9 @@ class Device:
     stream: str
     name: str
     label: str = ""
+    serial: str = ""
+    part: str = ""
+    condition: str = ""  # what the part says of itself: "remap-pending", "remap-failed" or "remapped"
     size_bytes: int | None = None
 
 

@@ -130,7 +130,7 @@ def _key(stream: str, device: str) -> str:
 
 def _remember_device(view: _Overlay, device: Device, now: Moment) -> None:
     known = view.get(_key(device.stream, device.name), {"errors": {}, "last_ns": {}, "history": {}})
-    attributes = {"label": device.label, "serial": "", "part": "", "size_bytes": device.size_bytes}
+    attributes = {name: getattr(device, name) for name in ("label", "serial", "part", "size_bytes")}
     view.put(_key(device.stream, device.name), {**known, **attributes})
     if view.get(f"watch/{device.stream}") is None:
         view.put(f"watch/{device.stream}", now.time_ns)

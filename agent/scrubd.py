@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from agent import host, scrub, systemd
+from agent import host, scrub, systemd, volume
 from agent.config import Config, StoreSettings
 from agent.journal import Journal
 from agent.novelty import History
@@ -491,6 +491,8 @@ class StoreScrub:
         whole_ns = max(file.status.st_mtime_ns, self._progress["previous_started_ns"] or 0)
         log.warning("%s: bytes %d to %d: %s", file.path, document["begin"], document["end"], document["verdict"])
         detail = {name: value for name, value in document.items() if name not in ("stored", "computed", "count")}
+        below = volume.errors(self._scrubber.config.agent.sysfs, device)
+        detail |= {"volume": below} if below else {}
         return RecordFault(
             time_ns=now_ns,
             time_error_s=max(0, now_ns - whole_ns) / 1e9,

@@ -47,7 +47,8 @@ fi
 if [ "$purpose" = kernel ]; then
     missing=
     for program in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod \
-        qemu-aarch64:qemu-user aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu; do
+        qemu-aarch64:qemu-user aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu \
+        rasdaemon:rasdaemon mkfs.btrfs:btrfs-progs mdadm:mdadm; do
         PATH=$PATH:/usr/sbin command -v "${program%%:*}" >/dev/null || missing="$missing ${program#*:}"
     done
     case $missing in *aarch64*) missing="$missing libc6-dev-arm64-cross" ;; esac

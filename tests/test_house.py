@@ -58,7 +58,7 @@ PURE = [
     "collectors/sky.py",
 ]
 IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "socket", "sqlite3", "subprocess", "threading", "time"}
-AGENT_MAY_NOT_LOAD = ("numpy", "aiohttp", "jinja2", "pydantic", "sqlite3", "asyncio")
+AGENT_MAY_NOT_LOAD = ("numpy", "aiohttp", "jinja2", "pydantic", "sqlite3", "asyncio", "pynvml")
 
 
 def module_name(path: Path) -> str:

@@ -8,7 +8,7 @@ from agent import trace_instance
 from agent.config import AgentSettings
 from agent.kernel_log import KernelLog
 from agent.observation import Moment, Poll
-from agent.sources import edac, kmsg, lastwords, tracefs
+from agent.sources import edac, kmsg, lastwords, nvml, rasdaemon, tracefs
 
 
 def _no_wakers(_settings: AgentSettings) -> list[int]:
@@ -19,12 +19,14 @@ def _no_wakers(_settings: AgentSettings) -> list[int]:
 class Source:
     """A witness; `streams` are those whose every error it sees, so that the host counts as watching them.
 
-    `wakers` opens descriptors that become readable when there is something to poll for.
+    `wakers` opens descriptors that become readable when there is something to poll for. One that `may_hang` is polled
+    in a thread of its own, and left alone while it hangs.
     """
 
     poll: Callable[[AgentSettings, dict[str, Any], Moment], Poll]
-    streams: tuple[str, ...]
+    streams: tuple[str, ...] = ()
     wakers: Callable[[AgentSettings], list[int]] = _no_wakers
+    may_hang: bool = False
     at_stop: Mapping[str, Any] = field(default_factory=dict)  # what its cursor shall say after a clean stop
 
 
@@ -40,6 +42,7 @@ def _lastwords(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> 
 
 
 _KERNEL_LOG = KernelLog()
+_NVML = nvml.Nvml()  # the library is opened once for the whole process
 
 # Counters come before events: the kernel reports an error before it counts it, so that of what a counter shows the
 # event is there to be read.
@@ -47,11 +50,14 @@ SOURCES = {
     "edac": Source(lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now), ("dram",)),
     "tracefs": Source(
         lambda settings, cursor, now: tracefs.poll(settings.tracefs, settings.sysfs, cursor, now),
-        (),
-        lambda settings: trace_instance.open_wakers(settings.tracefs),
+        wakers=lambda settings: trace_instance.open_wakers(settings.tracefs),
     ),
-    "kmsg": Source(
-        lambda settings, cursor, now: kmsg.poll(_KERNEL_LOG, settings.kmsg, settings.sysfs, cursor, now), ()
-    ),
+    "kmsg": Source(lambda settings, cursor, now: kmsg.poll(_KERNEL_LOG, settings.kmsg, settings.sysfs, cursor, now)),
     "lastwords": Source(_lastwords, ("host",), at_stop={"is_stopped": True}),
+    "rasdaemon": Source(
+        lambda settings, cursor, now: rasdaemon.poll(
+            settings.rasdaemon_db, settings.sysfs, settings.tracefs, cursor, now
+        )
+    ),
+    "nvml": Source(lambda settings, cursor, now: _NVML.poll(settings.proc, cursor, now), ("gpu",), may_hang=True),
 }

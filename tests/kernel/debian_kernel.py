@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build/kernels"
 # Loaded at boot, each after what it depends on; and those that a test loads when it wants them.
 AT_BOOT = ("virtio_pci", "virtio_net", "9p", "9pnet_virtio", "overlay")
-ON_DEMAND = ("ie31200_edac", "mce-inject", "ramoops")
+ON_DEMAND = ("ie31200_edac", "mce-inject", "ramoops", "loop", "crc32c_generic", "btrfs", "raid1", "nvme")
 
 
 @dataclass(frozen=True, slots=True)

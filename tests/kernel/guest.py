@@ -91,6 +91,7 @@ class Guest:
         text = f"""qemu-system-x86_64 -accel tcg -m 768 -smp 2 -nodefaults -no-user-config -display none
             -cpu {cpu} -machine q35,memory-backend=ram -object memory-backend-memfd,id=ram,size=768M,share=on
             -device x-pci-proxy-dev,fd={self.bridge.theirs.fileno()}
+            -blockdev driver=null-co,node-name=drive,size=67108864 -device nvme,drive=drive,serial=drive
             -kernel {self.kernel.image} -initrd {initrd} -append
             'console=ttyS0 loglevel=6 panic=-1 mitigations=off {append}'
             -chardev file,id=console,path={self.console} -serial chardev:console
