@@ -14,7 +14,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent import host, systemd
+from agent import host, inventory, systemd
 from agent.config import Config
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
 from agent.metrics import AgentCollector, SourceStatus, View
@@ -36,6 +36,7 @@ class Agent:
         self.config = config
         self.host = config.agent.host or host.name()
         self._facts = host.facts(config.agent.sysfs, config.agent.proc)
+        self._inventory = inventory.read(config.agent.sysfs)
         self._boot_id = host.now(config.agent.proc).boot_id
         self._journal = Journal(
             config.memory_journal_dir, config.journal_max_bytes, host.machine_id(config.agent.machine_id)
@@ -112,7 +113,7 @@ class Agent:
             for name in SOURCES:
                 poll = self._poll(name, state, now)
                 if poll is not None:
-                    polls[name] = poll
+                    polls[name] = inventory.with_parts(poll, self._inventory)
             faults, changes = reconcile(polls, state, now, self.host)
             for name, poll in polls.items():
                 changes.update({f"{name}/{key}": value for key, value in poll.cursor.items()})

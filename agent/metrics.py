@@ -92,8 +92,8 @@ def _memory(view: View) -> Iterator[Metric]:
     )
     info = GaugeMetricFamily(
         "flipwatch_device_info",
-        "The device's label, serial and part number; always 1.",
-        labels=["device", "label", "serial", "part"],
+        "The device's label, slot on the board, serial and part number; always 1.",
+        labels=["device", "label", "slot", "serial", "part"],
     )
     size = GaugeMetricFamily("flipwatch_device_size_bytes", "The device's capacity.", labels=["device"])
     for stream, name, device in _devices(view.state):
@@ -102,7 +102,7 @@ def _memory(view: View) -> Iterator[Metric]:
                 errors.add_metric([stream, name, severity], device["errors"].get(severity, 0))
         if device["last_ns"]:
             last.add_metric([stream, name], max(device["last_ns"].values()) / 1e9)
-        info.add_metric([name, device["label"], device["serial"], device["part"]], 1)
+        info.add_metric([name, *(device.get(attribute, "") for attribute in ("label", "slot", "serial", "part"))], 1)
         if device["size_bytes"] is not None:
             size.add_metric([name], device["size_bytes"])
     yield from (errors, last, info, size)

@@ -29,6 +29,9 @@ class Device:
     stream: str
     name: str
     label: str = ""
+    slot: str = ""  # what is printed beside it on the board; "A1 or A2" where that can't be told
+    serial: str = ""
+    part: str = ""
     size_bytes: int | None = None
 
 

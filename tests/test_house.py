@@ -32,6 +32,7 @@ PURE = [
     "agent/observation.py",
     "agent/reconcile.py",
     "agent/report.py",
+    "agent/smbios.py",
     "checksum/finding.py",
     "checksum/leveldb_log.py",
     "checksum/tfrecord.py",

@@ -65,7 +65,7 @@ done
 class Guest:
     """A running machine. Use `started`."""
 
-    def __init__(self, kernel: Kernel, directory: Path, state: Path, cpu: str) -> None:
+    def __init__(self, kernel: Kernel, directory: Path, state: Path, cpu: str, serial: str) -> None:
         self.kernel = kernel
         self.bridge = HostBridge()
         self._directory = directory
@@ -75,7 +75,9 @@ class Guest:
         self.agent_port = _free_port()
         self.console = directory / "console"
         self._process = subprocess.Popen(
-            self._arguments(initrd, state, cpu), pass_fds=[self.bridge.theirs.fileno()], stdin=subprocess.DEVNULL
+            self._arguments(initrd, state, cpu, serial),
+            pass_fds=[self.bridge.theirs.fileno()],
+            stdin=subprocess.DEVNULL,
         )
         self._shell = self._connected("shell")
         self._monitor = self._connected("monitor")
@@ -83,7 +85,7 @@ class Guest:
         self._monitor_lines.readline()  # its greeting
         self._ask("qmp_capabilities")
 
-    def _arguments(self, initrd: Path, state: Path, cpu: str) -> list[str]:
+    def _arguments(self, initrd: Path, state: Path, cpu: str, serial: str) -> list[str]:
         text = f"""qemu-system-x86_64 -accel tcg -m 768 -smp 2 -nodefaults -no-user-config -display none -no-reboot
             -cpu {cpu} -machine q35,memory-backend=ram -object memory-backend-memfd,id=ram,size=768M,share=on
             -device x-pci-proxy-dev,fd={self.bridge.theirs.fileno()}
@@ -97,7 +99,8 @@ class Guest:
             -device virtio-9p-pci,fsdev=host,mount_tag=host
             -fsdev local,id=state,path={state},security_model=none -device virtio-9p-pci,fsdev=state,mount_tag=state
             -netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.agent_port}-10.0.2.15:{AGENT_PORT}
-            -device virtio-net-pci,netdev=net"""
+            -device virtio-net-pci,netdev=net
+            -smbios type=17,loc_pfx=DIMM,manufacturer=Samsung,serial={serial},part=M393A4K40DB3-CWE"""
         return shlex.split(text)
 
     def _connected(self, name: str) -> socket.socket:
@@ -174,10 +177,15 @@ class Guest:
 
 
 @contextlib.contextmanager
-def started(kernel: Kernel, directory: Path, state: Path, *, cpu: str = "max") -> Iterator[Guest]:
-    """A booted machine with a shell; `state` is mounted in it, writable, and outlives it."""
+def started(
+    kernel: Kernel, directory: Path, state: Path, *, cpu: str = "max", serial: str = "0A1B2C3D"
+) -> Iterator[Guest]:
+    """A booted machine with a shell; `state` is mounted in it, writable, and outlives it.
+
+    Its firmware lists one memory module, with this serial number.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    guest = Guest(kernel, directory, state, cpu)
+    guest = Guest(kernel, directory, state, cpu, serial)
     try:
         guest.await_boot()
         yield guest
