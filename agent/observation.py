@@ -77,3 +77,4 @@ class Poll:
     gaps: tuple[Gap, ...] = ()
     trouble: tuple[str, ...] = ()  # one sentence for each thing that couldn't be read
     blind: str | None = None  # why nothing can be seen at all
+    absent: str | None = None  # why this host has no such witness; that is no trouble

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "deploy": {"checksum.leveldb_log"},  # the demonstration writes records as any user of the library would
 }
 PURE = [
+    "agent/doctor.py",
     "agent/novelty.py",
     "agent/observation.py",
     "agent/reconcile.py",

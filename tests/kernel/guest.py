@@ -100,6 +100,7 @@ class Guest:
             -fsdev local,id=state,path={state},security_model=none -device virtio-9p-pci,fsdev=state,mount_tag=state
             -netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.agent_port}-10.0.2.15:{AGENT_PORT}
             -device virtio-net-pci,netdev=net
+            -smbios type=1,manufacturer=Acme,product=Server
             -smbios type=17,loc_pfx=DIMM,manufacturer=Samsung,serial={serial},part=M393A4K40DB3-CWE"""
         return shlex.split(text)
 
