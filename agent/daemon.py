@@ -14,7 +14,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent import host, inventory, systemd
+from agent import evidence, host, inventory, systemd
 from agent.config import Config
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
 from agent.metrics import AgentCollector, SourceStatus, View
@@ -115,6 +115,7 @@ class Agent:
                 if poll is not None:
                     polls[name] = inventory.with_parts(poll, self._inventory)
             faults, changes = reconcile(polls, state, now, self.host)
+            changes = evidence.remember(faults, state, changes)
             for name, poll in polls.items():
                 changes.update({f"{name}/{key}": value for key, value in poll.cursor.items()})
             changes["clock"] = [now.time_ns, now.boottime_ns, now.boot_id]

@@ -13,6 +13,7 @@ from textwrap import wrap
 from typing import Any
 
 from agent import inventory
+from agent.actions import DRAIN, NONE, OPEN, QUIET, REPLACE, RESET, WATCH, decide
 from agent.inventory import Inventory, Stick
 from agent.machine import Machine
 from agent.observation import Device, Poll
@@ -21,6 +22,8 @@ from agent.smbios import Module
 GIB, MIB = 1 << 30, 1 << 20
 LIVE, ABSENT, BLIND, TROUBLE = "live", "absent", "blind", "in trouble"
 WIDTH = 110  # columns of the screen
+REPLACED, GONE = "replaced", "gone"  # states of a part that is no longer there
+ACTIONS = (NONE, WATCH, RESET, DRAIN, REPLACE)  # the gravest last
 SAID_MAX = 3  # sentences of one witness that fit the screen
 CHECK_INTERVAL_S = 300  # how often the kernel looks for machine checks by itself, unless told otherwise
 
@@ -170,23 +173,27 @@ def _witness(name: str, poll: Poll) -> dict[str, Any]:
 
 
 def _memory(facts: Facts) -> list[dict[str, Any]]:
-    """Every populated slot with what is counted there, then places that are no single module, then parts that left."""
-    devices = {device.name: device for poll in facts.polls.values() for device in poll.devices if _is_memory(device)}
+    """Every populated slot with what is counted there, then places that may be several, then what else is known."""
     populated = facts.inventory.populated
-    sticks = inventory.sticks(tuple(devices.values()), populated)
+    sticks = _sticks(facts)
     owned = {stick.module: stick for stick in sticks if stick.module is not None}
     rows = [_row(facts, module, owned.get(module)) for module in populated]
     rows += [_row(facts, None, stick) for stick in sticks if stick.module is None]
-    return [*rows, *_left(facts, devices)]
+    return [*rows, *_elsewhere(facts, {device.name for stick in sticks for device in stick.devices})]
 
 
-def _is_memory(device: Device) -> bool:
-    return device.stream == inventory.STREAM
+def _devices(facts: Facts) -> dict[str, Device]:
+    every = [device for poll in facts.polls.values() for device in poll.devices]
+    return {device.name: device for device in every if device.stream == inventory.STREAM}
+
+
+def _sticks(facts: Facts) -> tuple[Stick, ...]:
+    return inventory.sticks(tuple(_devices(facts).values()), facts.inventory.populated)
 
 
 def _row(facts: Facts, module: Module | None, stick: Stick | None) -> dict[str, Any]:
     names = [device.name for device in stick.devices] if stick else []
-    row: dict[str, Any] = {"devices": names, "errors": _errors(facts, names), "state": "present"}
+    row: dict[str, Any] = {"devices": names, "errors": _errors(facts, names), **_action(facts, names)}
     if module is None and stick is not None:
         sizes = [device.size_bytes or 0 for device in stick.devices]
         slot = inventory.slot_text(stick.modules, facts.inventory.populated)
@@ -218,22 +225,44 @@ def _errors(facts: Facts, names: list[str]) -> dict[str, int]:
     return errors
 
 
-def _left(facts: Facts, devices: Mapping[str, Device]) -> Iterator[dict[str, Any]]:
-    """Parts that were replaced, and devices that are known and not to be seen any more."""
+def _action(facts: Facts, names: list[str]) -> dict[str, Any]:
+    """What to do about a part, by the device of it that is worst off."""
+    devices = [(name, facts.state.get(f"device/{inventory.STREAM}/{name}")) for name in names]
+    decisions = [decide(inventory.STREAM, name, device, facts.now_ns) for name, device in devices if device is not None]
+    if not decisions:
+        return {"state": QUIET, "action": NONE}
+    worst = max(decisions, key=lambda decision: ACTIONS.index(decision.action))
+    return {
+        "state": OPEN if any(decision.state == OPEN for decision in decisions) else worst.state,
+        "action": worst.action,
+        "rule": worst.rule,
+        "why": worst.why,
+        "source": worst.source,
+        "mode": worst.mode.name,
+        "mode_why": worst.mode.why,
+        "corrected_last_day": sum(decision.corrected_last_day for decision in decisions),
+    }
+
+
+def _elsewhere(facts: Facts, shown: set[str]) -> Iterator[dict[str, Any]]:
+    """Errors without a place, parts that were replaced, and devices that are known and not to be seen any more."""
+    present = _devices(facts)
     for key, value in sorted(facts.state.items()):
         kind, _, rest = key.partition("/")
         stream, _, name = rest.partition("/")
         if stream != inventory.STREAM:
             continue
         if kind == "replaced":
-            yield from (_left_row(name, life, "replaced") for life in value)
-        elif kind == "device" and name not in devices:
-            yield _left_row(name, value, "gone")
+            yield from (_left_row(name, life, REPLACED) for life in value)
+        elif kind == "device" and name not in present:
+            yield _left_row(name, value, GONE)
+        elif kind == "device" and name not in shown and value["errors"]:
+            yield _left_row(name, value, OPEN) | _action(facts, [name])
 
 
 def _left_row(name: str, life: Mapping[str, Any], state: str) -> dict[str, Any]:
     known = {attribute: life.get(attribute) for attribute in ("slot", "size_bytes", "part", "serial")}
-    return {"devices": [name], "errors": life["errors"], "state": state, **known}
+    return {"devices": [name], "errors": life["errors"], "state": state, "action": NONE, **known}
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------
@@ -254,9 +283,12 @@ def _journal(journal: JournalFacts, now_ns: int) -> dict[str, Any]:
 def _advice(facts: Facts) -> Iterator[str]:
     """What isn't as good as it could be, each with the way out."""
     machine, software = facts.machine, facts.software
+    for row in _memory(facts):
+        if row["action"] in (RESET, DRAIN, REPLACE):
+            yield _act(row)
     if facts.inventory.trouble is not None and machine.virtual is None:
         yield f"no slot and serial numbers: {facts.inventory.trouble}"
-    elif any(row["slot"] is None or row.get("part") is None for row in _memory(facts) if row["state"] == "present"):
+    elif any(stick.module is None for stick in _sticks(facts)):
         yield (
             "some places can't be told apart: give them the labels of the board "
             "(ras-mc-ctl --register-labels, or write to dimm_label in sysfs)"
@@ -282,9 +314,16 @@ def _advice(facts: Facts) -> Iterator[str]:
             yield f"{journal.directory}: {journal.damaged_bytes} bytes fail their checksum; look at the disk below it"
 
 
+def _act(row: dict[str, Any]) -> str:
+    part = ", ".join(f"{name} {row[name]}" for name in ("part", "serial") if row.get(name))
+    place = row["slot"] or " ".join(row["devices"])
+    what = "drain this host" if row["action"] == DRAIN else f"{row['action']} {place}{f' ({part})' if part else ''}"
+    return f"{what}: {row['why']} at {' '.join(row['devices'])} (rule {row['rule']}; {row['source']})"
+
+
 # --- one screen ------------------------------------------------------------------------------------------------------
 
-_COLUMNS = ("slot", "size", "type", "part", "serial", "counted as", "errors")
+_COLUMNS = ("slot", "size", "type", "part", "serial", "counted as", "errors", "action")
 
 
 def render(report: dict[str, Any]) -> Iterator[str]:
@@ -336,7 +375,7 @@ def _memory_lines(report: dict[str, Any]) -> Iterator[str]:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     size = row["size_bytes"]
     errors = ", ".join(f"{count} {severity}" for severity, count in row["errors"].items() if count)
-    state = "" if row["state"] == "present" else f" ({row['state']})"
+    state = f" ({row['state']})" if row["state"] in (REPLACED, GONE) else ""
     return (
         f"{row['slot'] or '?'}{state}",
         "?" if size is None else f"{size // GIB} GiB" if size % GIB == 0 else f"{size // MIB} MiB",
@@ -345,6 +384,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row.get("serial") or "?",
         " ".join(row["devices"]) or "nothing",
         errors or "none",
+        row["action"],
     )
 
 

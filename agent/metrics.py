@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent import host
+from agent.actions import NONE, decide
 from agent.novelty import QUIET_NS
 from agent.report import SEVERITIES
 from checksum.crc32c import implementation
@@ -105,7 +106,7 @@ def _memory(view: View) -> Iterator[Metric]:
         info.add_metric([name, *(device.get(attribute, "") for attribute in ("label", "slot", "serial", "part"))], 1)
         if device["size_bytes"] is not None:
             size.add_metric([name], device["size_bytes"])
-    yield from (errors, last, info, size)
+    yield from (errors, last, info, size, _actions(view))
 
     streams = sorted({stream for stream, _, _ in _devices(view.state)})
     novel = CounterMetricFamily(
@@ -122,6 +123,19 @@ def _memory(view: View) -> Iterator[Metric]:
     for (stream, severity), count in sorted(open_faults(view.state, view.now_ns).items()):
         opened.add_metric([stream, severity], count)
     yield opened
+
+
+def _actions(view: View) -> Metric:
+    action = GaugeMetricFamily(
+        "flipwatch_device_action",
+        "What to do about a device (watch, reset, drain, replace), and the rule that says so; always 1.",
+        labels=["device", "action", "rule"],
+    )
+    for stream, name, device in _devices(view.state):
+        decision = decide(stream, name, device, view.now_ns)
+        if decision.action != NONE:
+            action.add_metric([name, decision.action, decision.rule], 1)
+    return action
 
 
 def _sources(view: View) -> Iterator[Metric]:

@@ -33,6 +33,7 @@ class Device:
     serial: str = ""
     part: str = ""
     size_bytes: int | None = None
+    condition: str = ""  # what the part says of itself, in the words of agent/actions.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,9 @@ Enters: the polls of one cycle, the remembered state and the moment. Leaves: the
 the state, which the journal writes together or not at all. Pure: nothing is mutated.
 
 State keys used here (all values are JSON):
-    device/<stream>/<name>   label, slot, serial, part, size_bytes; errors and last_ns by severity; history by class of
-                             errors; life, the serial that these belong to and the boot in which it was last seen
+    device/<stream>/<name>   label, slot, serial, part, condition, size_bytes; errors and last_ns by severity; history
+                             by class of errors; life, the serial that these belong to and the boot in which it was
+                             last seen; evidence (agent/evidence.py)
     replaced/<stream>/<name> the same of the parts that sat there before, the latest last
     novel/<stream>           how many novel faults with a time error of at most 120 s there were, for /metrics
     watch/<stream>           since when the host has watched the stream without a gap
@@ -105,7 +106,9 @@ def _remember_device(view: _Overlay, device: Device, now: Moment) -> None:
         view.put(f"replaced/{device.stream}/{device.name}", [*lives, {**known, "until_ns": now.time_ns}][-LIVES_MAX:])
         history = {name: History(since_ns=now.time_ns).as_json() for name in known["history"]}
         known = {"errors": {}, "last_ns": {}, "history": history}
-    attributes: dict[str, Any] = {name: getattr(device, name) for name in ("label", "slot", "serial", "part")}
+    attributes: dict[str, Any] = {
+        name: getattr(device, name) for name in ("label", "slot", "serial", "part", "condition")
+    }
     if device.serial:
         attributes["life"] = [device.serial, now.boot_id]
     view.put(_key(device.stream, device.name), {**known, **attributes, "size_bytes": device.size_bytes})

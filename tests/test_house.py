@@ -28,7 +28,9 @@ MAY_IMPORT = {
     "deploy": {"checksum.leveldb_log"},  # the demonstration writes records as any user of the library would
 }
 PURE = [
+    "agent/actions.py",
     "agent/doctor.py",
+    "agent/evidence.py",
     "agent/novelty.py",
     "agent/observation.py",
     "agent/reconcile.py",

@@ -132,7 +132,14 @@ def test_every_witness_says_its_state() -> None:
 
 
 def test_the_memory_with_what_is_counted_there() -> None:
-    device = {"errors": {"corrected": 41, "uncorrected": 1}, "slot": "A1", "serial": "S1", "part": "P1"}
+    last_ns = {"corrected": NOW_NS - 10**9, "uncorrected": NOW_NS}
+    device = {
+        "errors": {"corrected": 41, "uncorrected": 1},
+        "slot": "A1",
+        "serial": "S1",
+        "part": "P1",
+        "last_ns": last_ns,
+    }
     life = {"errors": {"corrected": 7}, "slot": "A1", "serial": "S0", "part": "P0", "size_bytes": 8 * GIB}
     state = {
         "device/dram/mc0/channel0/slot0": device,
@@ -142,13 +149,26 @@ def test_the_memory_with_what_is_counted_there() -> None:
     }
     rows = examine(facts(state=state))["memory"]
     assert [(row["slot"], row["serial"], row["state"], row["errors"]) for row in rows] == [
-        ("A1", "S1", "present", {"corrected": 41, "uncorrected": 1}),
+        ("A1", "S1", "open", {"corrected": 41, "uncorrected": 1}),
         ("A1", "S1", "gone", {}),
         ("A1", "S0", "replaced", {"corrected": 7}),
     ]
     text = screen(facts(state=state))
-    assert "16 GiB  DDR4 DIMM  P1    S1      mc0/channel0/slot0  41 corrected, 1 uncorrected" in text
+    assert "16 GiB  DDR4 DIMM  P1    S1      mc0/channel0/slot0  41 corrected, 1 uncorrected  replace" in text
     assert "A1 (replaced)" in text
+    assert "1. replace A1 (part P1, serial S1): an error that ECC couldn't correct at mc0/channel0/slot0" in text
+
+
+def test_errors_without_a_place_drain_the_host() -> None:
+    unknown = replace(SEEN, name="mc0/unknown", label="")
+    known = {"errors": {"uncorrected": 1}, "last_ns": {"uncorrected": NOW_NS}}
+    found = facts(polls={"edac": Poll(cursor={}, devices=(SEEN, unknown))}, state={"device/dram/mc0/unknown": known})
+    report = examine(found)
+    assert [(row["devices"], row["action"]) for row in report["memory"]] == [
+        (["mc0/channel0/slot0"], "none"),
+        (["mc0/unknown"], "drain"),
+    ]
+    assert report["advice"][0].startswith("drain this host: ")
 
 
 def test_without_a_journal_the_kernels_counters_are_shown() -> None:
