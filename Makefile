@@ -27,4 +27,4 @@ bench:
 	$(bin)/python -m tests.bench
 
 clean:
-	rm -rf .venv build *.egg-info checksum/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info checksum/*.so agent/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

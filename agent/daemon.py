@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections import ChainMap
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -131,15 +132,17 @@ class Agent:
         poll: Poll | None = None
         trouble: tuple[str, ...]
         blind: str | None
+        absent: str | None = None
         try:
             poll = SOURCES[name].poll(self.config.agent, cursor, now)
         except OSError as error:
             trouble, blind = (str(error),), "unreadable"
         else:
-            trouble, blind = poll.trouble, poll.blind
-        status = SourceStatus(not trouble and blind is None, time.perf_counter() - started_s, blind, trouble)
+            trouble, blind, absent = poll.trouble, poll.blind, poll.absent
+        is_up = not (trouble or blind or absent)
+        status = SourceStatus(is_up, time.perf_counter() - started_s, blind, trouble, absent)
         old = self._statuses.get(name)
-        if old is None or (old.blind, old.trouble) != (status.blind, status.trouble):
+        if old is None or replace(old, poll_s=status.poll_s) != status:
             self._tell(name, status, old)
         self._statuses[name] = status
         return poll
@@ -150,6 +153,8 @@ class Agent:
             log.warning("source %s is blind: %s %s", name, status.blind, "; ".join(status.trouble))
         elif status.trouble:
             log.warning("source %s: %s", name, "; ".join(status.trouble))
+        elif status.absent:
+            log.info("source %s is absent: %s", name, status.absent)
         elif old is not None:
             log.info("source %s sees everything again", name)
 

@@ -117,7 +117,7 @@ def _why_blind(facts: Facts) -> tuple[str, str]:
     if _has_no_ecc(facts.inventory):
         return (
             "the firmware says that this memory has no ECC",
-            "only ECC memory, and a board that uses it, reports flips",
+            "use ECC memory; until then canary_mib lets the agent watch a part of this memory itself",
         )
     if machine.options is not None and machine.options["EDAC"] == "n":
         return "this kernel is built without CONFIG_EDAC", "run a kernel that has it; Debian's do"

@@ -31,6 +31,7 @@ class SourceStatus:
     poll_s: float
     blind: str | None
     trouble: tuple[str, ...] = ()
+    absent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.config import AgentSettings
 from agent.observation import Moment, Poll
-from agent.sources import edac
+from agent.sources import canary, edac
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,4 +17,9 @@ class Source:
     streams: tuple[str, ...]
 
 
-SOURCES = {"edac": Source(lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now), ("dram",))}
+SOURCES = {
+    "edac": Source(lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now), ("dram",)),
+    "canary": Source(
+        lambda settings, cursor, now: canary.poll(settings.canary_mib, settings.proc, cursor, now), ("canary",)
+    ),
+}

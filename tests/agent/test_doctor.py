@@ -77,7 +77,7 @@ NO_ECC = Inventory(Table((replace(A1, has_ecc_bits=False),), "none"))
     [
         ({"machine": replace(HARDWARE, drivers=("amd64_edac",))}, "isn't loaded: amd64_edac", "modprobe -a amd64_edac"),
         ({"machine": replace(HARDWARE, options=options(EDAC="n"))}, "without CONFIG_EDAC", "run a kernel that has it"),
-        ({"inventory": NO_ECC}, "has no ECC", "only ECC memory"),
+        ({"inventory": NO_ECC}, "has no ECC", "canary_mib"),
         (
             {"machine": replace(HARDWARE, is_firmware_first=True, options=options(EDAC_GHES="n"))},
             "firmware takes memory errors first",
