@@ -1,13 +1,13 @@
 /* Sweeps a block of memory for words that no longer hold what was written, past every cache.
 
    lock(block)                         keep it in memory; OSError if the limit on locked memory forbids it
-   fill(block, begin, end, word)       write the word everywhere in [begin, end) and push it out of the caches
+   fill(block, begin, end, word)       write the word everywhere in [begin, end), on x86-64 past the caches
    sweep(block, begin, end, word)      (number of words that differ, [(offset, found), ..] of the first FOUND_MAX)
    address(block)                      where it begins in this process
 
    Offsets are bytes and multiples of a page. A line is flushed before it's read, because a cache would answer with what
-   was written, whatever the memory holds: CLFLUSH of x86-64 (Intel SDM volume 2A), DC CIVAC of ARMv8-A, which Linux
-   permits to processes. Elsewhere there is no extension. The interpreter runs on while a sweep goes on. */
+   was written, whatever the memory holds: CLFLUSH or CLFLUSHOPT of x86-64 (Intel SDM volume 2A), DC CIVAC of ARMv8-A,
+   which Linux permits to processes. Elsewhere there is no extension. The interpreter runs on while a sweep goes on. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -17,11 +17,42 @@
 enum { LINE = 64, PAGE = 4096, FOUND_MAX = 64 };
 
 #if defined(__x86_64__)
-static void flush_line(const char *line) { __builtin_ia32_clflush(line); }
-static void fence(void) { __builtin_ia32_mfence(); }
+#include <cpuid.h>
+#include <immintrin.h>
+
+static int has_clflushopt;
+
+static void look_at_processor(void) {
+    unsigned a, b = 0, c, d;
+    has_clflushopt = __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_CLFLUSHOPT;
+}
+
+/* CLFLUSH waits for the line before it, CLFLUSHOPT only for the fence: a sweep takes a third of the time. */
+__attribute__((target("clflushopt"))) static void flush_lines_at_once(const char *page) {
+    for (int at = 0; at < PAGE; at += LINE) _mm_clflushopt((void *)(page + at));
+}
+
+static void flush_page(const char *page) {
+    if (has_clflushopt) flush_lines_at_once(page);
+    else for (int at = 0; at < PAGE; at += LINE) _mm_clflush(page + at);
+    _mm_mfence();
+}
+
+/* A store that goes past the caches: writing and then flushing took sixty times as long. */
+static void write_word(uint64_t *at, uint64_t word) { _mm_stream_si64((long long *)at, (long long)word); }
+static void end_of_writing(void) { _mm_sfence(); }
+
 #elif defined(__aarch64__)
-static void flush_line(const char *line) { __asm__ volatile("dc civac, %0" : : "r"(line) : "memory"); }
-static void fence(void) { __asm__ volatile("dsb sy" : : : "memory"); }
+static void look_at_processor(void) {}
+
+static void flush_page(const char *page) {
+    for (int at = 0; at < PAGE; at += LINE) __asm__ volatile("dc civac, %0" : : "r"(page + at) : "memory");
+    __asm__ volatile("dsb sy" : : : "memory");
+}
+
+static void write_word(uint64_t *at, uint64_t word) { *at = word; } /* the sweep flushes it before it reads */
+static void end_of_writing(void) {}
+
 #else
 #error "no instruction is known here that flushes a cache line"
 #endif
@@ -31,17 +62,12 @@ typedef struct {
     uint64_t word;
 } Found;
 
-static void flush_page(const char *page) {
-    for (int at = 0; at < PAGE; at += LINE) flush_line(page + at);
-    fence();
-}
-
 static void fill_pages(char *block, Py_ssize_t begin, Py_ssize_t end, uint64_t word) {
     for (Py_ssize_t page = begin; page < end; page += PAGE) {
         uint64_t *words = (uint64_t *)(block + page);
-        for (size_t i = 0; i < PAGE / sizeof *words; i++) words[i] = word;
-        flush_page(block + page);
+        for (size_t i = 0; i < PAGE / sizeof *words; i++) write_word(words + i, word);
     }
+    end_of_writing();
 }
 
 static Py_ssize_t sweep_pages(const char *block, Py_ssize_t begin, Py_ssize_t end, uint64_t word, Found *found) {
@@ -134,7 +160,7 @@ static PyObject *address(PyObject *self, PyObject *object) {
 
 static PyMethodDef methods[] = {
     {"lock", lock, METH_O, "Keeps the block in memory."},
-    {"fill", fill, METH_VARARGS, "Writes a word everywhere in a range, past the caches."},
+    {"fill", fill, METH_VARARGS, "Writes a word everywhere in a range."},
     {"sweep", sweep, METH_VARARGS, "The words of a range that differ, read past the caches."},
     {"address", address, METH_O, "Where the block begins in this process."},
     {NULL, NULL, 0, NULL},
@@ -142,4 +168,7 @@ static PyMethodDef methods[] = {
 
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_canary", NULL, -1, methods, NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__canary(void) { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__canary(void) {
+    look_at_processor();
+    return PyModule_Create(&module);
+}

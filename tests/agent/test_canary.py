@@ -183,11 +183,14 @@ def test_the_extension_stays_within_the_block(begin: int, end: int) -> None:
 
 def test_a_flip_in_a_running_agent_becomes_a_fault(tmp_path: Path) -> None:
     """Written into its memory from outside, as a particle would."""
-    with Daemon(tmp_path, settings={"canary_mib": 3}) as agent:
-        assert agent.metrics()['flipwatch_source_up{source="canary"}'] == 1
+    polled = 'flipwatch_source_poll_seconds{source="canary"}'
+    with Daemon(tmp_path, settings={"canary_mib": 3, "poll_interval_s": 2}) as agent:
+        before = agent.metrics()
+        assert before['flipwatch_source_up{source="canary"}'] == 1
         pid = agent.process.pid
         place = locked_mapping(pid, 3 * MIB)
-        agent.signal(signal.SIGSTOP)  # so that the pattern isn't turned over between reading and writing
+        eventually(lambda: agent.metrics()[polled] != before[polled])
+        agent.signal(signal.SIGSTOP)  # just after a sweep, which would write what it has read already anew
         with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
             memory.seek(place + 12345)
             byte = memory.read(1)[0]
