@@ -6,7 +6,6 @@ import platform
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +135,7 @@ def _polled(source: "Source", settings: agent_config.AgentSettings, now: "Moment
     from agent.observation import Poll
 
     try:
-        return source.poll(replace(settings, canary_mib=min(settings.canary_mib, 1)), {}, now)  # a look will do
+        return source.look(settings, now) if source.look is not None else source.poll(settings, {}, now)
     except OSError as error:
         return Poll(cursor={}, trouble=(str(error),), blind="unreadable" if source.streams else None)
 

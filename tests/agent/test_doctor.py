@@ -320,6 +320,15 @@ def test_it_reads_the_journal_beside_the_running_agent(host: Daemon) -> None:
         assert agent.faults()[1], "the agent goes on"
 
 
+def test_a_large_canary_is_only_looked_at(host: Daemon) -> None:
+    """A terabyte can't be locked here; the doctor says whether a little can."""
+    host.settings["canary_mib"] = 1 << 20
+    controller(host.root / "sys").create()
+    report = json.loads(doctor("--json", "--config", str(host.write_config())).stdout)
+    (canary,) = [witness for witness in report["witnesses"] if witness["name"] == "canary"]
+    assert canary == {"name": "canary", "state": "live", "said": ["canary devices: 1"]}
+
+
 def test_trouble_is_one_sentence(host: Daemon) -> None:
     assert doctor("--config", "/nowhere/agent.toml").returncode == 2
     (host.root / "proc/sys/kernel/random/boot_id").unlink()
