@@ -2,10 +2,12 @@
 # make test            lint, types and tests; PYTHON=python3.13 chooses another Python >= 3.11
 # make test-kernel     the agent in Debian's own kernels under QEMU, with errors injected; Debian and root only
 # make bench           speed, memory and detection figures, beside the peers (about a quarter of an hour)
+# make fuzz [TIME=s]   look for bytes that a reader can't bear, for 60 s or so long; see CONTRIBUTING.md
 PYTHON ?= python3
+TIME ?= 60
 bin := .venv/bin
 
-.PHONY: demo test test-kernel bench clean
+.PHONY: demo test test-kernel bench fuzz clean
 
 demo:
 	@PYTHON=$(PYTHON) deploy/prepare.sh demo
@@ -25,6 +27,10 @@ test-kernel:
 bench:
 	@PYTHON=$(PYTHON) deploy/prepare.sh test
 	$(bin)/python -m tests.bench
+
+fuzz:
+	@PYTHON=$(PYTHON) deploy/prepare.sh fuzz
+	$(bin)/python -m tests.fuzz $(TIME)
 
 clean:
 	rm -rf .venv build *.egg-info checksum/*.so agent/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

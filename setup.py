@@ -7,7 +7,7 @@ setup(
         # optional: without a compiler flipwatch still works, slowly, and says so.
         Extension(
             "checksum._crc32c",
-            [f"checksum/{name}.c" for name in ("_crc32c", "_kernels", "_leveldb", "_locate", "_tfrecord")],
+            [f"checksum/{name}.c" for name in ("_crc32c", "_framing", "_kernels", "_leveldb", "_locate", "_tfrecord")],
             depends=["checksum/_native.h"],
             extra_compile_args=["-O3", "-fvisibility=hidden"],
             optional=True,

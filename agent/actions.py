@@ -97,6 +97,13 @@ RULES = (
         "common practice; 'Correctable and Uncorrectable Errors using Large Scale DRAM DIMMs in Network Servers'",
     ),
     Rule(
+        "core",
+        lambda picture: picture.stream == "core" and picture.not_corrected_within(UNCORRECTED_DAYS),
+        DRAIN,
+        "a core that computes wrongly",
+        "P. H. Hochschild and others, Cores that don't count, HotOS 2021",
+    ),
+    Rule(
         "uncorrected-elsewhere",
         lambda picture: picture.not_corrected_within(UNCORRECTED_DAYS),
         DRAIN,

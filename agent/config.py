@@ -4,11 +4,12 @@ Enters: the path of the file. Leaves: a frozen Config, read once at the start an
 same file. A table [collector] in it is left alone, so that one machine may hold both in one file.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from checksum import crc32c, settings
-from checksum.formats import FORMATS
+from checksum import crc32c, declaration, settings
+from checksum.formats import FORMATS, ToldByContent
 from checksum.settings import SettingsError, setting
 
 MIB = 1 << 20
@@ -33,6 +34,12 @@ class AgentSettings:
         minimum=0.05,
         maximum=3600,
     )
+    core_self_test_s: float = setting(
+        "within so many seconds every core is tested: does it still count rightly? 0: never",
+        default=3600.0,
+        minimum=0,
+        maximum=30 * 86400,
+    )
     checksum_kernel: str = setting(
         "how the scrubber computes checksums; auto is sse4.2 where the processor has it, since avx512 can slow others",
         default="auto",
@@ -54,7 +61,8 @@ class StoreSettings:
     path: Path = setting("directory or file whose records are verified")
     include: tuple[str, ...] = setting("verify only files whose name or path matches one of these", default=("*",))
     exclude: tuple[str, ...] = setting("leave out files whose name or path matches one of these", default=())
-    format: str = setting("format of the records", default="auto", choices=("auto", *FORMATS))
+    format: str = setting("format of the records", default="auto")
+    framing: Path | None = setting("file that declares one more format, which is tried first", default=None)
     period_days: float = setting(
         "days for one pass over the store; sets the rate", default=21.0, minimum=1e-5, maximum=3660
     )
@@ -76,6 +84,9 @@ class StoreSettings:
 class Config:
     agent: AgentSettings
     stores: tuple[StoreSettings, ...]
+    formats: Mapping[
+        Path, Mapping[str, ToldByContent]
+    ]  # of each store, by its path: by name, in the order they are tried
     listen_address: tuple[str, int]
 
     @property
@@ -105,10 +116,23 @@ def load(path: Path) -> Config:
         raise SettingsError(f"{path}: a store is written [[store]], with two brackets")
     stores = tuple(settings.table(entry, StoreSettings, f"{path}: [[store]]") for entry in entries)
     for store in stores:
-        if not store.path.is_absolute():
-            raise SettingsError(f"{path}: [[store]] path = '{store.path}': must be an absolute path")
+        for key, named in (("path", store.path), ("framing", store.framing)):
+            if named is not None and not named.is_absolute():
+                raise SettingsError(f"{path}: [[store]] {key} = '{named}': must be an absolute path")
     paths = [store.path for store in stores]
     for store_path in paths:
         if paths.count(store_path) > 1:
             raise SettingsError(f"{path}: [[store]] path = '{store_path}': stands in two stores; name it once")
-    return Config(agent, stores, settings.address(agent.listen, f"{path}: [agent] listen"))
+    formats = {store.path: _formats(store, f"{path}: [[store]]") for store in stores}
+    return Config(agent, stores, formats, settings.address(agent.listen, f"{path}: [agent] listen"))
+
+
+def _formats(store: StoreSettings, where: str) -> dict[str, ToldByContent]:
+    declared: dict[str, ToldByContent] = {}
+    if store.framing is not None:
+        framing = declaration.load(store.framing)
+        declared = {framing.NAME: framing}
+    formats = declared | FORMATS
+    if store.format not in ("auto", *formats):
+        raise SettingsError(f"{where} format = '{store.format}': must be one of auto, {', '.join(formats)}")
+    return formats

@@ -7,27 +7,69 @@ faults waiting in memory (bounded) and shows none of them until they are durable
 
 import io
 import logging
+import random
 import threading
 import time
-from collections import ChainMap
+from collections import ChainMap, deque
 from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent import evidence, host, inventory, systemd
-from agent.config import Config
+from agent import cores, evidence, host, inventory, systemd
+from agent.config import AgentSettings, Config
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
 from agent.metrics import AgentCollector, SourceStatus, View
 from agent.observation import Moment, Poll
 from agent.reconcile import Changes, clock_step, reconcile, watching
 from agent.report import AgentHeader, Fault, JournalSpan, encode
 from agent.serve import Server
-from agent.sources.table import SOURCES
+from agent.sources.table import SOURCES, Source
+from checksum import affinity, crc32c
 
 PENDING_FAULTS_MAX = 1000
+CORE_ANSWERS_S = 60.0  # a core that is kept busy by others for longer is said to be
 
 log = logging.getLogger(__name__)
+
+
+class CoreTester:
+    """Moves a thread from core to core and keeps what it found until it is polled for, so that nobody waits for it."""
+
+    def __init__(self, period_s: float) -> None:
+        self._period_s = period_s
+        self._checks: deque[cores.Check] = deque()
+        self._trying: tuple[int, float] | None = None  # a core, and since when
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="core self-test", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=1.0)  # a core that doesn't answer isn't waited for
+
+    def poll(self, settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> Poll:
+        checks = [self._checks.popleft() for _ in range(len(self._checks))]
+        poll = cores.poll(settings.sysfs, checks, cursor, now, self._period_s)
+        trying = self._trying
+        if trying is None or time.monotonic() - trying[1] < CORE_ANSWERS_S:
+            return poll
+        return replace(poll, trouble=(f"core {trying[0]} gave the self-test no time for {CORE_ANSWERS_S:.0f} s",))
+
+    def _run(self) -> None:
+        rng, core, wait_s = random.Random(), -1, 0.0
+        while not self._stop.wait(wait_s):
+            allowed = affinity.allowed_cores()
+            core = cores.next_core(allowed, core)
+            self._trying, begun_cpu_s = (core, time.monotonic()), time.thread_time()
+            try:
+                self._checks.append(cores.check(core, allowed, rng, cores.sums_on))
+            except affinity.CoreGone as gone:
+                log.info("the self-test passes over a core: %s", gone)
+            self._trying = None
+            wait_s = cores.wait_s(len(allowed), self._period_s, time.thread_time() - begun_cpu_s)
 
 
 class Agent:
@@ -49,6 +91,9 @@ class Agent:
                 self._journal.lost_faults,
                 self._journal.id,
             )
+        self._sources, self._core_tester = dict(SOURCES), self._make_core_tester()
+        if self._core_tester is not None:
+            self._sources[cores.SOURCE] = Source(self._core_tester.poll, (cores.STREAM,))
         self._scrub_journal: JournalReader | None = None
         self._lock = threading.Lock()  # guards everything below and both journals
         self._pending_faults: list[Fault] = []
@@ -62,6 +107,14 @@ class Agent:
         self._registry.register(AgentCollector(self._view))
         self._server = Server(config.listen_address, self)
 
+    def _make_core_tester(self) -> CoreTester | None:
+        if not self.config.agent.core_self_test_s:
+            return None
+        if crc32c.extension is None:
+            log.warning("no self-test of the cores: without a C compiler there are no kernels to test them with")
+            return None
+        return CoreTester(self.config.agent.core_self_test_s)
+
     @property
     def address(self) -> tuple[str, int]:
         return self._server.server_address[:2]  # type: ignore[return-value]
@@ -69,6 +122,8 @@ class Agent:
     def run(self) -> None:
         """Polls until `stop` is called. The first poll is done before READY is said."""
         self._cycle()
+        if self._core_tester is not None:
+            self._core_tester.start()
         thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 1.0}, daemon=True)
         thread.start()
         name, port = self.address
@@ -83,6 +138,8 @@ class Agent:
                 systemd.notify(self._status_line())
                 next_s = max(next_s + interval_s, time.monotonic())
         systemd.notify("STOPPING=1")
+        if self._core_tester is not None:
+            self._core_tester.stop()
         self._server.shutdown()
         thread.join()
         self._server.server_close()
@@ -111,7 +168,7 @@ class Agent:
             state: ChainMap[str, Any] = ChainMap(self._pending_changes, self._journal.state)
             self._follow_clock(state, now)
             polls = {}
-            for name in SOURCES:
+            for name in self._sources:
                 poll = self._poll(name, state, now)
                 if poll is not None:
                     polls[name] = inventory.with_parts(poll, self._inventory)
@@ -134,7 +191,7 @@ class Agent:
         blind: str | None
         absent: str | None = None
         try:
-            poll = SOURCES[name].poll(self.config.agent, cursor, now)
+            poll = self._sources[name].poll(self.config.agent, cursor, now)
         except OSError as error:
             trouble, blind = (str(error),), "unreadable"
         else:
@@ -232,7 +289,8 @@ class Agent:
         return answer.getvalue().encode()
 
     def _header(self, cursor: str, spans: tuple[JournalSpan, ...]) -> AgentHeader:
-        seeing = {stream for name, status in self._statuses.items() if status.is_up for stream in SOURCES[name].streams}
+        up = [self._sources[name] for name, status in self._statuses.items() if status.is_up]
+        seeing = {stream for source in up for stream in source.streams}
         return AgentHeader(
             time_ns=time.time_ns(),
             complete_until_ns=self._complete_until_ns,

@@ -87,6 +87,7 @@ def examine(facts: Facts) -> dict[str, Any]:
         "is_alarm": bool(blind) and facts.machine.virtual is None,
         "witnesses": [_witness(name, poll) for name, poll in sorted(facts.polls.items())],
         "memory": _memory(facts),
+        "other_devices": list(_others(facts)),
         "memory_trouble": facts.inventory.trouble,
         "error_correction": facts.inventory.table.error_correction,
         "software": {
@@ -225,10 +226,10 @@ def _errors(facts: Facts, names: list[str]) -> dict[str, int]:
     return errors
 
 
-def _action(facts: Facts, names: list[str]) -> dict[str, Any]:
+def _action(facts: Facts, names: list[str], stream: str = inventory.STREAM) -> dict[str, Any]:
     """What to do about a part, by the device of it that is worst off."""
-    devices = [(name, facts.state.get(f"device/{inventory.STREAM}/{name}")) for name in names]
-    decisions = [decide(inventory.STREAM, name, device, facts.now_ns) for name, device in devices if device is not None]
+    devices = [(name, facts.state.get(f"device/{stream}/{name}")) for name in names]
+    decisions = [decide(stream, name, device, facts.now_ns) for name, device in devices if device is not None]
     if not decisions:
         return {"state": QUIET, "action": NONE}
     worst = max(decisions, key=lambda decision: ACTIONS.index(decision.action))
@@ -260,6 +261,15 @@ def _elsewhere(facts: Facts, shown: set[str]) -> Iterator[dict[str, Any]]:
             yield _left_row(name, value, OPEN) | _action(facts, [name])
 
 
+def _others(facts: Facts) -> Iterator[dict[str, Any]]:
+    """Processors, GPUs, caches and canaries that have erred."""
+    for key, value in sorted(facts.state.items()):
+        kind, _, rest = key.partition("/")
+        stream, _, name = rest.partition("/")
+        if kind == "device" and stream != inventory.STREAM and value["errors"]:
+            yield {"stream": stream, **_left_row(name, value, OPEN), **_action(facts, [name], stream)}
+
+
 def _left_row(name: str, life: Mapping[str, Any], state: str) -> dict[str, Any]:
     known = {attribute: life.get(attribute) for attribute in ("slot", "size_bytes", "part", "serial")}
     return {"devices": [name], "errors": life["errors"], "state": state, "action": NONE, **known}
@@ -283,7 +293,7 @@ def _journal(journal: JournalFacts, now_ns: int) -> dict[str, Any]:
 def _advice(facts: Facts) -> Iterator[str]:
     """What isn't as good as it could be, each with the way out."""
     machine, software = facts.machine, facts.software
-    for row in _memory(facts):
+    for row in (*_memory(facts), *_others(facts)):
         if row["action"] in (RESET, DRAIN, REPLACE):
             yield _act(row)
     if facts.inventory.trouble is not None and machine.virtual is None:

@@ -1,27 +1,28 @@
-"""The scrubber's parts: which files, how politely they are read, and what counts as damage.
+"""The scrubber's parts: which files, and how politely they are read.
 
-Enters: a store's settings and open files. Leaves: paths in a stable order, chunks of bytes that were read without
-disturbing anyone, and findings that were seen twice. Waiting is done through a callable, so nothing here owns a clock.
+Enters: a store's settings and open files. Leaves: paths in a stable order, and chunks of bytes that were read without
+disturbing anyone. Waiting is done through a callable, so nothing here owns a clock.
 """
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TypeGuard
 
 from agent.config import MIB, StoreSettings
 from checksum import files
-from checksum.finding import Finding, Intact, Unreadable, Verdict, merge
-from checksum.formats import Format
+from checksum.finding import Unreadable
 
 PIECE_BYTES = 128 << 10
 PAGE_BYTES = 4096
+RWF_DONTCACHE = 0x80  # linux/fs.h: pages that a read brings into the cache leave with it, those there before stay
 RATE_MIN_BYTES_S = 1.0 * MIB
 RATE_MARGIN = 1.25  # a pass planned to the second would never catch up after a pause
 BURST_S = 0.25
 BACK_OFF_MAX_S = 30.0
+PRESSURE_WINDOW_S = 10.0
 DAY_S = 86400.0
 
 Parts = tuple[str, ...]  # a path relative to its store; tuples order as the walk does
@@ -132,35 +133,102 @@ def back_off_s(pressure_percent: float | None, limit_percent: float) -> float:
     return min(BACK_OFF_MAX_S, pressure_percent - limit_percent)
 
 
+class OwnReading:
+    """The share of the time, weighted as the kernel's average over ten seconds, that one store's reading took.
+
+    Waiting for its own reads is part of the pressure that the kernel tells, and nothing to stay away from.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self.percent = 0.0
+        self._at_s = now_s
+        self._read_s = 0.0
+
+    def add(self, read_s: float) -> None:
+        self._read_s += read_s
+
+    def update(self, now_s: float) -> None:
+        elapsed_s = max(now_s - self._at_s, self._read_s, 1e-9)
+        weight = 1 - math.exp(-elapsed_s / PRESSURE_WINDOW_S)
+        self.percent += weight * (100 * self._read_s / elapsed_s - self.percent)
+        self._at_s, self._read_s = now_s, 0.0
+
+
+def pressure_of_others(pressure_percent: float | None, own_percents: Iterable[float]) -> float | None:
+    """What is left of the pressure without our own stores, taken as independent of one another."""
+    if pressure_percent is None:
+        return None
+    quiet = math.prod(1 - percent / 100 for percent in own_percents)
+    return max(0.0, pressure_percent - 100 * (1 - quiet))
+
+
 def polite_chunks(
     fd: int, begin: int, end: int, before_piece: Callable[[int], None]
 ) -> Iterator[memoryview | Unreadable]:
     """Bytes [begin, end) of a file; the page cache afterwards holds what it held before.
 
-    A piece is gone when the next is asked for.
-    A read with RWF_NOWAIT returns only what is in the cache already. What it doesn't return is read from the disk and
-    dropped again. Readahead is off, or it would bring in pages that then look as if they had been there.
+    A piece is gone when the next is asked for. `before_piece` hears how much will be read from the file; a hole is
+    nothing to read. Readahead is off, or it would bring in pages that nobody asked for.
     """
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     buffer = bytearray(PIECE_BYTES)
-    offset = begin
-    while offset < end:
-        size = min(PIECE_BYTES, end - offset)
-        before_piece(size)
-        resident = _read_resident(fd, offset, memoryview(buffer)[:size])
-        if resident:
-            yield resident
-            offset += len(resident)
-            size -= len(resident)
-        if size:
-            missing = 0
-            for chunk in files.read_views(fd, offset, offset + size, buffer):
-                missing += chunk.length if isinstance(chunk, Unreadable) else len(chunk)
+    for span in files.spans(fd, begin, end):
+        if span.is_hole:
+            for zeros in files.hole_views(span, files.CHUNK_BYTES):
+                before_piece(0)
+                yield zeros
+            continue
+        offset = span.begin
+        while offset < span.end:
+            size = min(PIECE_BYTES, span.end - offset)
+            before_piece(size)
+            taken = 0
+            for chunk in _polite_piece(fd, offset, memoryview(buffer)[:size]):
                 yield chunk
-            drop_from_cache(fd, offset, size)
-            if not missing:  # the file has become shorter
+                taken += chunk.length if isinstance(chunk, Unreadable) else len(chunk)
+            if not taken:  # the file has become shorter
                 return
-            offset += missing
+            offset += taken
+
+
+def polite_reader(fd: int) -> Callable[[int, int], bytes]:
+    """As `files.reader_at`, with the page cache left alone: a function (offset, length) -> the bytes there."""
+
+    def read_at(offset: int, length: int) -> bytes:
+        data = bytearray()
+        for chunk in polite_chunks(fd, offset, offset + length, lambda _size: None):
+            if isinstance(chunk, Unreadable):
+                break
+            data += chunk
+        return bytes(data)
+
+    return read_at
+
+
+def _polite_piece(fd: int, offset: int, buffer: memoryview) -> Iterator[memoryview | Unreadable]:
+    """What the file holds at `offset`, as far as it fits into the buffer; nothing at the end of the file.
+
+    Linux reads so since 6.14, where the file system can. Else a read with RWF_NOWAIT returns only what is in the
+    cache already, and what it doesn't return is read from the disk and dropped again; then a page that was in the
+    cache is lost to it if another page of the same piece, before it, was not.
+    """
+    try:
+        piece = buffer[: os.preadv(fd, [buffer], offset, RWF_DONTCACHE)]
+    except OSError:  # not to be had here (EOPNOTSUPP), or the disk fails, which shows again page by page
+        yield from _read_and_drop(fd, offset, buffer)
+        return
+    if piece:
+        yield piece
+
+
+def _read_and_drop(fd: int, offset: int, buffer: memoryview) -> Iterator[memoryview | Unreadable]:
+    resident = _read_resident(fd, offset, buffer)
+    if resident:
+        yield resident
+    begin, end = offset + len(resident), offset + len(buffer)
+    if begin < end:
+        yield from files.read_data(fd, begin, end, buffer)
+        drop_from_cache(fd, begin, end - begin)
 
 
 def _read_resident(fd: int, offset: int, buffer: memoryview) -> memoryview:
@@ -174,33 +242,6 @@ def _read_resident(fd: int, offset: int, buffer: memoryview) -> memoryview:
 def drop_from_cache(fd: int, offset: int, size: int) -> None:
     whole_pages = -(-size // PAGE_BYTES) * PAGE_BYTES
     os.posix_fadvise(fd, offset, whole_pages, os.POSIX_FADV_DONTNEED)
-
-
-def confirm(
-    fd: int, format: Format, found: list[Finding], end: int, before_piece: Callable[[int], None]
-) -> tuple[list[Finding], list[Finding]]:
-    """Reads the damaged stretch again, from the disk: (findings that stand, findings that were only passing).
-
-    A flip in our buffer, on the bus or in the page cache is gone the second time, and is a finding of its own kind.
-    """
-    begin = format.resume_offset(found[0].begin, True)
-    read_end = min(os.fstat(fd).st_size, format.read_end(end))
-    drop_from_cache(fd, begin, read_end - begin)
-    chunks = polite_chunks(fd, begin, read_end, before_piece)
-    items = format.verify(chunks, offset=begin, resumed=begin < found[0].begin, begin=found[0].begin)
-    again = list(merge(item for item in items if is_damage(item) and item.begin < end))
-    standing = {(item.begin, item.end) for item in again}
-    passing = [
-        Finding(item.begin, item.end, Verdict.transient, item.stored, item.computed, item.flip)
-        for item in found
-        if (item.begin, item.end) not in standing
-    ]
-    return again, passing
-
-
-def is_damage(item: Intact | Finding) -> TypeGuard[Finding]:
-    """Leavings of an older log, in a file that was used again, are no damage."""
-    return isinstance(item, Finding) and item.verdict is not Verdict.stale
 
 
 def volume(proc: Path, device_number: int) -> str:

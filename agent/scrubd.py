@@ -18,7 +18,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,11 @@ from agent.novelty import History
 from agent.reconcile import Changes
 from agent.report import RecordFault
 from checksum import crc32c, files
-from checksum.finding import Finding, Verdict, merge
-from checksum.formats import FORMATS, Format, recognise
+from checksum import seal as seal_of
+from checksum.diagnose import Scanned, diagnosed
+from checksum.finding import Finding, Layer, Unreadable, Verdict, merge
+from checksum.formats import Format, recognise
+from checksum.seal import Sealed, State
 
 CHECKPOINT_S = 10.0
 RETRY_S = 5.0
@@ -62,6 +65,7 @@ class Scrubber:
         )
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self.reading: list[scrub.OwnReading] = []  # of each store
 
     def run(self) -> None:
         """Until `stop` is called."""
@@ -148,13 +152,22 @@ class _Section:
     records: int = 0
     found: list[Finding] = field(default_factory=list)
     unlisted: int = 0  # findings beyond those listed; the last one listed then reaches over them
+    passing: list[Finding] = field(default_factory=list)  # the transient ones
+
+    @property
+    def damage_begin(self) -> int | None:
+        """Where the first damage begins."""
+        return min((finding.begin for finding in (*self.found[:1], *self.passing[:1])), default=None)
 
     def add(self, finding: Finding) -> None:
+        if finding.verdict is Verdict.transient:
+            self.passing.append(finding)
+            return
         joined = list(merge([*self.found[-1:], finding]))
         if len(self.found[:-1]) + len(joined) <= self.room:
             self.found[-1:] = joined
         else:
-            self.found[-1] = Finding(self.found[-1].begin, finding.end, Verdict.skipped)
+            self.found[-1] = Finding(self.found[-1].begin, finding.end, Verdict.skipped, layer=Layer.unknown)
             self.unlisted += 1
 
 
@@ -164,12 +177,16 @@ class StoreScrub:
     def __init__(self, scrubber: Scrubber, store: StoreSettings) -> None:
         self._scrubber = scrubber
         self._store = store
+        self._formats = scrubber.config.formats[store.path]
         self._key = f"store/{store.path}"
         self._progress: dict[str, Any] = {}
         self._trouble = ""
         self._committed_s = 0.0
         self._bucket = scrub.TokenBucket(scrub.RATE_MIN_BYTES_S, time.monotonic())
         self._pressure_read_s = 0.0
+        self._waited_s = 0.0  # before pieces, in all
+        self._reading = scrub.OwnReading(time.monotonic())
+        scrubber.reading.append(self._reading)
         self._settle_ns = int(store.settle_s * 1e9)
 
     def run(self) -> None:
@@ -263,10 +280,16 @@ class StoreScrub:
         fd = files.open_regular(path, follow=False)
         try:
             status = os.fstat(fd)
-            if self._is_live(status, status):
+            format = _sealed(path, status) if entry["format"] == Sealed.NAME else self._formats.get(entry["format"])
+            if format is None:  # it was declared, and is so no longer
+                log.warning("%s: its format '%s' is no longer known; the next pass looks", path, entry["format"])
+                self._commit([], {key: None})
+            elif self._is_live(status, status):
                 self._commit([], {key: {**entry, "due_ns": status.st_mtime_ns + self._settle_ns}})
+            elif isinstance(format, str):
+                self._forget_seal(path)
             else:
-                file = _OpenFile(fd, path, FORMATS[entry["format"]], status, entry["begin"], is_unchanged=False)
+                file = _OpenFile(fd, path, format, status, entry["begin"], is_unchanged=False)
                 self._scan(file, lambda _offset, _is_whole, _bytes: None)
         finally:
             os.close(fd)
@@ -290,7 +313,7 @@ class StoreScrub:
 
     def _verify(self, candidate: scrub.Candidate, begin: int) -> None:
         """Verifies a file of the pass from `begin` to its end."""
-        content: list[int] = []
+        content: list[int | str] = []
 
         def advance(offset_bytes: int, is_whole: bool, amount_bytes: int) -> None:
             self._progress["cursor"] = {
@@ -304,8 +327,18 @@ class StoreScrub:
         try:
             fd = files.open_regular(candidate.path, follow=False)
             try:
-                content = _content(os.fstat(fd))
-                self._verify_open(fd, candidate.path, begin, advance)
+                status = os.fstat(fd)
+                format = self._format_of(fd, candidate.path, status)
+                if isinstance(format, str):
+                    self._pass_over(candidate.path, format, status.st_size, advance)
+                    return
+                done = self._progress["cursor"]
+                content = [
+                    *_content(status),
+                    format.NAME,
+                ]  # records of one format don't begin where those of another do
+                is_unchanged = done is not None and done.get("content") == content
+                self._scan(_OpenFile(fd, candidate.path, format, status, begin, is_unchanged), advance)
             finally:
                 os.close(fd)
         except FileNotFoundError:
@@ -315,20 +348,32 @@ class StoreScrub:
             self._count_unverifiable("unreadable", candidate.size_bytes)
             advance(candidate.size_bytes, True, candidate.size_bytes)
 
-    def _verify_open(self, fd: int, path: Path, begin: int, advance: Advance) -> None:
-        status = os.fstat(fd)
-        format = FORMATS.get(self._store.format)
-        if format is None:  # told by the content, unless nothing sensible is left of it
-            known = self._scrubber.state.get(f"open/{path}", {"format": ""})
-            format = recognise(files.reader_at(fd), status.st_size) or FORMATS.get(known["format"])
-        if format is not None:
-            done = self._progress["cursor"]
-            is_unchanged = done is not None and done.get("content") == _content(status)
-            self._scan(_OpenFile(fd, path, format, status, begin, is_unchanged), advance)
-            return
-        if status.st_size:
-            self._count_unverifiable("unrecognised", status.st_size)
-        advance(status.st_size, True, status.st_size)
+    def _format_of(self, fd: int, path: Path, status: os.stat_result) -> Format | str:
+        """What the file is judged by: the store's format, its seal, its content; or the reason why it can't be."""
+        if self._store.format in self._formats:
+            return self._formats[self._store.format]
+        sealed = _sealed(path, status)
+        if isinstance(sealed, Sealed):
+            return sealed
+        # told by the content, unless nothing sensible is left of it
+        known = self._scrubber.state.get(f"open/{path}", {"format": ""})
+        told = recognise(scrub.polite_reader(fd), status.st_size, self._formats) or self._formats.get(known["format"])
+        return told or sealed or "unrecognised"
+
+    def _pass_over(self, path: Path, reason: str, size_bytes: int, advance: Advance) -> None:
+        if size_bytes:
+            self._count_unverifiable(reason, size_bytes)
+        self._forget_seal(path)
+        advance(size_bytes, True, size_bytes)
+
+    def _forget_seal(self, path: Path) -> None:
+        """What was open in a file by its seal says nothing any more when that seal can't be used."""
+        keys = (f"open/{path}", f"settling/{path}")
+        state = self._scrubber.state
+        changes: Changes = {key: None for key in keys if state.get(key, {}).get("format") == Sealed.NAME}
+        if changes:
+            log.info("%s: no longer what was sealed, so its damage is closed", path)
+            self._commit([], changes)
 
     def _count_unverifiable(self, reason: str, size_bytes: int) -> None:
         so_far = self._progress["unverifiable_so_far"]
@@ -338,12 +383,13 @@ class StoreScrub:
         """Judges the file from its `scan_begin` on; `advance` hears how far that is (offset, whole file?, bytes)."""
         begin, size = file.scan_begin, file.status.st_size
         start = file.format.resume_offset(begin, file.is_unchanged)
-        chunks = scrub.polite_chunks(file.fd, start, size, self._before_piece)
+        chunks = self._timed(scrub.polite_chunks(file.fd, start, size, self._before_piece))
         section = self._section(file, begin)
+        scanned = Scanned(file.fd, file.format, file.status, time.time(), self._before_piece)
         # An item ended at `begin`; if that lies within a block, the block may open with the rest of an earlier one.
-        for item in file.format.verify(chunks, offset=start, resumed=start < begin, begin=begin):
+        for item in diagnosed(scanned, chunks, offset=start, resumed=start < begin, begin=begin):
             if isinstance(item, Finding):
-                if scrub.is_damage(item):
+                if item.verdict is not Verdict.stale:  # leavings of an older log are no damage
                     section.add(item)
                 continue
             section.records += item.records
@@ -362,12 +408,26 @@ class StoreScrub:
         opened = self._scrubber.state.get(f"open/{file.path}", {"findings": []})["findings"]
         return _Section(begin, max(1, FINDINGS_PER_FILE_MAX - sum(entry["begin"] < begin for entry in opened)))
 
+    def _timed(self, chunks: Iterator[memoryview | Unreadable]) -> Iterator[memoryview | Unreadable]:
+        """The chunks, with a note of how long reading them took."""
+        while True:
+            begun_s, waited_s = time.monotonic(), self._waited_s
+            chunk = next(chunks, None)
+            self._reading.add(max(0.0, time.monotonic() - begun_s - (self._waited_s - waited_s)))
+            if chunk is None:
+                return
+            yield chunk
+
     def _before_piece(self, size_bytes: int) -> None:
-        self._scrubber.wait(self._bucket.delay_s(size_bytes, time.monotonic()))
+        begun_s = time.monotonic()
+        self._scrubber.wait(self._bucket.delay_s(size_bytes, begun_s))
         if time.monotonic() - self._pressure_read_s >= PRESSURE_EVERY_S:
+            self._reading.update(time.monotonic())
             pressure = scrub.io_pressure_percent(self._scrubber.config.agent.proc)
-            self._scrubber.wait(scrub.back_off_s(pressure, self._store.pressure_max_percent))
+            others = scrub.pressure_of_others(pressure, [reading.percent for reading in self._scrubber.reading])
+            self._scrubber.wait(scrub.back_off_s(others, self._store.pressure_max_percent))
             self._pressure_read_s = time.monotonic()
+        self._waited_s += time.monotonic() - begun_s
 
     def _close(self, file: _OpenFile, section: _Section, end: int) -> tuple[list[RecordFault], Changes]:
         """Judges what was found in [section.begin, end) and counts what was verified."""
@@ -378,9 +438,9 @@ class StoreScrub:
         settling = f"settling/{file.path}"
         waiting = self._scrubber.state.get(settling)
         status = os.fstat(file.fd)
-        if section.found and self._is_live(file.status, status):
+        begin = section.damage_begin
+        if begin is not None and self._is_live(file.status, status):
             file.is_settling = True
-            begin = section.found[0].begin
             return [], {
                 settling: {
                     "store": str(self._store.path),
@@ -402,11 +462,7 @@ class StoreScrub:
 
     def _judge(self, file: _OpenFile, section: _Section, end: int) -> tuple[list[RecordFault], Changes]:
         """The faults that are new, and the changes to what is open in the file."""
-        standing = section.found
-        passing: list[Finding] = []
-        if section.found and not section.unlisted:
-            standing, passing = scrub.confirm(file.fd, file.format, section.found, end, self._before_piece)
-        documents = [finding_document(finding) for finding in standing]
+        documents = [finding_document(finding) for finding in section.found]
         if section.unlisted:
             documents[-1]["count"] = section.unlisted + 1
         opened = f"open/{file.path}"
@@ -421,10 +477,11 @@ class StoreScrub:
                 log.info("%s: %d stretches that were corrupt are so no longer", file.path, len(healed))
             entry = {"store": str(self._store.path), "format": file.format.NAME, "findings": now_open}
             changes[opened] = entry if now_open else None
-        new = [entry for entry in documents if entry not in here] + [finding_document(finding) for finding in passing]
-        return [self._fault(file, entry, changes) for entry in new], changes
+        told = [*zip(documents, section.found, strict=True), *((finding_document(one), one) for one in section.passing)]
+        new = [(document, finding.layer) for document, finding in told if document not in here]
+        return [self._fault(file, document, layer, changes) for document, layer in new], changes
 
-    def _fault(self, file: _OpenFile, document: dict[str, Any], changes: Changes) -> RecordFault:
+    def _fault(self, file: _OpenFile, document: dict[str, Any], layer: Layer | None, changes: Changes) -> RecordFault:
         now_ns = time.time_ns()
         device = scrub.volume(self._scrubber.config.agent.proc, file.status.st_dev)
         key = f"volume/{device}"
@@ -441,12 +498,12 @@ class StoreScrub:
             device=device,
             count=document.get("count", 1),
             novel=history.is_novel(now_ns),
-            detail={"path": _readable(file.path), "format": file.format.NAME, **detail, "layer": "unknown"},
+            detail={"path": _readable(file.path), "format": file.format.NAME, **detail, "layer": str(layer)},
         )
 
 
 def finding_document(finding: Finding) -> dict[str, Any]:
-    """A finding as JSON; two are the same damage iff their documents are equal."""
+    """A finding as JSON; two are the same damage iff their documents are equal, whatever layer each look found."""
     flip = finding.flip
     return {
         "begin": finding.begin,
@@ -456,6 +513,21 @@ def finding_document(finding: Finding) -> dict[str, Any]:
         "computed": finding.computed,
         "flip": {"offset_bytes": flip.offset_bytes, "bit": flip.bit, "stored": flip.stored} if flip else None,
     }
+
+
+def _sealed(path: Path, status: os.stat_result) -> Sealed | str:
+    """What the file's seal compares it with; or why it compares nothing, empty where there is no seal."""
+    beside = seal_of.path_for(path)
+    if not beside.is_file():
+        return ""
+    try:
+        seal = seal_of.read(beside)
+    except seal_of.SealDamaged:  # told as damage to the seal, which is a log, in its own turn
+        return "seal-damaged"
+    except OSError:
+        return "seal-unreadable"
+    # The SHA-256 of a whole file would cost several times the CPU of all else; parts see whatever rots.
+    return "changed-since-sealed" if seal.state_of(status) is State.changed else Sealed(seal, is_whole=False)
 
 
 def _content(status: os.stat_result) -> list[int]:

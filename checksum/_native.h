@@ -87,4 +87,42 @@ void walk_log(kernel_t run, const uint8_t *buffer, size_t size, size_t block_byt
 size_t walk_tfrecords(kernel_t run, const uint8_t *buffer, size_t size, size_t position, long long counted_from,
                       long long *records);
 
+/* --- _framing.c --- */
+
+#define PLAN_BYTES_MAX (1u << 20) /* of header, trailer and padding each */
+#define SLICES 16
+#define LANE_BYTES 256
+#define PAYLOAD UINT64_MAX        /* stands for the payload, where else an offset in header and trailer does */
+
+typedef struct {
+    uint64_t at, size; /* of a part that the checksum covers; or where a constant byte stands, and that byte */
+} pair_t;
+
+/* A declared framing. The numbers up to `slices` come from checksum/framing.py in this order, then the pairs. */
+typedef struct {
+    uint64_t header_bytes, trailer_bytes, align_bytes;
+    uint64_t length_at, length_bytes;
+    int64_t uncounted_bytes; /* stored length + these = length of the payload */
+    uint64_t payload_bytes_max;
+    uint64_t sum_at, sum_bytes; /* offsets are those in header and trailer without a payload between them */
+    uint64_t is_big_endian, is_crc32c, is_reflected;
+    uint64_t polynomial, initial, xor_out; /* the first two as the register holds them: reflected, or at the left */
+    uint64_t rotate_right, add;            /* the mask */
+    uint64_t part_count, constant_count;
+    uint64_t slices[SLICES][256]; /* [k]: what a byte does that k others follow */
+    uint64_t past_lane[8][256]; /* what LANE_BYTES zeros do to a state, by its bytes, the lowest last */
+    pair_t pairs[]; /* the parts, then the constants */
+} framing_t;
+
+/* A new plan, to be freed; NULL if the numbers make no sense or memory ran out. */
+framing_t *framing_of(const uint8_t *numbers, size_t count);
+
+/* The end of the intact record at `position` that lies whole in the buffer, and the length of its payload; else 0. */
+size_t intact_record_end(kernel_t run, const framing_t *plan, const uint8_t *buffer, size_t size, size_t position,
+                         size_t *payload_bytes);
+
+/* Where the last intact record from `position` on ends; adds to `records` how many end after `counted_from`. */
+size_t walk_framed(kernel_t run, const framing_t *plan, const uint8_t *buffer, size_t size, size_t position,
+                   long long counted_from, long long *records);
+
 #endif

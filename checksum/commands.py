@@ -12,23 +12,33 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from checksum import crc32c
+from checksum import crc32c, declaration
 from checksum import seal as seal_of
 from checksum.files import NotRegular, ReadsDiffer, open_regular, reader_at
-from checksum.finding import Finding
-from checksum.formats import FORMATS, Format, recognise
+from checksum.finding import Finding, Layer
+from checksum.formats import FORMATS, Format, ToldByContent, recognise
+from checksum.reader import LostTooMuch, Records
 from checksum.repair import repair_file, wrong_chance
-from checksum.salvage import LostTooMuch, Outcome, salvage_file
+from checksum.salvage import salvage_file
+from checksum.settings import SettingsError
 from checksum.verify import FileReport, as_json, finding_json, mismatches, verify_file, verify_sealed
 
 CLEAN, CORRUPT, TROUBLE, INTERRUPTED = 0, 1, 2, 130  # exit statuses
 MIB = 2**20
 _AUTO = "auto"
+_FILES_LISTED_MAX = 50  # of more than these, only those with findings get a row
+_DAMAGED_LISTED_MAX = 1000
+_FINDINGS_LISTED_MAX = 20  # of one file
+_PATHS_NAMED_MAX = 10
+_SORTED_MAX = 10_000  # entries of a directory at a time
+_DECLARED = "flipwatch.declared"  # where a command keeps the declared format, by name
+_SLOW_CRCMOD = "crcmod has no C extension here, so the framing's CRC is computed up to 44 times slower: reinstall it"
 
 
 class Fraction(click.ParamType[float]):
@@ -47,14 +57,53 @@ class Fraction(click.ParamType[float]):
         return fraction
 
 
+class FormatName(click.ParamType[str]):
+    """The name of a format, also of the one that --framing declares."""
+
+    name = "format"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        names = [_AUTO, *_formats()]
+        if value not in names:
+            self.fail(f"'{value}' is no known format; known are {', '.join(names)}", param, ctx)
+        return str(value)
+
+
+def _formats() -> dict[str, ToldByContent]:
+    """Those known to the command that runs, in the order in which they are tried."""
+    declared: dict[str, ToldByContent] = click.get_current_context().meta.get(_DECLARED, {})
+    return declared | FORMATS
+
+
+def _declare(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        framing = declaration.load(path)
+    except SettingsError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+    ctx.meta[_DECLARED] = {framing.NAME: framing}
+    if framing.declaration.crc.is_slow:
+        _say(_SLOW_CRCMOD)
+
+
 _format_option = click.option(
-    "--format", "format_choice", type=click.Choice([_AUTO, *FORMATS]), default=_AUTO, help="Else told by the content."
+    "--format", "format_choice", type=FormatName(), default=_AUTO, help="Its name; else told by the content."
+)
+_framing_option = click.option(
+    "--framing",
+    type=click.Path(path_type=Path),
+    is_eager=True,  # the format that it declares may be named by --format
+    expose_value=False,
+    callback=_declare,
+    help="A TOML file that declares one more format, which is tried first.",
 )
 
 
 @click.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_format_option
+@_framing_option
 @click.option("--json", "wants_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--kernel", type=click.Choice(crc32c.kernels()), help="How checksums are computed; else the fastest way.")
 @click.option("--rate", "rate_mib_s", type=click.FloatRange(min=0, min_open=True), help="Read at most so many MiB/s.")
@@ -63,6 +112,9 @@ def verify(
 ) -> None:
     """Check every record of the files; directories are walked, links inside them are not followed.
 
+    Of the first 100 findings in a file it is said where the bytes went wrong, as far as that can be told: in a core, in
+    memory, in the page cache, on the way, or on the disk. What was right in another reading is called transient.
+
     Exit status: 0 if all is well, 1 if something is corrupt (other than the end of a file that is still growing), 2 if
     something could not be checked.
     """
@@ -70,16 +122,18 @@ def verify(
     if kernel is not None:
         crc32c.use(kernel)
     _warn_if_slow()
-    walk = _Walk()
+    walk, summary = _Walk(paths), _Summary()
     with _stopping_at_interrupt():
-        files = [file for path in paths for file in walk.files(path)]
-        reports = _verify_all(files, format_choice, rate_mib_s, walk)
-    if wants_json:
-        click.echo(json.dumps({"files": [as_json(r) for r in reports], "seconds": time.monotonic() - begun_s}))
-    else:
-        _print_reports(reports)
-    _print_passed_over(reports, walk.irregular)
-    sys.exit(_exit_status(reports, walk.troubles))
+        reports = _verify_all(walk, format_choice, rate_mib_s)
+        if wants_json:
+            _print_json(summary.listening(reports), begun_s)
+        else:
+            for _ in summary.listening(reports):
+                pass
+            summary.print()
+    summary.print_passed_over()
+    walk.irregular.print()
+    sys.exit(CORRUPT if summary.is_corrupt else TROUBLE if walk.troubles or summary.is_incomplete else CLEAN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,66 +143,104 @@ class _File:
     follow: bool  # a link that the user named is followed, one inside a directory is not
 
 
+class _Named:
+    """Paths with something in common, of which a person is told the number and the first few."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._first: list[Path] = []
+        self.count = 0
+
+    def add(self, path: Path) -> None:
+        self.count += 1
+        if self.count <= _PATHS_NAMED_MAX:
+            self._first.append(path)
+
+    def print(self) -> None:
+        """On stderr, as it is about what was not done."""
+        if self.count:
+            click.echo(f"{self.count} {self._what}:", err=True)
+        for path in self._first:
+            click.echo(f"  {_shown(path)}", err=True)
+        if self.count > len(self._first):
+            click.echo(f"  and {self.count - len(self._first)} more", err=True)
+
+
 class _Walk:
     """Finds the regular files under the paths the user named, and keeps count of what could not be looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, paths: Iterable[Path], *, is_silent: bool = False) -> None:
+        self._paths = tuple(paths)
+        self._is_silent = is_silent
         self.troubles = 0
-        self.irregular: list[Path] = []
+        self.irregular = _Named("no regular files, passed over")
 
-    def files(self, path: Path) -> Iterator[_File]:
-        try:
-            status = path.stat()
-        except OSError as error:
-            self.trouble(path, error)
-            return
-        if stat.S_ISDIR(status.st_mode):
-            for directory, names, file_names in os.walk(path, onerror=self._unlisted):
-                names.sort()
-                links = [name for name in names if Path(directory, name).is_symlink()]  # not walked into
-                yield from self._inside(Path(directory), sorted(file_names + links))
-        else:
-            yield _File(path, status.st_size, follow=True)
-
-    def _inside(self, directory: Path, names: Iterable[str]) -> Iterator[_File]:
-        for name in names:
-            path = directory / name
+    def files(self) -> Iterator[_File]:
+        """In order, as far as a directory has no more than _SORTED_MAX entries."""
+        for path in self._paths:
             try:
-                status = path.lstat()
+                status = path.stat()
             except OSError as error:
                 self.trouble(path, error)
                 continue
-            if stat.S_ISREG(status.st_mode):
-                yield _File(path, status.st_size, follow=False)
+            if stat.S_ISDIR(status.st_mode):
+                yield from self._below(path)
             else:
-                self.irregular.append(path)
+                yield _File(path, status.st_size, follow=True)
 
-    def _unlisted(self, error: OSError) -> None:
-        self.trouble(Path(os.fsdecode(error.filename)), error)
+    def total_bytes(self) -> int:
+        """The size of all files by a walk ahead; 0 where nobody would see it."""
+        return sum(file.size for file in _Walk(self._paths, is_silent=True).files()) if sys.stderr.isatty() else 0
+
+    def _below(self, top: Path) -> Iterator[_File]:
+        directories = [top]
+        while directories:
+            directory = directories.pop()
+            inner: list[Path] = []
+            try:
+                with os.scandir(directory) as entries:
+                    while some := list(islice(entries, _SORTED_MAX)):
+                        yield from self._files_among(sorted(some, key=lambda entry: entry.name), inner)
+            except OSError as error:
+                self.trouble(directory, error)
+            directories += sorted(inner, reverse=True)
+
+    def _files_among(self, entries: Iterable[os.DirEntry[str]], directories: list[Path]) -> Iterator[_File]:
+        for entry in entries:
+            path = Path(entry.path)
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    yield _File(path, entry.stat(follow_symlinks=False).st_size, follow=False)
+                else:
+                    self.irregular.add(path)
+            except OSError as error:
+                self.trouble(path, error)
 
     def trouble(self, path: Path, what: OSError | str) -> None:
         self.troubles += 1
-        _say(f"{_shown(path)}: {what if isinstance(what, str) else _reason(what)}")
+        if not self._is_silent:
+            _say(f"{_shown(path)}: {what if isinstance(what, str) else _reason(what)}")
 
 
-def _verify_all(files: list[_File], format_choice: str, rate_mib_s: float | None, walk: _Walk) -> list[FileReport]:
-    reports = []
-    with _progress(sum(file.size for file in files)) as advance:
-        pace = _pace(rate_mib_s, advance)
-        for file in files:
+def _verify_all(walk: _Walk, format_choice: str, rate_mib_s: float | None) -> Iterator[FileReport]:
+    with _progress(walk.total_bytes()) as advance:
+        pacer = _Pacer(rate_mib_s, advance)
+        for file in walk.files():
             try:
-                reports.append(_verify(file, format_choice, pace))
+                yield _verify(file, format_choice, pacer.pace)
             except OSError as error:
                 walk.trouble(file.path, error)
             except seal_of.SealDamaged:
                 walk.trouble(file.path, "its seal is damaged, so nothing was compared; look at the seal with locate")
-    return reports
+            pacer.end_file(file.size)
 
 
 def _verify(file: _File, format_choice: str, pace: Callable[[int], None]) -> FileReport:
     with _opened(file.path, follow=file.follow) as fd:
         if format_choice == _AUTO and seal_of.path_for(file.path).is_file():
-            sealed = verify_sealed(fd, file.path, pace)
+            sealed = verify_sealed(fd, file.path, time.time(), pace)
             if sealed.seal is not seal_of.State.changed:
                 return sealed
             format = _format_of(fd, format_choice)  # the records of its own format can still be judged
@@ -169,13 +261,8 @@ def _opened(path: Path, *, follow: bool) -> Iterator[int]:
 
 
 def _format_of(fd: int, format_choice: str) -> Format | None:
-    return recognise(reader_at(fd), os.fstat(fd).st_size) if format_choice == _AUTO else FORMATS[format_choice]
-
-
-def _exit_status(reports: list[FileReport], troubles: int) -> int:
-    if any(report.corrupt for report in reports):
-        return CORRUPT
-    return TROUBLE if troubles or not all(report.records for report in reports) else CLEAN
+    formats = _formats()
+    return recognise(reader_at(fd), os.fstat(fd).st_size, formats) if format_choice == _AUTO else formats[format_choice]
 
 
 @contextlib.contextmanager
@@ -185,18 +272,26 @@ def _progress(total_bytes: int) -> Iterator[Callable[[int], None]]:
         yield bar.update
 
 
-def _pace(rate_mib_s: float | None, advance: Callable[[int], None]) -> Callable[[int], None]:
-    """A function to call with the bytes read, which waits so that they don't exceed the rate."""
-    due_s = time.monotonic()
+class _Pacer:
+    """Waits so that what is read doesn't exceed the rate, and shows how far it is."""
 
-    def pace(length: int) -> None:
-        nonlocal due_s
-        advance(length)
-        if rate_mib_s is not None:
-            due_s += length / (rate_mib_s * MIB)
-            time.sleep(max(0.0, due_s - time.monotonic()))
+    def __init__(self, rate_mib_s: float | None, advance: Callable[[int], None]) -> None:
+        self._rate_mib_s = rate_mib_s
+        self._advance = advance
+        self._due_s = time.monotonic()
+        self._read_bytes = 0  # of the present file
 
-    return pace
+    def pace(self, length: int) -> None:
+        self._advance(length)
+        self._read_bytes += length
+        if self._rate_mib_s is not None:
+            self._due_s += length / (self._rate_mib_s * MIB)
+            time.sleep(max(0.0, self._due_s - time.monotonic()))
+
+    def end_file(self, size: int) -> None:
+        """A file of `size` bytes is done with; its holes, or all of it, may not have been read."""
+        self._advance(max(0, size - self._read_bytes))
+        self._read_bytes = 0
 
 
 @contextlib.contextmanager
@@ -214,14 +309,86 @@ def _warn_if_slow() -> None:
         _say("checksums run in pure Python, a thousand times slower than in C: install with a C compiler")
 
 
-def _print_reports(reports: list[FileReport]) -> None:
-    _print_table([("file", "format", "bytes", "records", "findings"), *map(_row, reports)])
-    for report in reports:
+def _print_json(reports: Iterable[FileReport], begun_s: float) -> None:
+    """One JSON document, written while the files are read."""
+    write = sys.stdout.write  # click.echo would write the entry of each file by itself
+    write('{"files": [')
+    for number, report in enumerate(reports):
+        write((", " if number else "") + json.dumps(as_json(report)))
+    click.echo(f'], "seconds": {time.monotonic() - begun_s}}}')
+
+
+class _Summary:
+    """What a person is told in the end about any number of files, and what the exit status follows from."""
+
+    def __init__(self) -> None:
+        self.is_corrupt = False
+        self._files = self._damaged = 0
+        self._totals: dict[str, list[int]] = {}  # by format: files, bytes, records, findings
+        self._rows: list[tuple[str, ...]] = []  # of the first files
+        self._damaged_rows: list[tuple[str, ...]] = []
+        self._lines: list[str] = []  # about the files of these
+        self._unknown = _Named("of no known format")
+        self._changed = _Named("changed since sealed, not verified")
+        self._empty = _Named("without one intact record")
+        self._unchecked = _Named("with records without a checksum, of which only where they begin and end was verified")
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether there is a file of which nothing could be verified."""
+        return bool(self._unknown.count or self._changed.count or self._empty.count)
+
+    def listening(self, reports: Iterable[FileReport]) -> Iterator[FileReport]:
+        for report in reports:
+            self._add(report)
+            yield report
+
+    def _add(self, report: FileReport) -> None:
+        self.is_corrupt |= bool(report.corrupt)
+        self._files += 1
+        total = self._totals.setdefault(report.format or "unknown", [0] * 4)
+        for column, number in enumerate((1, report.bytes, report.records, len(report.findings))):
+            total[column] += number
+        if len(self._rows) < _FILES_LISTED_MAX:
+            self._rows.append(_row(report))
+        if report.format is None:
+            self._unknown.add(report.path)
+        elif not report.records:
+            (self._changed if report.seal is seal_of.State.changed else self._empty).add(report.path)
+        if report.unchecked:
+            self._unchecked.add(report.path)
         if report.findings:
-            click.echo(f"\n{_shown(report.path)}{_SEALED[report.seal] if report.seal else ''}")
-        for number, finding in enumerate(report.findings):
-            mark = "  (the end of a file that may still be growing)" if report.is_settling(number) else ""
-            click.echo(f"  {_described(finding)}{mark}")
+            self._damaged += 1
+            if self._damaged <= _DAMAGED_LISTED_MAX:
+                self._damaged_rows.append(_row(report))
+                self._lines += _findings_listed(report)
+
+    def print(self) -> None:
+        if self._files > _FILES_LISTED_MAX:
+            totals = [(name, *map(str, total)) for name, total in sorted(self._totals.items())]
+            _print_table([("format", "files", "bytes", "records", "findings"), *totals], names=1)
+            click.echo()
+        rows = self._rows if self._files <= _FILES_LISTED_MAX else self._damaged_rows
+        if rows or not self._files:
+            _print_table([("file", "format", "bytes", "records", "findings"), *rows], names=2)
+        for line in self._lines:
+            click.echo(line)
+        if self._damaged > _DAMAGED_LISTED_MAX:
+            click.echo(f"\nand {self._damaged - _DAMAGED_LISTED_MAX} more files with findings: see --json")
+
+    def print_passed_over(self) -> None:
+        """Names, on stderr, what was not verified."""
+        for named in (self._unknown, self._changed, self._empty, self._unchecked):
+            named.print()
+
+
+def _findings_listed(report: FileReport) -> Iterator[str]:
+    yield f"\n{_shown(report.path)}{_SEALED[report.seal] if report.seal else ''}"
+    for number, finding in enumerate(report.findings[:_FINDINGS_LISTED_MAX]):
+        mark = "  (the end of a file that may still be growing)" if report.is_settling(number) else ""
+        yield f"  {_described(finding)}{mark}"
+    if len(report.findings) > _FINDINGS_LISTED_MAX:
+        yield f"  and {len(report.findings) - _FINDINGS_LISTED_MAX} more: see --json"
 
 
 def _row(report: FileReport) -> tuple[str, ...]:
@@ -229,30 +396,15 @@ def _row(report: FileReport) -> tuple[str, ...]:
     return (_shown(report.path), report.format or "unknown", *map(str, counts))
 
 
-def _print_table(rows: list[tuple[str, ...]]) -> None:
+def _print_table(rows: list[tuple[str, ...]], names: int) -> None:
+    """The first so many columns are names, the others numbers."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        name, format, *numbers = (
-            cell.ljust(width) if column < 2 else cell.rjust(width)
+        cells = (
+            cell.ljust(width) if column < names else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        click.echo("  ".join((name, format, *numbers)))
-
-
-def _print_passed_over(reports: list[FileReport], irregular: list[Path]) -> None:
-    """Names, on stderr, what was not verified."""
-    for what, passed in (
-        ("of no known format", [report.path for report in reports if report.format is None]),
-        ("changed since sealed, not verified", [r.path for r in reports if r.seal is seal_of.State.changed]),
-        ("without one intact record", [r.path for r in reports if _is_without_record(r)]),
-        ("no regular files, passed over", irregular),
-    ):
-        if passed:
-            click.echo(f"{len(passed)} {what}: {', '.join(map(_shown, passed))}", err=True)
-
-
-def _is_without_record(report: FileReport) -> bool:
-    return report.format is not None and not report.records and report.seal is not seal_of.State.changed
+        click.echo("  ".join(cells))
 
 
 _SEALED = {
@@ -263,8 +415,19 @@ _SEALED = {
 }
 
 
+_WHERE = {
+    None: "",
+    Layer.core: ", by a core that computes wrongly",
+    Layer.buffer: ", in memory while it was read",
+    Layer.page_cache: ", in the page cache; the disk is right",
+    Layer.path: ", on the way: it reads differently each time",
+    Layer.disk: ", on disk",
+    Layer.unknown: ", in an unknown layer",
+}
+
+
 def _described(finding: Finding) -> str:
-    text = f"bytes {finding.begin} to {finding.end}: {finding.verdict}"
+    text = f"bytes {finding.begin} to {finding.end}: {finding.verdict}{_WHERE[finding.layer]}"
     if finding.flip is None:
         return text
     flip = finding.flip
@@ -297,6 +460,7 @@ def _fail_unsteady(source: Path) -> NoReturn:
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @_format_option
+@_framing_option
 @click.option("--max-lost", "lost_max", type=Fraction(), default="1%", show_default=True, help="Part of the bytes.")
 @click.option("--keep-found", is_flag=True, help="Copy also what only a search found behind damage.")
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
@@ -314,21 +478,41 @@ def salvage(source: Path, out: Path, format_choice: str, lost_max: float, keep_f
                 format = _known_format_of(fd, source, format_choice)
                 outcome = salvage_file(fd, format, out, lost_max, keep_found=keep_found)
         except LostTooMuch as beyond:
-            _print_outcome(beyond.outcome)
-            _say(f"{_shown(out)} was not written: more than {lost_max:.6g} of the bytes would be lost (see --max-lost)")
+            _print_left_out(beyond.so_far)
+            _say(
+                f"{_shown(out)} was not written: more than {lost_max:.6g} of the bytes would be lost (see --max-lost); "
+                "verify lists all the damage"
+            )
             sys.exit(CORRUPT)
         except ReadsDiffer:
             _fail_unsteady(source)
         except OSError as error:
             _fail(f"{_shown(source)} can't be salvaged to {_shown(out)}: {_reason(error)}")
-        _print_outcome(outcome)
+        _print_left_out(outcome)
+        part = outcome.lost_bytes / outcome.size if outcome.size else 0.0
+        click.echo(
+            f"{outcome.count} records intact, {outcome.lost_bytes} of {outcome.size} bytes left out ({part:.4%})"
+        )
 
 
 def _known_format_of(fd: int, path: Path, format_choice: str) -> Format:
     format = _format_of(fd, format_choice)
     if format is None:
-        _fail(f"{_shown(path)} has no known format; known are {', '.join(FORMATS)}")
+        _fail(f"{_shown(path)} has no known format; known are {', '.join(_formats())}")
     return format
+
+
+def _judging_format_of(fd: int, path: Path, format_choice: str) -> Format:
+    """What `verify` judges the file by: its seal, if it has one and wasn't changed since."""
+    beside = seal_of.path_for(path)
+    if format_choice == _AUTO and beside.is_file():
+        try:
+            seal = seal_of.read(beside)
+        except seal_of.SealDamaged:
+            _fail(f"{_shown(beside)} is damaged, so nothing can be compared with it; look at it with locate")
+        if seal.state_of(os.fstat(fd)) is not seal_of.State.changed:
+            return seal_of.Sealed(seal, is_whole=False)
+    return _known_format_of(fd, path, format_choice)
 
 
 def _refuse_out(source: Path, out: Path, force: bool) -> None:
@@ -342,21 +526,20 @@ def _refuse_out(source: Path, out: Path, force: bool) -> None:
         _fail(f"{_shown(out)} is already there; --force replaces it")
 
 
-def _print_outcome(outcome: Outcome) -> None:
-    for finding in outcome.left_out:
+def _print_left_out(outcome: Records) -> None:
+    for finding in outcome.findings:
         click.echo(f"left out {_described(finding)}")
     for span in outcome.found:
         click.echo(
             f"left out bytes {span.begin} to {span.end}: {span.records} records that only a search found "
             f"behind damage; they may have been part of a lost one (--keep-found copies them)"
         )
-    part = outcome.lost_bytes / outcome.size if outcome.size else 0.0
-    click.echo(f"{outcome.records} records intact, {outcome.lost_bytes} of {outcome.size} bytes left out ({part:.4%})")
 
 
 @click.command()
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 @_format_option
+@_framing_option
 @click.option("--json", "wants_json", is_flag=True, help="One JSON document on stdout.")
 def locate(path: Path, format_choice: str, wants_json: bool) -> None:
     """List each record of FILE whose checksum fails, with the single flipped bit that explains it.
@@ -367,8 +550,8 @@ def locate(path: Path, format_choice: str, wants_json: bool) -> None:
         _warn_if_slow()
         try:
             with _opened(path, follow=True) as fd:
-                format = _known_format_of(fd, path, format_choice)
-                found = list(mismatches(fd, format))
+                format = _judging_format_of(fd, path, format_choice)
+                found = list(mismatches(fd, format, time.time()))
         except OSError as error:
             _fail(f"{_shown(path)}: {_reason(error)}")
     if wants_json:
@@ -377,26 +560,27 @@ def locate(path: Path, format_choice: str, wants_json: bool) -> None:
         click.echo(json.dumps(document))
     else:
         for finding in found:
-            click.echo(f"{_described(finding)}{_located(finding)}")
+            click.echo(f"{_described(finding)}{_located(format, finding)}")
         click.echo(
             f"{len(found)} mismatches, {sum(finding.flip is not None for finding in found)} explained by one bit"
         )
     sys.exit(CORRUPT if found else CLEAN)
 
 
-def _located(finding: Finding) -> str:
+def _located(format: Format, finding: Finding) -> str:
     if finding.flip is None:
         return "; no single bit explains it"
     if finding.stored is None:
         return "; it stands among zeros"
     way = "0 to 1" if finding.flip.stored else "1 to 0"
-    return f"; it flipped from {way}, in truth more bits with a chance of {wrong_chance(finding):.1e}"
+    return f"; it flipped from {way}, in truth more bits with a chance of {wrong_chance(format, finding):.1e}"
 
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @_format_option
+@_framing_option
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
 def repair(source: Path, out: Path, format_choice: str, force: bool) -> None:
     """Copy IN to OUT with each flipped bit put right that a checksum names and that is there when read again.
@@ -409,13 +593,14 @@ def repair(source: Path, out: Path, format_choice: str, force: bool) -> None:
         try:
             _refuse_out(source, out, force)
             with _opened(source, follow=True) as fd:
-                outcome = repair_file(fd, _known_format_of(fd, source, format_choice), out)
+                format = _judging_format_of(fd, source, format_choice)
+                outcome = repair_file(fd, format, out)
         except ReadsDiffer:
             _fail_unsteady(source)
         except OSError as error:
             _fail(f"{_shown(source)} can't be repaired to {_shown(out)}: {_reason(error)}")
     for finding in outcome.repaired:
-        click.echo(f"repaired {_described(finding)}; wrong with a chance of {wrong_chance(finding):.1e}")
+        click.echo(f"repaired {_described(finding)}; wrong with a chance of {wrong_chance(format, finding):.1e}")
     for finding, reason in outcome.refused:
         click.echo(f"refused {_described(finding)}; {reason}")
     for finding in outcome.remaining:
@@ -437,13 +622,14 @@ def seal(paths: tuple[Path, ...], append_only: bool, again: bool) -> None:
     Directories are walked. A file that has a seal keeps it, whatever the file is by now, unless --again. Exit status: 0
     if all are sealed, 2 if one could not be.
     """
-    walk = _Walk()
+    walk = _Walk(paths)
     sealed = kept = 0
     with _stopping_at_interrupt():
         _warn_if_slow()
-        files = [file for path in paths for file in walk.files(path) if not file.path.name.endswith(seal_of.SUFFIX)]
-        with _progress(sum(file.size for file in files)) as advance:
-            for file in files:
+        with _progress(walk.total_bytes()) as advance:
+            for file in walk.files():
+                if file.path.name.endswith(seal_of.SUFFIX):
+                    continue
                 beside = seal_of.path_for(file.path)
                 if not again and os.path.lexists(beside):
                     kept += 1

@@ -3,11 +3,12 @@
 Enters: any contiguous buffer. Leaves: a 32-bit checksum, or the exponent that tells which bit flipped. A C kernel is
 used only if it gave the right answers for the vectors of RFC 3720 at import: a checksum that computes wrongly would
 call every intact record corrupt. `kernels()` lists those that did, `use` chooses one, `implementation()` says which
-runs.
+runs, `computing_by` lets one thread compare another.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -74,6 +75,12 @@ def reference_locate_exponent(syndrome: int, bits_max: int, polynomial: int = CR
     return -1
 
 
+def reference_zeros_end(data: Buffer, position: int) -> int:
+    """Where the zeros end that begin at `position`; there, if none do."""
+    rest = bytes(memoryview(data)[position:])
+    return position + len(rest) - len(rest.lstrip(b"\0"))
+
+
 def _check_word(word: int) -> None:
     if not 0 <= word <= _WORD:
         raise ValueError("a 32-bit word must be 0 to 2**32 - 1")
@@ -100,14 +107,14 @@ def _load_extension() -> tuple[Any, tuple[str, ...]]:
 
 
 extension, _kernels = _load_extension()
-_used = _kernels[0]
 
 crc32c: Callable[..., int]
 locate_exponent: Callable[..., int]
+zeros_end: Callable[[Buffer, int], int]
 if extension is None:
-    crc32c, locate_exponent = reference, reference_locate_exponent
+    crc32c, locate_exponent, zeros_end = reference, reference_locate_exponent, reference_zeros_end
 else:
-    crc32c, locate_exponent = extension.crc32c, extension.locate_exponent
+    crc32c, locate_exponent, zeros_end = extension.crc32c, extension.locate_exponent, extension.zeros_end
 
 
 def kernels() -> tuple[str, ...]:
@@ -116,8 +123,8 @@ def kernels() -> tuple[str, ...]:
 
 
 def implementation() -> str:
-    """Which of `kernels()` computes; "python" is a thousand times slower than the slowest of the others."""
-    return _used
+    """Which of `kernels()` computes in this thread; "python" is a thousand times slower than the slowest other."""
+    return _PYTHON if extension is None else str(extension.implementation())
 
 
 def use(kernel: str) -> None:
@@ -126,12 +133,37 @@ def use(kernel: str) -> None:
     Raises:
         ValueError: the processor hasn't got it, or it computes wrongly here.
     """
-    global _used
-    if kernel not in _kernels:
-        raise ValueError(f"no CRC-32C kernel '{kernel}' here; there are {', '.join(_kernels)}")
+    _check_kernel(kernel)
     if extension is not None:
         extension.use(kernel)
-    _used = kernel
+
+
+def _check_kernel(kernel: str) -> None:
+    if kernel not in _kernels:
+        raise ValueError(f"no CRC-32C kernel '{kernel}' here; there are {', '.join(_kernels)}")
+
+
+@contextmanager
+def computing_by(kernel: str) -> Iterator[None]:
+    """Within the block the calling thread, and no other, computes by one of `kernels()`.
+
+    Raises:
+        ValueError: the processor hasn't got it, or it computes wrongly here.
+    """
+    _check_kernel(kernel)
+    if extension is None:  # there is only the twin
+        yield
+        return
+    extension.use_here(kernel)
+    try:
+        yield
+    finally:
+        extension.use_here(None)
+
+
+def computes_rightly(kernel: str) -> bool:
+    """Whether one of `kernels()` still gives the checksums of RFC 3720, on the core that runs this."""
+    return _computes_rightly(partial(compute, kernel))
 
 
 def compute(kernel: str, data: Buffer, crc: int = 0) -> int:

@@ -3,10 +3,11 @@
 Enters: a function that reads a file at an offset. Leaves: a format, told by the content, never by the file's name.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Protocol
 
-from checksum import leveldb_log, tfrecord
+from checksum import gzip_members, leveldb_log, tfrecord, warc
 from checksum.crc32c import Buffer
 from checksum.finding import Finding, Intact, Record, Unreadable
 
@@ -14,7 +15,7 @@ ReadAt = Callable[[int, int], bytes]  # (offset, length) -> the bytes there, few
 
 
 class Format(Protocol):
-    """What the module of a format offers."""
+    """How the records of a file are read, by the format of the file or by its seal."""
 
     @property
     def NAME(self) -> str: ...
@@ -22,9 +23,6 @@ class Format(Protocol):
     @property
     def encode(self) -> Callable[[bytes, int], bytes] | None:
         """(payload, offset) -> the bytes that append a record; None where intact records are copied as they stand."""
-
-    def recognises(self, read_at: ReadAt, size: int) -> bool:
-        """Whether a file of `size` bytes is of this format, even where its start is damaged."""
 
     def resume_offset(self, begin: int, is_unchanged: bool) -> int:
         """From where to scan in order to judge a file from `begin` on, where an item of an earlier scan began or ended.
@@ -54,10 +52,23 @@ class Format(Protocol):
         """
 
 
-_FORMATS: tuple[Format, ...] = (leveldb_log, tfrecord)  # in the order in which they are tried
-FORMATS: dict[str, Format] = {format.NAME: format for format in _FORMATS}
+class ToldByContent(Format, Protocol):
+    """What the module of a format offers."""
+
+    def recognises(self, read_at: ReadAt, size: int) -> bool:
+        """Whether a file of `size` bytes is of this format, even where its start is damaged."""
 
 
-def recognise(read_at: ReadAt, size: int) -> Format | None:
-    """The format of a file of `size` bytes, or None."""
-    return next((format for format in FORMATS.values() if format.recognises(read_at, size)), None)
+_FORMATS: tuple[ToldByContent, ...] = (
+    leveldb_log,
+    tfrecord,
+    warc,
+    gzip_members,
+)  # in the order in which they are tried
+FORMATS: dict[str, ToldByContent] = {format.NAME: format for format in _FORMATS}
+
+
+def recognise(read_at: ReadAt, size: int, formats: Mapping[str, ToldByContent] = FORMATS) -> ToldByContent | None:
+    """The format of a file of `size` bytes, the first that fits, or None."""
+    read_at = lru_cache(maxsize=4)(read_at)  # several look at the same start of the file
+    return next((format for format in formats.values() if format.recognises(read_at, size)), None)

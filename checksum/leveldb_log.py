@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from checksum.crc32c import Buffer, crc32c, extension, locate_exponent, mask, unmask
+from checksum.crc32c import Buffer, crc32c, extension, locate_exponent, mask, unmask, zeros_end
 from checksum.finding import Finding, Flip, Intact, Record, Tally, Unreadable, Verdict
 
 NAME = "leveldb-log"
@@ -364,12 +364,12 @@ def _walk(stretch: _Stretch, position: int, begin: int, assembly: _Assembly, tal
 
 def _past_damage(stretch: _Stretch, position: int, assembly: _Assembly) -> tuple[Iterator[Record | Finding], int]:
     """What is to be said from a place on where something isn't intact, and where that ends."""
-    zeros_end = position
-    if assembly.log.is_plain and extension is not None and not stretch.holes:
-        zeros_end = extension.zeros_end(stretch.data, position) // BLOCK_BYTES * BLOCK_BYTES
-    if zeros_end > position:  # a sparse file may hold a million blocks of them
-        zeros = Finding(stretch.begin + position, stretch.begin + zeros_end, Verdict.zeros)
-        return assembly.lose([zeros]), zeros_end
+    blank_end = position
+    if assembly.log.is_plain and not stretch.holes:
+        blank_end = zeros_end(stretch.data, position) // BLOCK_BYTES * BLOCK_BYTES
+    if blank_end > position:  # a sparse file may hold a million blocks of them
+        zeros = Finding(stretch.begin + position, stretch.begin + blank_end, Verdict.zeros)
+        return assembly.lose([zeros]), blank_end
     block = stretch.block_at(position - position % BLOCK_BYTES)
     return assembly.read(block, position % BLOCK_BYTES), block.begin - stretch.begin + len(block.data)
 

@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from checksum.crc import CRC_32C, Crc
 from checksum.durable import replace_file, tee
 from checksum.files import ReadsDiffer, direct_chunks, read_chunks
 from checksum.finding import Finding, Unreadable, merge
 from checksum.formats import Format
+from checksum.framing import Framing
 
 CHANCE_MAX = 1e-4
-_SYNDROMES = 2.0**31  # of an odd number of flips: CRC-32C keeps their parity
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +26,21 @@ class Outcome:
     repaired: tuple[Finding, ...]
     refused: tuple[tuple[Finding, str], ...]  # and why
     remaining: tuple[Finding, ...]  # merged
-
-    @property
-    def chance(self) -> float:
-        """The chance that, if every repaired record was in truth hit by more than one bit, one was put wrong."""
-        return sum(map(wrong_chance, self.repaired))
+    chance: float  # that, if every repaired record was in truth hit by more than one bit, one was put wrong
 
 
-def wrong_chance(finding: Finding) -> float:
-    """The chance that a record hit by an odd number of flips, three or more, looks as if this one bit had flipped.
+def wrong_chance(format: Format, finding: Finding) -> float:
+    """The chance that a record hit by more flips than one looks as if this one bit had flipped.
 
-    One in 2^31 for each of its bits: so many syndromes a CRC-32C has for odd numbers of flips.
+    One in 2^31 for each of its bits under a CRC-32C: so many syndromes it has for odd numbers of flips; an even number
+    never does. Other CRCs of w bits that keep the parity have 2^(w-1); those that don't have 2^w for any number.
     """
-    return 8 * (finding.end - finding.begin) / _SYNDROMES
+    crc = _crc_of(format)
+    return 8 * (finding.end - finding.begin) / 2.0 ** (crc.width - crc.keeps_parity)
+
+
+def _crc_of(format: Format) -> Crc:
+    return format.declaration.crc if isinstance(format, Framing) else CRC_32C
 
 
 def repair_file(fd: int, format: Format, out: Path) -> Outcome:
@@ -56,13 +59,13 @@ def repair_file(fd: int, format: Format, out: Path) -> Outcome:
         else:
             refused.append((finding, reason))
     if not repaired:
-        return Outcome((), tuple(refused), ())
+        return Outcome((), tuple(refused), (), 0.0)
     with replace_file(out, mode=status.st_mode & 0o777) as file:
         chunks = tee(_flipped_back(read_chunks(fd, 0, status.st_size), repaired), file.write)
         remaining = tuple(merge(item for item in format.scan(chunks, with_data=False) if isinstance(item, Finding)))
         if any(rest.begin < mended.end and mended.begin < rest.end for rest in remaining for mended in repaired):
             raise ReadsDiffer
-    return Outcome(tuple(repaired), tuple(refused), remaining)
+    return Outcome(tuple(repaired), tuple(refused), remaining, sum(wrong_chance(format, each) for each in repaired))
 
 
 def _named(format: Format, chunks: Iterable[bytes | Unreadable]) -> list[Finding]:
@@ -73,7 +76,9 @@ def _named(format: Format, chunks: Iterable[bytes | Unreadable]) -> list[Finding
 
 def _why_not(fd: int, format: Format, finding: Finding, size: int) -> str | None:
     """Why the finding must not be repaired, or None."""
-    chance = wrong_chance(finding)
+    if _crc_of(format) != CRC_32C:
+        return "the chance that another bit flipped is known well enough for CRC-32C only"
+    chance = wrong_chance(format, finding)
     if chance > CHANCE_MAX:
         return f"in so long a record it is the wrong bit with a chance of {chance:.1e}, above {CHANCE_MAX:.0e}"
     begin, end = format.resume_offset(finding.begin, True), min(size, format.read_end(finding.end))

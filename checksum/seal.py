@@ -1,7 +1,8 @@
 """Seals: checksums beside a file whose format has none, and what they say about it later.
 
 Enters: an open file. Leaves: a Seal (CRC-32C of every 64 KiB, SHA-256 of the whole, and what the file system said of
-the file), or findings against one. A seal is stored as a LevelDB log, so that it tells damage to itself; the grammar
+the file); or, from the bytes of a file, findings against one, by which a sealed file is scanned like one of any format.
+A seal is stored as a LevelDB log, so that it tells damage to itself; the grammar
 stands in checksum/README.md. A file that somebody may have changed since is never called damaged, and never sealed anew
 by itself.
 """
@@ -11,24 +12,22 @@ import json
 import os
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from checksum import leveldb_log
-from checksum.crc32c import crc32c, locate_exponent
+from checksum.crc32c import Buffer, crc32c, locate_exponent
 from checksum.durable import replace_file
-from checksum.files import open_regular, read_chunks
-from checksum.finding import Finding, Flip, Record, Unreadable, Verdict
+from checksum.files import content, open_regular, read_chunks
+from checksum.finding import Finding, Flip, Intact, Record, Tally, Unreadable, Verdict
 
 SUFFIX = ".flipwatch-seal"
 PART_BYTES = 65536
 _VERSION = 1
 _PARTS_PER_RECORD = 8192
 _CRC_BITS = 32
-
-Pace = Callable[[int], None]  # hears how many bytes were read; may wait
 
 
 class ChangedMeanwhile(Exception):
@@ -70,18 +69,9 @@ class Seal:
         return State.rotted if same else State.suspect
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What a file is against its seal: `parts` are the intact ones; nothing was compared if it has changed."""
-
-    state: State
-    parts: int
-    findings: tuple[Finding, ...]
-
-
 def path_for(path: Path) -> Path:
     """Where the seal of `path` is."""
-    return path.with_name(path.name + SUFFIX)
+    return Path(f"{path}{SUFFIX}")
 
 
 def make(fd: int, *, append_only: bool = False) -> Seal:
@@ -98,7 +88,7 @@ def make(fd: int, *, append_only: bool = False) -> Seal:
             raise OSError(5, "the disk does not give all of it")
         digest.update(part.data)
         crcs.append(crc32c(part.data))
-    if _content(before) != _content(os.fstat(fd)):
+    if content(before) != content(os.fstat(fd)):
         raise ChangedMeanwhile
     return Seal(
         before.st_size,
@@ -109,10 +99,6 @@ def make(fd: int, *, append_only: bool = False) -> Seal:
         digest.hexdigest(),
         crcs or array("I", [crc32c(b"")]),
     )
-
-
-def _content(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def write(path: Path, seal: Seal) -> None:
@@ -171,68 +157,121 @@ def _unpacked(payloads: list[bytes]) -> Seal:
     return Seal(**{name: header[name] for name in _FIELDS}, crcs=crcs)
 
 
-def verify(fd: int, seal: Seal, pace: Pace) -> Verified:
-    """The file against its seal.
+class Sealed:
+    """The format of a file that has a seal: its records are the parts. What an append-only one grew by isn't judged."""
 
-    Raises:
-        OSError: reading failed, other than by a disk that would not give some of the bytes.
-    """
-    before = os.fstat(fd)
-    if seal.state_of(before) is State.changed:
-        return Verified(State.changed, 0, ())
-    findings: list[Finding] = []
-    digest, end, intact = hashlib.sha256(), 0, 0
-    for part, expected in zip(_parts(read_chunks(fd, 0, seal.size)), seal.crcs, strict=False):
-        digest.update(part.data)
-        end = part.begin + len(part.data)
-        finding = _finding(part, expected, min(seal.size, part.begin + PART_BYTES))
-        if finding is None:
-            intact += 1
+    NAME = "seal"
+    encode = None  # nothing can be appended to what was sealed
+
+    def __init__(self, seal: Seal, *, is_whole: bool) -> None:
+        """`is_whole`: a `verify` from the start compares the SHA-256 as well, and speaks only when that is known."""
+        self._seal = seal
+        self._is_whole = is_whole
+
+    def resume_offset(self, begin: int, is_unchanged: bool) -> int:
+        """Where a scan can go on that ended at `begin`: at the part."""
+        del is_unchanged
+        return begin - begin % PART_BYTES
+
+    def read_end(self, end: int) -> int:
+        """How far to read in order to judge what ends at `end`: the whole part."""
+        return min(self._seal.size, -(-end // PART_BYTES) * PART_BYTES)
+
+    def scan(
+        self,
+        chunks: Iterable[Buffer | Unreadable],
+        *,
+        offset: int = 0,
+        resumed: bool = False,
+        with_data: bool = True,
+        record_bytes_max: int = PART_BYTES,
+    ) -> Iterator[Record | Finding]:
+        """Intact parts and findings, from the file offset `offset`, where a part begins; the last may be `torn`, also
+        beyond the end of the file.
+        """
+        del resumed
+        assert offset % PART_BYTES == 0, "a scan begins at a part"
+        assert record_bytes_max >= PART_BYTES, "a part is never too long"
+        end = offset
+        for part in _parts(_until(self._seal.size, chunks, offset), offset):
+            if part.begin + len(part.data) < min(self._seal.size, part.begin + PART_BYTES):
+                break
+            end = part.begin + len(part.data)
+            finding = _finding(part, self._seal.crcs[part.begin // PART_BYTES])
+            yield finding or Record(part.begin, end, bytes(part.data) if with_data else None)
+        if end < self._seal.size:
+            yield Finding(end, self._seal.size, Verdict.torn)
+
+    def verify(
+        self, chunks: Iterable[Buffer | Unreadable], *, offset: int = 0, resumed: bool = False, begin: int = 0
+    ) -> Iterator[Intact | Finding]:
+        """What `scan` says, with intact parts counted; `skipped` is all of it if only the SHA-256 differs."""
+        tally, is_damaged = Tally(max(offset, begin)), False
+        digest = hashlib.sha256() if self._is_whole and not offset and not begin else None
+        watched = chunks if digest is None else _digesting(_until(self._seal.size, chunks, offset), digest)
+        for item in self.scan(watched, offset=offset, resumed=resumed, with_data=False):
+            is_damaged |= isinstance(item, Finding)
+            yield from tally.add(item)
+            if digest is None:
+                yield from tally.told()
+        if digest is not None and not is_damaged and digest.hexdigest() != self._seal.sha256:
+            yield Finding(0, self._seal.size, Verdict.skipped)
         else:
-            findings.append(finding)
-        pace(len(part.data))
-    if end < seal.size:
-        findings.append(Finding(end, seal.size, Verdict.torn))
-    elif not findings and digest.hexdigest() != seal.sha256:  # a change that the checksums of the parts don't see
-        findings.append(Finding(0, seal.size, Verdict.skipped))
-    after = os.fstat(fd)
-    if not seal.append_only and _content(before) != _content(after):
-        return Verified(State.changed, 0, ())
-    state = seal.state_of(after) if findings else State.intact
-    return Verified(state, intact if seal.size or findings else 1, tuple(findings))
+            yield from tally.told()
+
+
+def _until(end: int, chunks: Iterable[Buffer | Unreadable], offset: int) -> Iterator[Buffer | Unreadable]:
+    """The chunks, which begin at `offset`, as far as `end`."""
+    for chunk in chunks:
+        if offset >= end:
+            return
+        length = chunk.length if isinstance(chunk, Unreadable) else len(chunk)
+        rest = min(length, end - offset)
+        yield Unreadable(rest) if isinstance(chunk, Unreadable) else memoryview(chunk)[:rest]
+        offset += length
+
+
+def _digesting(chunks: Iterable[Buffer | Unreadable], digest: "hashlib._Hash") -> Iterator[Buffer | Unreadable]:
+    for chunk in chunks:
+        if not isinstance(chunk, Unreadable):
+            digest.update(chunk)
+        yield chunk
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
     begin: int
-    data: bytes  # a hole is zeros
+    data: Buffer  # gone when the next part is asked for; a hole is zeros
     has_hole: bool
 
 
-def _parts(chunks: Iterable[bytes | Unreadable]) -> Iterator[_Part]:
-    begin, data, has_hole = 0, bytearray(), False
+def _parts(chunks: Iterable[Buffer | Unreadable], begin: int = 0) -> Iterator[_Part]:
+    """The chunks as parts, without a copy of those that lie in one chunk."""
+    data, has_hole = bytearray(), False
     for chunk in chunks:
         is_hole = isinstance(chunk, Unreadable)
         rest = memoryview(bytes(chunk.length) if isinstance(chunk, Unreadable) else chunk)
         while rest:
+            if not data and len(rest) >= PART_BYTES:
+                yield _Part(begin, rest[:PART_BYTES], is_hole)
+                begin, rest = begin + PART_BYTES, rest[PART_BYTES:]
+                continue
             piece = rest[: PART_BYTES - len(data)]
             data += piece
             has_hole = has_hole or is_hole
             rest = rest[len(piece) :]
             if len(data) == PART_BYTES:
-                yield _Part(begin, bytes(data), has_hole)
+                yield _Part(begin, data, has_hole)
                 begin, data, has_hole = begin + PART_BYTES, bytearray(), False
     if data:
-        yield _Part(begin, bytes(data), has_hole)
+        yield _Part(begin, data, has_hole)
 
 
-def _finding(part: _Part, expected: int, sealed_end: int) -> Finding | None:
+def _finding(part: _Part, expected: int) -> Finding | None:
     """What is wrong with the part, or None."""
     end = part.begin + len(part.data)
     if part.has_hole:
         return Finding(part.begin, end, Verdict.unreadable)
-    if end < sealed_end:
-        return Finding(part.begin, end, Verdict.torn)
     computed = crc32c(part.data)
     if computed == expected:
         return None

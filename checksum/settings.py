@@ -78,7 +78,7 @@ def table(values: Any, into: type[T], where: str) -> T:
 
 def _convert(value: Any, hint: Any, metadata: Mapping[str, Any], where: str) -> Any:
     if isinstance(hint, types.UnionType):  # `float | None`: None only ever comes from the default
-        (hint,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
+        hint = _chosen(value, [part for part in typing.get_args(hint) if part is not types.NoneType])
     converted = _typed(value, hint, where)
     minimum, maximum, choices = metadata["minimum"], metadata["maximum"], metadata["choices"]
     # `not (a <= b)` instead of `a > b`, so that nan is refused as well
@@ -86,12 +86,19 @@ def _convert(value: Any, hint: Any, metadata: Mapping[str, Any], where: str) -> 
         raise SettingsError(f"{where} = {_show(value)}: must be at least {minimum:g}")
     if maximum is not None and not converted <= maximum:
         raise SettingsError(f"{where} = {_show(value)}: must be at most {maximum:g}")
-    if choices is not None and converted not in choices:
+    if choices is not None and isinstance(converted, str) and converted not in choices:
         raise SettingsError(f"{where} = {_show(value)}: must be one of {', '.join(choices)}")
     return converted
 
 
+def _chosen(value: Any, hints: list[Any]) -> Any:
+    """Of a table or something else, as in `str | TableSettings`, what the value is."""
+    return next((hint for hint in hints if dataclasses.is_dataclass(hint) == isinstance(value, Mapping)), hints[0])
+
+
 def _typed(value: Any, hint: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return table(value, typing.cast(type, hint), where)
     if hint is bool and isinstance(value, bool):
         return value
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
@@ -104,8 +111,16 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return Path(value)
     if hint == tuple[str, ...] and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
+    if typing.get_origin(hint) is tuple and dataclasses.is_dataclass(typing.get_args(hint)[0]):
+        return _tables(value, typing.get_args(hint)[0], where)
     expected = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", Path: "a path"}
     raise SettingsError(f"{where} = {_show(value)}: must be {expected.get(hint, 'a list of strings')}")
+
+
+def _tables(values: Any, into: type[T], where: str) -> tuple[T, ...]:
+    if not isinstance(values, list):
+        raise SettingsError(f"{where} = {_show(values)}: must be a list of tables")
+    return tuple(table(value, into, f"{where} {number}") for number, value in enumerate(values, 1))
 
 
 def _show(value: Any) -> str:

@@ -7,13 +7,15 @@ makes it search for the next record. The grammar and the rules at damage stand i
 
 import re
 import struct
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
+from checksum import chain
 from checksum.crc32c import Buffer, crc32c, extension, locate_exponent, mask, unmask
-from checksum.finding import Finding, Flip, Intact, Record, Tally, Unreadable, Verdict
+from checksum.finding import Finding, Flip, Intact, Record, Unreadable, Verdict
+from checksum.window import Window
 
 NAME = "tfrecord"
 HEADER_BYTES = 12  # length of the payload (8), its masked checksum (4); little-endian
@@ -24,7 +26,7 @@ _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
 _HEADER = struct.Struct("<QI")
 _LENGTH_BYTES, _CRC_BITS, _LENGTH_BITS = 8, 32, 64
-_STEP_BYTES = 2**20  # of a search
+_STEP_BYTES = 2**20  # of a record too long to be held
 _START_BYTES = 2**18  # in which the first intact record is sought, to recognise a file
 _SEARCH_WORK_BYTES = 16 * RECORD_BYTES_MAX  # a file can be made so that every byte begins a long false record
 _HITS_MAX, _HEADERS_MAX = 16, 4096  # tried, and followed from each, to recognise a file with a damaged start
@@ -66,8 +68,8 @@ def recognises(read_at: Callable[[int, int], bytes], size: int) -> bool:
         if end == size or (follower is not None and follower.flip is None) or (end > size and first.flip is None):
             return True
     start = read_at(0, _START_BYTES)
-    hits = (begin for begin in _plausible(start, len(start)) if _exact(start[begin : begin + HEADER_BYTES]))
-    return any(_chains_to_end(read_at, size, begin) for begin in islice(hits, _HITS_MAX))
+    hits = islice(_candidates(start, 0, len(start)), _HITS_MAX)
+    return any(_chains_to_end(read_at, size, begin) for begin in hits)
 
 
 def _chains_to_end(read_at: Callable[[int, int], bytes], size: int, begin: int) -> bool:
@@ -99,27 +101,11 @@ def scan(
         record_bytes_max: a longer record, if its data is wanted, is a `skipped` finding.
     """
     del resumed
-    window = _Window(chunks, offset)
     kept_max = min(record_bytes_max, RECORD_BYTES_MAX) if with_data else -1
-    position = searched_until = offset  # records that begin before `searched_until` were only found by a search
-    while window.reach(position + 1):
-        items: Iterable[Record | Finding] = _intact_run(window, position, kept_max)
-        if not items:
-            item = _item(window, position, kept_max) or _long(window, position, with_data)
-            items = _lost(window, position) if item is None else [item]
-            if item is None:
-                searched_until = sys.maxsize  # until it is known where the search ends
-        for item in items:
-            position = item.end
-            if isinstance(item, Finding):
-                yield item
-            elif with_data and item.data is None:
-                yield Finding(item.begin, item.end, Verdict.skipped)
-            else:
-                yield replace(item, by_search=True) if item.begin < searched_until else item
-        if searched_until == sys.maxsize:
-            searched_until = position + RECORD_BYTES_MAX
-        window.drop(position)
+    run, item = partial(_intact_run, kept_max=kept_max), partial(_item_of_any_length, kept_max=kept_max)
+    for one in chain.scan(Window(chunks, offset), run, item, _lost, RECORD_BYTES_MAX):
+        is_unkept = with_data and isinstance(one, Record) and one.data is None
+        yield Finding(one.begin, one.end, Verdict.skipped) if is_unkept else one
 
 
 def verify(
@@ -132,41 +118,13 @@ def verify(
         begin: records and findings that end at or before this offset in the file are passed over.
     """
     del resumed
-    window, position, tally = (
-        _Window(chunks, offset, is_sparing=extension is not None),
-        offset,
-        Tally(max(offset, begin)),
-    )
-    while True:
-        if position == window.end and extension is not None:
-            position, records = window.pass_over(begin)
-            tally.add_intact(position, records)
-            yield from tally.told()
-        if not window.reach(position + 1):
-            break
-        end, records = _counted_run(window, position, begin)
-        if end > position:
-            position = end
-            tally.add_intact(end, records)
-        else:
-            one = _item(window, position, -1) or _long(window, position, with_data=False)
-            for item in _lost(window, position) if one is None else [one]:
-                position = item.end
-                yield from tally.add(item)
-        window.drop(position)
-    yield from tally.told()
+    window = Window(chunks, offset, is_sparing=extension is not None)
+    run, item = partial(_intact_run, kept_max=-1), partial(_item_of_any_length, kept_max=-1)
+    walk = None if extension is None else extension.tfrecord_walk
+    return chain.count(window, begin, walk, run, item, _lost)
 
 
-def _counted_run(window: "_Window", position: int, begin: int) -> tuple[int, int]:
-    """The end of the intact records from `position` on that lie in the window, and how many end behind `begin`."""
-    if extension is None or window.holes:
-        run = _intact_run(window, position, -1)
-        return run[-1].end if run else position, sum(record.end > begin for record in run)
-    walked: tuple[int, int] = extension.tfrecord_walk(window.data, position - window.begin, begin - window.begin)
-    return window.begin + walked[0], walked[1]
-
-
-def _intact_run(window: "_Window", position: int, kept_max: int) -> list[Record]:
+def _intact_run(window: Window, position: int, kept_max: int) -> list[Record]:
     """The records from `position` on that are intact and lie in the window: the short way that most records take."""
     run: list[Record] = []
     if window.holes:
@@ -188,82 +146,10 @@ def _intact_run(window: "_Window", position: int, kept_max: int) -> list[Record]
     return run
 
 
-class _Window:
-    """The part of the file that is in memory: bytes [begin, end) of it. Bytes in a hole are unknown (here zero)."""
-
-    def __init__(self, chunks: Iterable[Buffer | Unreadable], offset: int, is_sparing: bool = False) -> None:
-        self._chunks = iter(chunks)
-        self._is_sparing = is_sparing  # takes in no more than was asked for
-        self._rest = memoryview(b"")  # of the present chunk, what isn't in the window yet
-        self._dropped = 0  # bytes at the front of `data` that are no longer wanted
-        self.data = bytearray()
-        self.begin = self.end = offset
-        self.holes: list[tuple[int, int]] = []
-        self.work_bytes = 0  # that went through a checksum
-
-    def reach(self, end: int) -> bool:
-        """Reads on until the window ends at `end` or later; False if the file ends before."""
-        while self.end < end:
-            if not self._rest and not self._fetch():
-                return False
-            self._forget()
-            taken = self._rest[: end - self.end] if self._is_sparing else self._rest
-            self.data += taken
-            self.end += len(taken)
-            self._rest = self._rest[len(taken) :]
-        return True
-
-    def pass_over(self, begin: int) -> tuple[int, int]:
-        """Moves an empty window behind the intact records that follow, without taking them in.
-
-        Returns where the last of them ends, and how many end behind `begin`.
-        """
-        start = self.end
-        if (not self._rest and not self._fetch()) or not self._rest:  # the file ends, or a hole is in the window now
-            return start, 0
-        length, records = extension.tfrecord_walk(self._rest, 0, begin - self.end)
-        if length:
-            self.drop(self.end)
-            self._forget()
-            self.begin = self.end = start + length
-            self._rest = self._rest[length:]
-        return start + length, records
-
-    def _fetch(self) -> bool:
-        """Takes the next chunk; what the disk would not give is in the window at once. False at the end of the file."""
-        for chunk in self._chunks:
-            if not isinstance(chunk, Unreadable):
-                self._rest = memoryview(chunk)
-                return True
-            self._forget()
-            self.holes.append((self.end, self.end + chunk.length))
-            self.data += bytes(chunk.length)
-            self.end += chunk.length
-            return True
-        return False
-
-    def drop(self, begin: int) -> None:
-        """Nothing before `begin` will be asked for again."""
-        self._dropped = begin - self.begin
-
-    def _forget(self) -> None:
-        del self.data[: self._dropped]
-        self.begin += self._dropped
-        self._dropped = 0
-        if self.holes:
-            self.holes = [hole for hole in self.holes if hole[1] > self.begin]
-
-    def has_hole(self, begin: int, end: int) -> bool:
-        return any(hole_begin < end and begin < hole_end for hole_begin, hole_end in self.holes)
-
-    def bytes(self, begin: int, end: int) -> bytes:
-        with memoryview(self.data) as view:
-            return bytes(view[begin - self.begin : end - self.begin])
-
-    def crc(self, begin: int, end: int, crc: int = 0) -> int:
-        self.work_bytes += end - begin
-        with memoryview(self.data) as view, view[begin - self.begin : end - self.begin] as part:
-            return crc32c(part, crc)
+def _crc(window: Window, begin: int, end: int, crc: int = 0) -> int:
+    window.work_bytes += end - begin
+    with memoryview(window.data) as view, view[begin - window.begin : end - window.begin] as part:
+        return crc32c(part, crc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,14 +189,14 @@ def _place(syndrome: int, length: int) -> tuple[int, int] | None:
     return length - 1 - byte_from_end, 7 - bit_from_top
 
 
-def _header_at(window: _Window, position: int) -> _Header | None:
+def _header_at(window: Window, position: int) -> _Header | None:
     end = position + HEADER_BYTES
     if not window.reach(end) or (window.holes and window.has_hole(position, end)):
         return None
     return _parse(window.bytes(position, end))
 
 
-def _item(window: _Window, position: int, kept_max: int) -> Record | Finding | None:
+def _item(window: Window, position: int, kept_max: int) -> Record | Finding | None:
     """What is at `position`, by the rules in their order; None if it can't be said where it ends, or it is long.
 
     A payload longer than `kept_max` is not kept.
@@ -328,7 +214,7 @@ def _item(window: _Window, position: int, kept_max: int) -> Record | Finding | N
     if window.holes and window.has_hole(position, end):
         return Finding(position, end, Verdict.unreadable)
     (masked,) = _CHECKSUM.unpack(window.bytes(footer, end))
-    stored, computed = unmask(masked), window.crc(begin, footer)
+    stored, computed = unmask(masked), _crc(window, begin, footer)
     if stored != computed:
         return _mismatch(window, position, header, masked, computed)
     if header.flip is not None:
@@ -336,7 +222,7 @@ def _item(window: _Window, position: int, kept_max: int) -> Record | Finding | N
     return Record(position, end, window.bytes(begin, footer) if header.length <= kept_max else None)
 
 
-def _mismatch(window: _Window, position: int, header: _Header, masked: int, computed: int) -> Finding | None:
+def _mismatch(window: Window, position: int, header: _Header, masked: int, computed: int) -> Finding | None:
     """The finding about a record whose payload fails; None if bytes may be missing, so that its end is unknown."""
     stored = unmask(masked)
     footer = HEADER_BYTES + header.length
@@ -356,11 +242,15 @@ def _mismatch(window: _Window, position: int, header: _Header, masked: int, comp
     return Finding(position, end, Verdict.skipped, stored, computed)
 
 
-def _flip(window: _Window, position: int, byte: int, bit: int) -> Flip:
+def _flip(window: Window, position: int, byte: int, bit: int) -> Flip:
     return Flip(position + byte, bit, window.data[position + byte - window.begin] >> bit & 1)
 
 
-def _long(window: _Window, position: int, with_data: bool) -> Record | Finding | None:
+def _item_of_any_length(window: Window, position: int, kept_max: int) -> Record | Finding | None:
+    return _item(window, position, kept_max) or _long(window, position, with_data=kept_max >= 0)
+
+
+def _long(window: Window, position: int, with_data: bool) -> Record | Finding | None:
     """A record too long to be held, verified piece by piece; None if no header is at `position`."""
     header = _header_at(window, position)
     if header is None or header.length <= RECORD_BYTES_MAX or header.flip is not None:
@@ -373,7 +263,7 @@ def _long(window: _Window, position: int, with_data: bool) -> Record | Finding |
             return Finding(position, window.end, Verdict.torn)
         end = min(window.end, footer)
         has_hole = has_hole or window.has_hole(at, end)
-        computed = window.crc(at, end, computed)
+        computed = _crc(window, at, end, computed)
         at = end
     if not window.reach(footer + FOOTER_BYTES):
         return Finding(position, window.end, Verdict.torn)
@@ -386,107 +276,28 @@ def _long(window: _Window, position: int, with_data: bool) -> Record | Finding |
     return Finding(position, end, Verdict.skipped) if with_data else Record(position, end, None)
 
 
-# --- the search, where nothing says how long the damaged record is ---
+# --- for the search, where nothing says how long the damaged record is ---
 
 
-def _lost(window: _Window, position: int) -> Iterator[Finding]:
-    """Findings from `position` up to the next record that a search finds, or to the end of the file."""
-    search = _Search(window, position)
-    while True:
-        end = position + _STEP_BYTES  # the same wherever the chunks were cut
-        is_last = not window.reach(end + HEADER_BYTES)
-        hit = search.first_in(position, end)
-        if hit is not None:
-            end = hit
-        elif is_last:
-            end = window.end
-        yield from _named(window, position, end)
-        if is_last or hit is not None:
-            return
-        window.drop(end)
-        position = end
+def _lost(window: Window, position: int) -> Iterator[Finding]:
+    clues = chain.Clues(
+        _candidates,
+        first=partial(_item, kept_max=-1),
+        item=partial(_item, kept_max=-1),
+        header_bytes=HEADER_BYTES,
+        reach_bytes=RECORD_BYTES_MAX,
+        work_bytes=_SEARCH_WORK_BYTES,
+        record_bits=2 * _CRC_BITS,  # the length has a checksum of its own
+        end_bits=_LENGTH_BITS,
+    )
+    return chain.lost(window, position, clues)
 
 
-class _Search:
-    """Finds intact records whose chain closes, with a bound on what a hostile file can make it do."""
-
-    def __init__(self, window: _Window, begin: int) -> None:
-        self._window = window
-        self._slice_begin = begin
-        self._work_bytes_max = window.work_bytes + _SEARCH_WORK_BYTES
-        self._dead_ends: set[int] = set()  # milestones from which no chain closes
-
-    def first_in(self, begin: int, end: int) -> int | None:
-        """The first record in [begin, end) of the window that a chain confirms."""
-        window = self._window
-        base = window.begin  # of the snapshot, which reading on would change
-        data = bytes(window.data[begin - base : end + HEADER_BYTES - base])
-        for at in _plausible(data, end - begin):
-            candidate = begin + at
-            if _exact(data[at : at + HEADER_BYTES]) and self._closes(candidate):
-                return candidate
-        return None
-
-    def _closes(self, candidate: int) -> bool:
-        """Whether records follow one another from an intact one to the end of the file, or far enough.
-
-        Far enough is further than any record that began before `candidate` could reach: what is nested in the payload
-        of a record ends before its footer, where no header is.
-        """
-        position, milestones = candidate, []
-        while position <= candidate + RECORD_BYTES_MAX:
-            if position in self._dead_ends or not self._may_work(candidate):
-                break
-            if position > candidate and not self._window.reach(position + 1):
-                return True
-            if _is_milestone(position):
-                milestones.append(position)
-            item = _item(self._window, position, -1)
-            if item is None or not _is_link(item, is_first=position == candidate):
-                break
-            position = item.end
-        else:
-            return True
-        self._dead_ends.update(milestones)
-        return False
-
-    def _may_work(self, candidate: int) -> bool:
-        if candidate - self._slice_begin > RECORD_BYTES_MAX:
-            self._slice_begin, self._work_bytes_max = candidate, self._window.work_bytes + _SEARCH_WORK_BYTES
-            self._dead_ends = {position for position in self._dead_ends if position > candidate}
-        return self._window.work_bytes < self._work_bytes_max
-
-
-def _is_link(item: Record | Finding, *, is_first: bool) -> bool:
-    """Whether a chain goes on after the item: its end is known, and at the first one everything fits."""
-    return isinstance(item, Record) or (not is_first and item.verdict is not Verdict.torn)
-
-
-def _is_milestone(position: int) -> bool:
-    """One position in sixteen, so that what a search remembers stays small; chains that join meet one soon."""
-    return (position * 0x9E3779B1 >> 16) % 16 == 0
-
-
-def _plausible(data: bytes, end: int) -> Iterator[int]:
-    """Positions below `end` where a header may be, by the zeros that lengths hold."""
-    for match in _PLAUSIBLE.finditer(data, _PLAUSIBLE_AT):
+def _candidates(data: bytes, begin: int, end: int) -> Iterator[int]:
+    """Positions in [begin, end) where a header is whose checksum holds; found by the zeros that lengths hold."""
+    for match in _PLAUSIBLE.finditer(data, begin + _PLAUSIBLE_AT):
         position = match.start() - _PLAUSIBLE_AT
         if position >= end:
             return
-        yield position
-
-
-def _named(window: _Window, begin: int, end: int) -> Iterator[Finding]:
-    """The findings about lost bytes [begin, end): what the disk would not give, zeros, and the rest."""
-    edges = sorted({begin, end, *(min(max(edge, begin), end) for hole in window.holes for edge in hole)})
-    for part_begin, part_end in pairwise(edges):
-        if window.has_hole(part_begin, part_end):
-            yield Finding(part_begin, part_end, Verdict.unreadable)
-            continue
-        data = window.bytes(part_begin, part_end)
-        zeros = len(data) - len(data.lstrip(b"\0"))
-        blank_end = part_begin + (zeros if zeros >= HEADER_BYTES or zeros == len(data) else 0)
-        if blank_end > part_begin:
-            yield Finding(part_begin, blank_end, Verdict.zeros)
-        if blank_end < part_end:
-            yield Finding(blank_end, part_end, Verdict.skipped)
+        if _exact(data[position : position + HEADER_BYTES]):
+            yield position

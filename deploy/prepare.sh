@@ -1,17 +1,19 @@
 #!/bin/sh
-# Makes .venv ready for `make demo`, `make test` or `make test-kernel`, and installs the Debian packages they need when run as root.
-#   usage: PYTHON=python3 deploy/prepare.sh demo|test|kernel
+# Makes .venv ready for `make demo`, `make test`, `make test-kernel` or `make fuzz`, and installs the Debian packages they
+# need when run as root.
+#   usage: PYTHON=python3 deploy/prepare.sh demo|test|kernel|fuzz
 # Run again, it does nothing unless the Python, the dependencies or the C source changed.
 set -eu
 cd "$(dirname "$0")/.."
-purpose=${1:?usage: deploy/prepare.sh demo|test|kernel}
+purpose=${1:?usage: deploy/prepare.sh demo|test|kernel|fuzz}
 python=${PYTHON:-python3}
 
 case $purpose in
 demo) extras=collector servers="prometheus-alertmanager" ;;
 test) extras=collector,dev servers="prometheus-alertmanager prometheus prometheus-node-exporter" ;;
-kernel) extras=collector,dev servers= ;;
-*) echo "deploy/prepare.sh: '$purpose' is neither demo, test nor kernel" >&2; exit 2 ;;
+kernel) extras=collector,dev servers="" ;;
+fuzz) extras=collector,dev,fuzz servers="" ;;
+*) echo "deploy/prepare.sh: '$purpose' is none of demo, test, kernel and fuzz" >&2; exit 2 ;;
 esac
 
 fail() { echo "flipwatch: $1" >&2; exit 1; }

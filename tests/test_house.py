@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import AgentSettings, StoreSettings
+from checksum.declaration import CrcSettings, FieldSettings, FramingSettings, MaskSettings
 from collectors.config import CollectorConfig
 from flipwatch import COMMANDS
 
@@ -36,9 +37,15 @@ PURE = [
     "agent/reconcile.py",
     "agent/report.py",
     "agent/smbios.py",
+    "checksum/chain.py",
     "checksum/finding.py",
+    "checksum/framing.py",
+    "checksum/gzip_members.py",
     "checksum/leveldb_log.py",
     "checksum/tfrecord.py",
+    "checksum/walk.py",
+    "checksum/warc.py",
+    "checksum/window.py",
     "collectors/baseline.py",
     "collectors/causes.py",
     "collectors/correlator.py",
@@ -145,6 +152,17 @@ def test_every_key_stands_in_the_examples(file: str, table: str, settings: type)
     (section,) = [part for part in section if part.startswith(f"{table}]")]
     keys = re.findall(r"^#? ?(\w+) = ", section, re.M)
     assert sorted(keys) == sorted(field.name for field in dataclasses.fields(settings))
+
+
+def test_every_key_of_a_framing_stands_in_its_example() -> None:
+    given = tomllib.loads((ROOT / "deploy/examples/framing.toml").read_text())["framing"]
+    for table, settings in (
+        (given, FramingSettings),
+        (given["header"][0], FieldSettings),
+        (given["crc"], CrcSettings),
+        (given["mask"], MaskSettings),
+    ):
+        assert sorted(table) == sorted(field.name for field in dataclasses.fields(settings))
 
 
 def test_example_inventory_is_json() -> None:

@@ -88,6 +88,7 @@ class Daemon(Answers):
             "machine_id": str(machine_id),
             "poll_interval_s": 0.1,
             "heartbeat_s": 0.5,
+            "core_self_test_s": 0,  # its devices depend on the machine that runs the tests
             **self.settings,
         }
         lines = ["[agent]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]

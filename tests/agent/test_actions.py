@@ -163,6 +163,7 @@ TEN_IN_A_DAY = [fault(count=10, hours_ago=1)]
         (decided(fault(severity="uncorrected", hours_ago=31 * 24)), ("none", "quiet")),
         (decided(fault(severity="uncorrected"), name="mc0/unknown"), ("drain", "uncorrected-elsewhere")),
         (decided(fault(severity="fatal"), stream="sram", name="cpu0/bank1"), ("drain", "uncorrected-elsewhere")),
+        (decided(fault(severity="uncorrected"), stream="core", name="cpu3"), ("drain", "core")),
         (decided(stream="gpu", condition="remap-pending"), ("reset", "remap-pending")),
         (decided(fault(severity="uncorrected"), stream="gpu", condition="remap-failed"), ("replace", "remap-failed")),
         (decided(fault(severity="uncorrected"), stream="gpu", condition="remapped"), ("none", "remapped")),

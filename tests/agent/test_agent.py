@@ -210,7 +210,7 @@ def test_a_clean_stop_writes_the_last_heartbeat(root: Path) -> None:
         controller(root / "sys").inject("dimm0")
         agent.start()
         (fault,) = agent.faults()[1]
-        assert fault.time_error_s <= (fault.time_ns - last_ns) / 1e9, (
+        assert fault.time_error_s <= (fault.time_ns - last_ns) / 1e9 + 1e-3, (
             "dated from the last poll, not from the last write"
         )
 
@@ -247,7 +247,7 @@ def test_what_keeps_it_from_starting_is_one_sentence(root: Path, tmp_path: Path)
 def test_killed_in_a_loop_the_follower_ends_with_exactly_the_injected_errors(root: Path) -> None:
     rng = random.Random(3)
     mc = controller(root / "sys")
-    agent = Daemon(root, settings={"poll_interval_s": 0.05})
+    agent = Daemon(root, settings={"poll_interval_s": 0.25})
     cursor, seen, counted = None, Counter(), Counter()
 
     def follow() -> None:

@@ -27,6 +27,7 @@ WRONG = {
     "[agent]\nlisten = 'x:99999'": ["listen", "99999"],
     "[[store]]\n": ["[[store]]", "path", "missing"],
     "[[store]]\npath = 'relative/path'": ["path", "relative/path", "absolute"],
+    "[[store]]\npath = '/srv'\nframing = 'relative.toml'": ["framing", "relative.toml", "absolute"],
     "[store]\npath = '/srv'": ["[[store]]", "brackets"],
     "[[store]]\npath = '/srv'\nformat = 'doc'": ["format", "'doc'", "leveldb-log"],
     "[[store]]\npath = '/srv'\ninclude = '*.log'": ["include", "'*.log'", "list"],
@@ -64,6 +65,24 @@ def test_a_store_with_all_its_keys(tmp_path: Path) -> None:
     path.write_text("[[store]]\npath = '/srv'\ninclude = ['*.log']\nrate_mib_s = 3\nperiod_days = 1\n")
     (store,) = config.load(path).stores
     assert (store.path, store.include, store.rate_mib_s, store.period_days) == (Path("/srv"), ("*.log",), 3.0, 1.0)
+
+
+def test_a_store_with_a_framing(tmp_path: Path) -> None:
+    framing, path = tmp_path / "framing.toml", tmp_path / "agent.toml"
+    store = f"[[store]]\npath = '/srv'\nframing = '{framing}'\n"
+    framing.write_text(Path("deploy/examples/framing.toml").read_text())
+    path.write_text(store + "format = 'pagestore'\n[[store]]\npath = '/other'\n")
+    loaded = config.load(path)
+    assert [next(iter(loaded.formats[store.path])) for store in loaded.stores] == ["pagestore", "leveldb-log"]
+    path.write_text("[[store]]\npath = '/srv'\nformat = 'pagestore'\n")
+    with pytest.raises(SettingsError, match="format = 'pagestore': must be one of auto, leveldb-log"):
+        config.load(path)
+    path.write_text(store)
+    for text, message in (("[framing]\nname = 3\n", "name = 3: must be a string"), (None, "can't read")):
+        framing.write_text(text) if text else framing.unlink()
+        with pytest.raises(SettingsError, match=message) as raised:
+            config.load(path)
+        assert str(framing) in str(raised.value)
 
 
 def test_addresses() -> None:

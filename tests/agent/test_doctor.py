@@ -144,7 +144,7 @@ def test_the_memory_with_what_is_counted_there() -> None:
     state = {
         "device/dram/mc0/channel0/slot0": device,
         "device/dram/mc1/channel0/slot0": {**device, "errors": {}},
-        "device/gpu/gpu0": device,
+        "device/gpu/gpu0": {**device, "condition": "remap-pending"},
         "replaced/dram/mc0/channel0/slot0": [life],
     }
     rows = examine(facts(state=state))["memory"]
@@ -153,6 +153,8 @@ def test_the_memory_with_what_is_counted_there() -> None:
         ("A1", "S1", "gone", {}),
         ("A1", "S0", "replaced", {"corrected": 7}),
     ]
+    (gpu,) = examine(facts(state=state))["other_devices"]
+    assert (gpu["stream"], gpu["devices"], gpu["action"]) == ("gpu", ["gpu0"], "reset")
     text = screen(facts(state=state))
     assert "16 GiB  DDR4 DIMM  P1    S1      mc0/channel0/slot0  41 corrected, 1 uncorrected  replace" in text
     assert "A1 (replaced)" in text

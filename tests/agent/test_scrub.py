@@ -1,7 +1,5 @@
 """The scrubber's parts: which files, how politely, and what the page cache holds afterwards."""
 
-import ctypes
-import mmap
 import os
 import random
 import socket
@@ -13,6 +11,7 @@ import pytest
 from agent import scrub
 from agent.config import MIB, StoreSettings
 from checksum.finding import Unreadable
+from tests.agent.residency import resident_pages
 
 SIZE_BYTES = 4 * MIB
 
@@ -103,6 +102,20 @@ def test_pressure_is_read_and_heeded(tmp_path: Path) -> None:
     assert scrub.back_off_s(12.5, 10) == 2.5 and scrub.back_off_s(100, 10) == scrub.BACK_OFF_MAX_S
 
 
+def test_own_reading_is_no_pressure_of_others() -> None:
+    reading = scrub.OwnReading(now_s=100.0)
+    for second in range(1, 61):
+        reading.add(0.25)
+        reading.update(100.0 + second)
+    assert 24.5 < reading.percent < 25.0
+    assert scrub.pressure_of_others(30.0, [reading.percent]) == pytest.approx(30.0 - reading.percent)
+    assert scrub.pressure_of_others(20.0, [reading.percent]) == 0.0
+    assert scrub.pressure_of_others(90.0, [50.0, 50.0]) == 15.0
+    assert scrub.pressure_of_others(None, [50.0]) is None
+    reading.update(290.0)
+    assert reading.percent < 0.01  # as the kernel's average it is forgotten
+
+
 def test_the_volume_of_a_file(tmp_path: Path) -> None:
     table = tmp_path / "self/mountinfo"
     assert scrub.volume(tmp_path, os.makedev(8, 1)) == "8:1"
@@ -113,19 +126,6 @@ def test_the_volume_of_a_file(tmp_path: Path) -> None:
 
 
 # --- the page cache ------------------------------------------------------------------------------------------------
-
-
-def resident_pages(path: Path) -> int:
-    """How many pages of the file are in the page cache, by mincore(2)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with path.open("rb+") as file, mmap.mmap(file.fileno(), 0) as mapped:
-        pages = -(-len(mapped) // scrub.PAGE_BYTES)
-        present = (ctypes.c_ubyte * pages)()
-        start = ctypes.byref(ctypes.c_char.from_buffer(mapped))
-        failed = libc.mincore(start, ctypes.c_size_t(len(mapped)), present)
-        del start
-        assert not failed, os.strerror(ctypes.get_errno())
-        return sum(page & 1 for page in present)
 
 
 @pytest.fixture
@@ -178,6 +178,57 @@ def test_a_half_hot_file_keeps_its_half(big: Path) -> None:
     content = read_politely(big)
     assert abs(resident_pages(big) - before) <= 0.01 * before
     assert content == big.read_bytes()
+
+
+def test_single_hot_pages_among_cold_ones_stay(big: Path) -> None:
+    with big.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        for page in range(0, SIZE_BYTES // scrub.PAGE_BYTES, 10):
+            os.pread(file.fileno(), scrub.PAGE_BYTES, page * scrub.PAGE_BYTES)
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], 0, scrub.RWF_DONTCACHE)
+        except OSError:
+            pytest.skip("reading so that the cache stays as it was needs Linux 6.14 and a file system that can")
+    before = resident_pages(big)
+    content = read_politely(big)
+    assert resident_pages(big) == before
+    assert content == big.read_bytes()
+
+
+def test_without_that_way_of_reading_a_cold_file_is_cold_as_well(big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrub, "RWF_DONTCACHE", 1 << 30)  # a flag that no kernel knows
+    content = read_politely(big)
+    assert resident_pages(big) <= 8
+    assert content == big.read_bytes()
+
+
+def test_a_hole_is_no_reading(big: Path) -> None:
+    paced: list[int] = []
+    with big.open("rb+") as file:
+        file.truncate(2**30)
+        file.seek(2**29)
+        file.write(b"data")
+        file.flush()
+        os.fsync(file.fileno())
+        zeros = sum(
+            len(chunk) - bytes(chunk).count(0)
+            for chunk in scrub.polite_chunks(file.fileno(), 2**28, 2**30, paced.append)
+            if not isinstance(chunk, Unreadable)
+        )
+    assert zeros == 4
+    assert 0 < sum(paced) <= scrub.PIECE_BYTES
+
+
+def test_looking_at_a_file_leaves_the_cache_alone_too(big: Path) -> None:
+    fd = os.open(big, os.O_RDONLY)
+    try:
+        read_at = scrub.polite_reader(fd)
+        pieces = [read_at(offset, 32_768) for offset in (0, MIB, SIZE_BYTES + 1000)]
+    finally:
+        os.close(fd)
+    assert resident_pages(big) <= 8
+    content = big.read_bytes()
+    assert pieces == [content[:32_768], content[MIB : MIB + 32_768], content[SIZE_BYTES + 1000 :]]
 
 
 def test_a_file_that_shrinks_while_it_is_read_ends_early(big: Path) -> None:

@@ -1,11 +1,14 @@
 """The scrubber: each corrupt record is told once, and nothing is told too early, twice, or about files left alone."""
 
+import fcntl
 import os
+import random
 import resource
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +18,13 @@ from agent.journal import JournalReader
 from agent.metrics import AgentCollector, View
 from agent.report import RecordFault
 from agent.scrubd import Scrubber, StoreScrub
-from checksum import leveldb_log
-from checksum.finding import Finding
+from checksum import diagnose, leveldb_log, seal, tfrecord
+from checksum.finding import Finding, Unreadable
+from checksum.seal import PART_BYTES
 from tests.agent.edac_tree import controller
 from tests.agent.processes import Daemon, errors_metric, eventually
+from tests.checksum.faults import write_back
+from tests.checksum.framings import pagestore
 from tests.conftest import require
 
 REST_S = 1000.0  # older than the settling time
@@ -182,6 +188,36 @@ def test_a_fresh_file_settles_before_it_counts(make) -> None:
     assert store.scrub() == []
 
 
+def test_records_of_a_declared_framing(make, tmp_path: Path) -> None:
+    store = make(framing=f"'{Path('deploy/examples/framing.toml').absolute()}'")
+    data = b"".join(pagestore(bytes([number]) * 900) for number in range(50))
+    path = store.write("a", data)
+    store.write("b.log", log_of(5)[0])
+    store.flip(path, 10_000)
+    (fault,) = store.scrub()
+    assert (fault.detail["format"], fault.detail["flip"]["offset_bytes"]) == ("pagestore", 10_000)
+    assert store.progress["verified"] == {"pagestore": 49, "leveldb-log": 5}
+    assert store.scrub() == []
+
+
+def test_a_framing_that_is_no_longer_declared(make, tmp_path: Path) -> None:
+    store = make(framing=f"'{Path('deploy/examples/framing.toml').absolute()}'", settle_s=600)
+    path = store.write("a", b"".join(pagestore(bytes([number]) * 900) for number in range(50)), rests_s=1)
+    store.flip(path, 10_000)
+    assert store.scrub() == []
+    key = f"settling/{path}"
+    store.scrubber.commit([], {key: {**store.state(key), "due_ns": 0}})
+    store.rest(path)
+    toml = tmp_path / "agent.toml"
+    lines = toml.read_text().splitlines(keepends=True)
+    toml.write_text("".join(line for line in lines if not line.startswith("framing")))
+    store.config = config.load(toml)
+    store.reopen()
+    assert store.scrub() == []
+    assert key not in store.scrubber.state
+    assert store.progress["unverifiable"] == {"unrecognised": path.stat().st_size}
+
+
 def test_settling_damage_survives_a_clean_stretch_after_it(make, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make(settle_s=600)
     data, middles = log_of(400)
@@ -224,22 +260,93 @@ def test_a_time_in_the_far_future_does_not_settle_for_ever(store: Store) -> None
     assert fault.time_error_s >= 0
 
 
-def test_a_flip_on_the_way_is_transient(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flip_on_the_way_is_transient(disk: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     data, middles = log_of(50)
     store.write("a.log", data)
-    read, flips = scrub._read_resident, [middles[20]]
+    read, flips = scrub._polite_piece, [middles[45]]  # behind what is looked at to recognise the file
 
-    def flipping(fd: int, offset: int, size: int) -> bytes:
-        found = bytearray(read(fd, offset, size))
-        if flips and found:
-            found[flips.pop() - offset] ^= 1
-        return bytes(found)
+    def flipping(fd: int, offset: int, buffer: memoryview) -> Iterator[memoryview | Unreadable]:
+        for piece in read(fd, offset, buffer):
+            if flips and not isinstance(piece, Unreadable) and flips[0] < offset + len(piece):
+                piece[flips.pop() - offset] ^= 1
+            yield piece
 
-    monkeypatch.setattr(scrub, "_read_resident", flipping)
-    (store.path / "a.log").read_bytes()  # resident
+    monkeypatch.setattr(scrub, "_polite_piece", flipping)
     (fault,) = store.scrub()
     assert not flips and fault.detail["verdict"] == "transient" and store.corrupt() == {}
+    assert fault.detail["layer"] == "buffer"
     assert store.scrub() == []
+
+
+def test_damage_that_only_the_page_cache_has_is_transient(
+    disk: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, middles = log_of(50)
+    store.write("a.log", data)
+    monkeypatch.setattr(diagnose, "WRITTEN_BACK_S", 0)
+    preadv = os.preadv
+
+    def flipping(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        length = preadv(fd, buffers, offset, flags)
+        if offset <= middles[20] < offset + length and not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            buffers[0][middles[20] - offset] ^= 1
+        return length
+
+    monkeypatch.setattr(os, "preadv", flipping)
+    (fault,) = store.scrub()
+    assert (fault.detail["verdict"], fault.detail["layer"]) == ("transient", "page-cache") and store.corrupt() == {}
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert store.scrub() == []
+
+
+def test_damage_on_disk_is_told_once_whatever_layer_is_found(
+    disk: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, middles = log_of(50)
+    path = store.write("a.log", data)
+    store.flip(path, middles[20])
+    write_back(path)
+    (fault,) = store.scrub()
+    assert (fault.detail["verdict"], fault.detail["layer"]) == ("flipped", "unknown"), "not on disk for sure yet"
+    monkeypatch.setattr(diagnose, "WRITTEN_BACK_S", 0)
+    assert store.scrub() == []
+    store.flip(path, middles[30])
+    write_back(path)
+    (fault,) = store.scrub()
+    assert (fault.detail["verdict"], fault.detail["layer"]) == ("flipped", "disk")
+    assert store.corrupt() == {"flipped": 2}
+
+
+def test_damage_in_passing_in_a_file_at_work_is_looked_at_later(
+    disk: Path, make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(settle_s=600)
+    data, middles = log_of(50)
+    path = store.write("a.log", data, rests_s=1)
+    read = scrub._polite_piece
+
+    def flipping(fd: int, offset: int, buffer: memoryview) -> Iterator[memoryview | Unreadable]:
+        for piece in read(fd, offset, buffer):
+            piece[middles[20] - offset] ^= 1
+            yield piece
+
+    monkeypatch.setattr(scrub, "_polite_piece", flipping)
+    assert store.scrub() == [] and store.state(f"settling/{path}")["begin"] <= middles[20]
+
+
+def test_the_scrubber_stays_away_for_others_not_for_itself(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "proc/pressure").mkdir(parents=True)
+    (tmp_path / "proc/pressure/io").write_text("some avg10=35.00 avg60=0 avg300=0 total=0\n")
+    store.scrubber.config = replace(store.config, agent=replace(store.config.agent, proc=tmp_path / "proc"))
+    waits: list[float] = []
+    store.scrubber.wait = waits.append  # type: ignore[method-assign]
+    scrubbing = StoreScrub(store.scrubber, replace(store.config.stores[0], pressure_max_percent=10.0))
+    scrubbing._before_piece(0)
+    assert max(waits) == 25.0
+    scrubbing._reading.percent, scrubbing._pressure_read_s = 40.0, 0.0
+    waits.clear()
+    scrubbing._before_piece(0)
+    assert max(waits) < 5.0
 
 
 def test_what_cannot_be_verified_is_counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,13 +357,12 @@ def test_what_cannot_be_verified_is_counted(store: Store, monkeypatch: pytest.Mo
     store.flip(store.write("good.log", good), middles[3])
     preadv, bad = os.preadv, (store.path / "bad.log").stat().st_ino
 
-    def refusing(fd: int, buffers: list[memoryview], offset: int) -> int:
+    def refusing(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         if os.fstat(fd).st_ino == bad and offset + len(buffers[0]) > 32_768:
             raise OSError(116, "Stale file handle")
-        return preadv(fd, buffers, offset)
+        return preadv(fd, buffers, offset, flags)
 
     monkeypatch.setattr(os, "preadv", refusing)
-    monkeypatch.setattr(scrub, "_read_resident", lambda *_: b"")
     assert len(store.scrub()) == 1, "a file that fails keeps no other from its turn"
     assert store.progress["unverifiable"] == {
         "unrecognised": 1800,
@@ -264,17 +370,124 @@ def test_what_cannot_be_verified_is_counted(store: Store, monkeypatch: pytest.Mo
     }
 
 
+def sealed(store: Store, *, append_only: bool = False) -> Path:
+    """A file of 20 and a half parts that nothing but its seal can judge."""
+    path = store.write("video", random.Random(4).randbytes(20 * PART_BYTES + PART_BYTES // 2))
+    with path.open("rb") as file:
+        seal.write(seal.path_for(path), seal.make(file.fileno(), append_only=append_only))
+    store.rest(seal.path_for(path))
+    return path
+
+
+def test_a_sealed_file_is_compared_with_its_seal(store: Store) -> None:
+    path = sealed(store)
+    assert store.scrub() == []
+    assert store.progress["verified"]["seal"] == 21 and store.progress["unverifiable"] == {}
+    store.flip(path, 5 * PART_BYTES + 77, 6)
+    (fault,) = store.scrub()
+    assert (fault.detail["format"], fault.detail["verdict"]) == ("seal", "flipped")
+    assert (fault.detail["begin"], fault.detail["end"]) == (5 * PART_BYTES, 6 * PART_BYTES)
+    assert (fault.detail["flip"]["offset_bytes"], fault.detail["flip"]["bit"]) == (5 * PART_BYTES + 77, 6)
+    assert store.scrub() == [] and store.corrupt() == {"flipped": 1}
+    store.flip(path, 5 * PART_BYTES + 77, 6)
+    assert store.scrub() == [] and store.corrupt() == {}
+
+
+def test_a_file_changed_since_it_was_sealed_is_judged_by_its_content_or_not_at_all(store: Store) -> None:
+    path = sealed(store)
+    store.flip(path, 100)
+    assert len(store.scrub()) == 1
+    store.rest(path, REST_S - 100)  # another time of modification: somebody wrote it
+    assert store.scrub() == [] and store.corrupt() == {}
+    assert store.progress["unverifiable"] == {"changed-since-sealed": path.stat().st_size}
+    data, middles = log_of(100)
+    store.flip(store.write("video", data), middles[7])
+    (fault,) = store.scrub()
+    assert (fault.detail["format"], fault.detail["verdict"]) == ("leveldb-log", "flipped")
+
+
+def test_a_damaged_seal_is_told_and_judges_nothing(store: Store) -> None:
+    path = sealed(store)
+    store.flip(seal.path_for(path), 40)
+    store.flip(path, 100)
+    (fault,) = store.scrub()
+    assert fault.detail["path"] == str(seal.path_for(path))
+    assert store.progress["unverifiable"] == {"seal-damaged": path.stat().st_size}
+
+
+@pytest.mark.parametrize("more_bytes", [0, 9])
+def test_what_an_append_only_file_lost_is_told(store: Store, more_bytes: int) -> None:
+    path = sealed(store, append_only=True)
+    store.write("video", path.read_bytes() + b"more" * 50_000)
+    assert store.scrub() == []
+    store.write("video", path.read_bytes()[: 3 * PART_BYTES + more_bytes])
+    (fault,) = store.scrub()
+    assert (fault.detail["begin"], fault.detail["verdict"]) == (3 * PART_BYTES, "torn")
+
+
+def test_a_sealed_file_that_is_being_written_settles(make) -> None:
+    store = make(settle_s=REST_S / 2)
+    path = sealed(store)
+    store.flip(path, 100)
+    with path.open("rb") as file:
+        seal.write(seal.path_for(path), replace(seal.make(file.fileno()), crcs=seal.read(seal.path_for(path)).crcs))
+    before = path.stat()
+    os.utime(path, (time.time(),) * 2)
+    again = replace(seal.read(seal.path_for(path)), mtime_ns=path.stat().st_mtime_ns)
+    seal.write(seal.path_for(path), again)
+    assert store.scrub() == [] and f"settling/{path}" in store.scrubber.state
+    store.scrubber.commit([], {f"settling/{path}": {**store.state(f"settling/{path}"), "due_ns": 0}})
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    seal.write(seal.path_for(path), replace(again, mtime_ns=before.st_mtime_ns))
+    (fault,) = store.scrub()
+    assert (fault.detail["format"], fault.detail["verdict"]) == ("seal", "flipped")
+    assert f"settling/{path}" not in store.scrubber.state
+
+
+def test_a_pass_over_a_sealed_file_goes_on_at_a_part(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sealed(store)
+    store.flip(path, 2 * PART_BYTES + 5)
+    store.flip(path, 15 * PART_BYTES + 5)
+    monkeypatch.setattr(scrubd, "CHECKPOINT_S", 0.0)
+    pieces = iter(range(7))
+    monkeypatch.setattr(StoreScrub, "_before_piece", lambda *_: next(pieces))
+    with pytest.raises(RuntimeError):  # as if killed
+        store.scrub()
+    assert 0 < store.progress["cursor"]["offset_bytes"] < path.stat().st_size
+    monkeypatch.undo()
+    store.reopen()
+    store.scrub()
+    assert [fault.detail["begin"] for fault in store.faults()] == [2 * PART_BYTES, 15 * PART_BYTES]
+    assert store.progress["verified"]["seal"] == 19
+
+
+def test_a_pass_goes_on_by_content_when_the_seal_is_gone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.write("records", tfrecord.encode(bytes(5000), 0) * 300)
+    with path.open("rb") as file:
+        seal.write(seal.path_for(path), seal.make(file.fileno()))
+    monkeypatch.setattr(scrubd, "CHECKPOINT_S", 0.0)
+    pieces = iter(range(6))
+    monkeypatch.setattr(StoreScrub, "_before_piece", lambda *_: next(pieces))
+    with pytest.raises(RuntimeError):
+        store.scrub()
+    offset_bytes = store.progress["cursor"]["offset_bytes"]
+    assert offset_bytes % PART_BYTES == 0 < offset_bytes
+    monkeypatch.undo()
+    store.reopen()
+    seal.path_for(path).unlink()
+    assert store.scrub() == []
+
+
 def test_a_bad_sector_is_a_finding(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write("a.log", log_of(200)[0])
     preadv = os.preadv
 
-    def failing(fd: int, buffers: list[memoryview], offset: int) -> int:
+    def failing(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         if offset < 45_056 and offset + len(buffers[0]) > 40_960:
             raise OSError(5, "Input/output error")
-        return preadv(fd, buffers, offset)
+        return preadv(fd, buffers, offset, flags)
 
     monkeypatch.setattr(os, "preadv", failing)
-    monkeypatch.setattr(scrub, "_read_resident", lambda *_: b"")
     found = store.scrub()
     assert "unreadable" in {fault.detail["verdict"] for fault in found}
     assert min(fault.detail["begin"] for fault in found) <= 40_960
@@ -373,7 +586,7 @@ def test_killed_in_the_middle_of_a_big_file(store: Store, monkeypatch: pytest.Mo
 def one_life(store: Store, pieces: int) -> None:
     try:
         store.scrubber = Scrubber(store.config)
-        scrubbing = StoreScrub(store.scrubber, store.config.stores[0])
+        scrubbing = StoreScrub(store.scrubber, replace(store.config.stores[0], pressure_max_percent=10.0))
         left = [pieces]
 
         def count_down(_size: int) -> None:

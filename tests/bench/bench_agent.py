@@ -1,10 +1,12 @@
 """The agent over 32 DIMMs, beside node_exporter over the same tree where it is installed: memory and processor time.
 
-Both are real processes, scraped three times a second by one client for the same time.
+Both are real processes, scraped three times a second by one client for the same time. Then what a step of the core
+self-test takes of the processor.
 """
 
 import hashlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -14,6 +16,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from agent import cores
+from agent.config import AgentSettings
+from checksum import affinity
 from tests.agent.edac_tree import Controller, controller, dimms
 from tests.agent.processes import Daemon, eventually
 
@@ -28,7 +33,9 @@ def main(small: bool) -> str:
         root = Path(directory)
         places = {"places": dimms(channels=8, slots=2), "rows": {f"csrow{n}": 8 for n in range(2)}}
         controllers = [controller(root / "sys", index, **places).create() for index in range(2)]
-        with Daemon(root, settings={"poll_interval_s": 1 if small else 5, "heartbeat_s": 60}) as agent:
+        period_s = AgentSettings().core_self_test_s
+        settings = {"poll_interval_s": 1 if small else 5, "heartbeat_s": 60, "core_self_test_s": period_s}
+        with Daemon(root, settings=settings) as agent:
             exporter = _start_exporter(root)
             try:
                 urls = {agent.process.pid: f"{agent.url}/metrics"}
@@ -48,9 +55,23 @@ def main(small: bool) -> str:
                 )
             else:
                 print("node_exporter isn't installed: nothing to compare with")
+            _print_self_test(10 if small else 1000, period_s)
             expected = sum(mc.get("ce_count") for mc in controllers)
             eventually(lambda: _counted(agent) == expected)
             return hashlib.sha256(str(_counted(agent)).encode()).hexdigest()[:16]
+
+
+def _print_self_test(steps: int, period_s: float) -> None:
+    """The processor time of a step, and the share that this is of a core on machines of several sizes."""
+    allowed, rng, core = affinity.allowed_cores(), random.Random(1), -1
+    begun_s = time.thread_time()
+    for _ in range(steps):
+        core = cores.next_core(allowed, core)
+        assert not cores.check(core, allowed, rng, cores.sums_on).failures, f"core {core} computes wrongly"
+    step_s = (time.thread_time() - begun_s) / steps
+    shares = {count: 100 * step_s / cores.wait_s(count, period_s, step_s) for count in (len(allowed), 64, 256, 1024)}
+    text = ", ".join(f"{share:.5f} % at {count} cores" for count, share in shares.items())
+    print(f"self-test      {1e3 * step_s:.2f} ms a step, all cores within {period_s:.0f} s: {text}")
 
 
 def _counted(agent: Daemon) -> float:

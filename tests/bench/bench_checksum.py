@@ -18,10 +18,14 @@ from checksum.files import CHUNK_BYTES, read_views
 from checksum.finding import Intact
 from checksum.leveldb_log import BLOCK_BYTES, HEADER_BYTES, encode, scan, verify
 from checksum.verify import verify_file
-from tests.bench import leveldb_reader
+from tests.bench import leveldb_reader, rocksdb_reader
 from tests.bench.timing import Timing, interleaved
 
 BUFFER_BYTES = 2**22
+ARRAY_RECORD = "array_record, its own format, with the data"
+TENSORFLOW = "TensorFlow's reader, in batches"
+ROCKSDB = "RocksDB's reader, portable CRC"
+OTHERS = ("LevelDB's reader, portable CRC", "LevelDB's reader, hardware CRC", ROCKSDB)
 
 
 def main(small: bool) -> str:
@@ -32,9 +36,11 @@ def main(small: bool) -> str:
     for length in (4096, 2**20) if small else (4096, 2**20, 2**26):
         _bench_locate(length, 1 if small else 9)
     print("\nLevelDB log, records of")
-    leveldb = leveldb_reader.readers()
+    others = {f"LevelDB's reader, {name} CRC": read for name, read in leveldb_reader.readers().items()}
+    rocksdb = rocksdb_reader.reader()
+    others |= {ROCKSDB: rocksdb} if rocksdb is not None else {}
     for length in (100, 1024, 4096, 65_536):
-        found.append(_bench_scan(length, 1 if small else 31, 2**18 if small else 2**26, leveldb))
+        found.append(_bench_scan(length, 1 if small else 31, 2**18 if small else 2**26, others))
     print("\nTFRecord, records of")
     for length in (100, 1024, 4096, 65_536):
         found.append(_bench_tfrecord(length, 1 if small else 31, 2**18 if small else 2**26))
@@ -48,12 +54,15 @@ def _bench_crc(length: int, rounds: int, small: bool) -> int:
         "crc32c (wheel)": _peer("crc32c", "crc32c"),
         "google-crc32c": _peer("google_crc32c", "value"),
         "fastcrc": _peer("fastcrc.crc32", "iscsi"),
+        "awscrt": _peer("awscrt.checksums", "crc32c"),
         "crcmod": _crcmod(),
     }
     present = {name: function for name, function in peers.items() if function is not _absent}
     ours = {crc32c.compute(kernel, data) for kernel in crc32c.kernels()}
     (checksum,) = ours | {function(data) for function in present.values()}  # they all agree
-    present["zlib.crc32 (other polynomial)"] = zlib.crc32
+    peers["isal (other polynomial)"] = _peer("isal.isal_zlib", "crc32")
+    others = {"zlib.crc32 (other polynomial)": zlib.crc32, "isal (other polynomial)": peers["isal (other polynomial)"]}
+    present |= {name: function for name, function in others.items() if function is not _absent}
     contestants: dict[str, Callable[[], Any]] = {
         f"ours, {kernel}": functools.partial(_with, kernel, functools.partial(_call, crc32c.crc32c, data, calls))
         for kernel in crc32c.kernels()
@@ -108,7 +117,7 @@ def _crcmod() -> Callable[[bytes], int]:
     return make if make is _absent else make("crc-32c")  # type: ignore[arg-type, return-value]
 
 
-def _bench_scan(length: int, rounds: int, size: int, leveldb: dict[str, Callable[[bytes], int]]) -> int:
+def _bench_scan(length: int, rounds: int, size: int, others: dict[str, Callable[[bytes], int]]) -> int:
     rng = random.Random(length)
     log, short_bytes = bytearray(), 0
     while len(log) < size:
@@ -119,7 +128,7 @@ def _bench_scan(length: int, rounds: int, size: int, leveldb: dict[str, Callable
         f"ours, {kernel}": functools.partial(_with, kernel, functools.partial(_count, data))
         for kernel in crc32c.kernels()
     }
-    in_c |= {f"LevelDB's reader, {name} CRC": functools.partial(read, data) for name, read in leveldb.items()}
+    in_c |= {name: functools.partial(read, data) for name, read in others.items()}
     in_c["ours, two threads"] = functools.partial(_count_in_two_threads, data)
     in_python: dict[str, Callable[[], int]] = {"ours, each record with its data": lambda: len(list(scan([short])))}
     loops = {
@@ -144,7 +153,7 @@ def _bench_scan(length: int, rounds: int, size: int, leveldb: dict[str, Callable
         timings = interleaved(contestants, rounds)
     sizes = {name: len(short) if name in in_python else len(data) for name in contestants}
     _print(f"{length} B", timings, sizes)
-    absent = {f"LevelDB's reader, {name} CRC": _absent for name in ("portable", "hardware") if name not in leveldb}
+    absent = dict.fromkeys((name for name in OTHERS if name not in others), _absent)
     _print_absent({**loops, "numpy": numpy_sum or _absent, **absent})
     return records
 
@@ -166,9 +175,55 @@ def _bench_tfrecord(length: int, rounds: int, size: int) -> int:
         contestants["reading RAM (numpy sum)"] = numpy_sum
     sizes = {name: len(data if name.startswith(("ours, ", "reading")) else short) for name in contestants}
     sizes["ours, each record with its data"] = len(short)
-    _print(f"{length} B", interleaved(contestants, rounds), sizes)
+    payloads = [record[tfrecord.HEADER_BYTES : -tfrecord.FOOTER_BYTES]] * (len(short) // len(record))
+    with tempfile.TemporaryDirectory() as directory:
+        array_record, tensorflow = _array_record(payloads, Path(directory)), _tensorflow(data, Path(directory))
+        for name, read, file in ((ARRAY_RECORD, array_record, short), (TENSORFLOW, tensorflow, data)):
+            if read is not _absent:
+                contestants[name], sizes[name] = functools.partial(read, b""), len(file)
+        _print(f"{length} B", interleaved(contestants, rounds), sizes)
     _print_absent({"crc32c (wheel)": wheel, "numpy": numpy_sum or _absent})
+    _print_absent({ARRAY_RECORD: array_record, TENSORFLOW: tensorflow})
     return int(records)
+
+
+def _array_record(payloads: list[bytes], directory: Path) -> Callable[[bytes], int]:
+    """Reads the same payloads, each with its data, in that library's own format, from the page cache."""
+    try:
+        library = importlib.import_module("array_record.python.array_record_module")
+    except ImportError:
+        return _absent
+    path = str(directory / "array_record")
+    writer = library.ArrayRecordWriter(path, "group_size:64,uncompressed")
+    for payload in payloads:
+        writer.write(payload)
+    writer.close()
+
+    def read(_: bytes) -> int:
+        reader = library.ArrayRecordReader(path)
+        records = len(reader.read_all())
+        reader.close()
+        if records != len(payloads):
+            raise AssertionError("it reads what it wrote")
+        return records
+
+    return read
+
+
+def _tensorflow(data: bytes, directory: Path) -> Callable[[bytes], int]:
+    """Counts the records of the same file in TensorFlow's C++, a batch at a time, from the page cache."""
+    try:
+        tensorflow: Any = importlib.import_module("tensorflow")
+    except ImportError:
+        return _absent
+    path = directory / "tfrecords"
+    path.write_bytes(data)
+
+    def read(_: bytes) -> int:
+        batches = tensorflow.data.TFRecordDataset(str(path)).batch(256)
+        return int(batches.reduce(0, lambda count, batch: count + tensorflow.shape(batch)[0]))
+
+    return read
 
 
 def _count_tfrecords(data: bytes) -> int:

@@ -37,9 +37,17 @@ def _kernels_object(directory: Path) -> Path:
 
 
 def _reader(library: Path, flags: list[str]) -> Callable[[bytes], int]:
-    command = ["g++", "-O2", "-std=c++17", "-fPIC", "-shared", str(HERE / "leveldb_reader.cc"), *flags]
-    linked = ["-Wl,-Bstatic", "-lleveldb", "-Wl,-Bdynamic", "-o", str(library)]
-    subprocess.run([*command, *linked], check=True, capture_output=True)
+    return compiled("leveldb_reader.cc", library, [*flags, "-Wl,-Bstatic", "-lleveldb", "-Wl,-Bdynamic"])
+
+
+def compiled(source: str, library: Path, flags: list[str]) -> Callable[[bytes], int]:
+    """The `read_log` of a file of C++ beside this one.
+
+    Raises:
+        CalledProcessError: it can't be compiled, or something that it is linked to isn't there.
+    """
+    command = ["g++", "-O2", "-std=c++17", "-fPIC", "-shared", str(HERE / source), *flags, "-o", str(library)]
+    subprocess.run(command, check=True, capture_output=True)
     read_log = ctypes.CDLL(str(library)).read_log
     read_log.restype, read_log.argtypes = ctypes.c_uint64, [ctypes.c_char_p, ctypes.c_size_t]
 

@@ -1,12 +1,18 @@
 """Pristine logs, and damage by seed that knows the truth."""
 
+import base64
+import gzip
+import hashlib
+import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
-from checksum import leveldb_log
+from checksum import gzip_members, leveldb_log, warc
 from checksum.finding import Finding, Flip, Intact, Record, Unreadable, merge
+from checksum.formats import FORMATS
 
 Item = Record | Intact | Finding
 
@@ -28,11 +34,36 @@ class PristineLog:
         return cls(bytes(data), begins)
 
 
+def append(name: str, payload: bytes, offset: int) -> bytes:
+    """The bytes of one more record in a file of the format, `offset` bytes long."""
+    if name == gzip_members.NAME:
+        return gzip.compress(payload, mtime=0)
+    if name == warc.NAME:
+        return warc_record(payload)
+    return FORMATS[name].encode(payload, offset)
+
+
+def warc_record(block: bytes, *fields: str) -> bytes:
+    """A record with a digest of its block, unless `fields` are given for those that stand before its length."""
+    digest = base64.b32encode(hashlib.sha1(block).digest()).decode()
+    stated = fields or (f"WARC-Block-Digest: sha1:{digest}",)
+    kind = [] if any(field.startswith("WARC-Type") for field in stated) else ["WARC-Type: resource"]
+    lines = ["WARC/1.0", *kind, *stated, f"Content-Length: {len(block)}", "", ""]
+    header = "\r\n".join(lines).encode()
+    return header + block + b"\r\n\r\n"
+
+
 def flip(data: bytes, offset_bytes: int, bit: int) -> tuple[bytes, Flip]:
     """The data with one bit flipped, and what a reader should say about it."""
     damaged = bytearray(data)
     damaged[offset_bytes] ^= 1 << bit
     return bytes(damaged), Flip(offset_bytes, bit, damaged[offset_bytes] >> bit & 1)
+
+
+def write_back(path: Path) -> None:
+    """Returns when the disk has what was written to the file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def random_flip(data: bytes, rng: random.Random) -> tuple[bytes, Flip]:

@@ -10,18 +10,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from checksum import crc32c, leveldb_log
-from checksum.commands import salvage, verify
-from checksum.finding import Finding
+from checksum import commands, crc32c, diagnose, leveldb_log, tfrecord
+from checksum import verify as verifying
+from checksum.commands import locate, salvage, verify
+from checksum.finding import Finding, Unreadable
+from checksum.formats import Format
 from checksum.leveldb_log import BLOCK_BYTES, scan
 from checksum.verify import verify_file
-from tests.checksum.faults import PristineLog, flip
+from tests.checksum.faults import PristineLog, flip, write_back
 
 LONG_AGO_S = 1_000_000_000
 ROOT = Path(__file__).parent.parent.parent
@@ -73,12 +76,44 @@ def test_a_flipped_bit_is_named(tmp_path: Path, log: PristineLog) -> None:
         "end": list(log.payloads)[101],
         "verdict": "flipped",
         "flip": {"offset_bytes": at, "bit": 3, "stored": truth.stored},
-        "layer": None,
+        "layer": "unknown",  # it was written just now, so that the disk may not have it yet
     }
     text = run(verify, path)
     assert text.exit_code == 1
     assert f"bit 3 of byte {at} is {truth.stored}, was {1 - truth.stored}" in text.stdout
     assert str(path) in text.stdout
+
+
+def test_the_layer_of_damage_on_disk_is_told(disk: Path, log: PristineLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(disk / "log", flip(log.data, list(log.payloads)[100] + 50, 3)[0])
+    write_back(path)
+    monkeypatch.setattr(diagnose, "WRITTEN_BACK_S", 0)  # else what was written just now is unknown
+    (file,) = verified(path)[1]
+    (finding,) = file["findings"]
+    assert (finding["verdict"], finding["layer"]) == ("flipped", "disk")
+    assert "flipped, on disk: bit 3" in run(verify, path).stdout
+    assert "flipped, on disk: bit 3" in run(locate, path).stdout
+    (mismatch,) = json.loads(run(locate, "--json", path).stdout)["mismatches"]
+    assert mismatch["layer"] == "disk"
+
+
+def test_a_flip_in_memory_is_transient_and_counts(
+    disk: Path, log: PristineLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = list(log.payloads)[100] + 50
+    path = write(disk / "log", log.data)
+    read_views = verifying.read_views
+
+    def flipping(fd: int, begin: int, end: int, buffer: bytearray) -> Iterator[memoryview | Unreadable]:
+        for piece in read_views(fd, begin, end, buffer):
+            piece[at] ^= 1
+            yield piece
+
+    monkeypatch.setattr(verifying, "read_views", flipping)
+    code, (file,) = verified(path)
+    (finding,) = file["findings"]
+    assert (code, finding["verdict"], finding["layer"]) == (1, "transient", "buffer")
+    assert f"{finding['end']}: transient, in memory while it was read: bit 0 of byte {at}" in run(verify, path).stdout
 
 
 def test_the_end_of_a_growing_file_is_marked_and_no_damage(tmp_path: Path, log: PristineLog) -> None:
@@ -137,8 +172,8 @@ def test_a_directory_is_walked_in_order(tmp_path: Path, log: PristineLog) -> Non
     assert [file["format"] for file in files].count(None) == 1
     assert code == 2  # nobody can say whether the text is what was written
     stderr = run(verify, tmp_path).stderr
-    assert f"1 of no known format: {tmp_path}/c/readme" in stderr
-    assert f"passed over: {tmp_path}/link, {tmp_path}/pipe, {tmp_path}/c/loop" in stderr
+    assert f"1 of no known format:\n  {tmp_path}/c/readme\n" in stderr
+    assert f"passed over:\n  {tmp_path}/link\n  {tmp_path}/pipe\n  {tmp_path}/c/loop\n" in stderr
     (tmp_path / "c" / "readme").unlink()
     assert verified(tmp_path)[0] == 0
     assert verified(tmp_path / "link")[0] == 0  # the user named this link
@@ -347,3 +382,114 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, log: PristineLog) -> None:
     assert result.returncode == 2
     assert result.stderr == f"flipwatch: {path} can't be salvaged to {out}: File too large\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+# any size, any number
+
+
+def within_memory(*args: object) -> tuple[int, str]:
+    """The exit status and output of `flipwatch` in 48 MiB of new memory at most: bounded, whatever it is given."""
+    program = (
+        "import resource, runpy, sys; sys.argv = sys.argv[1:];"
+        "from checksum.commands import verify;"  # what is imported is no matter of the files
+        "used = int(open('/proc/self/statm').read().split()[0]) * 4096;"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 48 * 2**20,) * 2);"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", program, str(ROOT / "flipwatch.py"), *map(str, args)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
+    assert result.stderr == ""
+    return result.returncode, result.stdout
+
+
+@pytest.mark.parametrize("format", [leveldb_log, tfrecord], ids=lambda format: format.NAME)
+def test_a_sparse_file_takes_neither_memory_nor_reading(format: Format, tmp_path: Path) -> None:
+    assert format.encode is not None
+    path, size = tmp_path / "sparse", 4 * 2**30
+    with path.open("wb") as file:
+        for _ in range(2):
+            file.write(format.encode(b"payload", file.tell()))
+        begin = file.tell()
+        file.truncate(size)
+    os.utime(path, (LONG_AGO_S, LONG_AGO_S))
+    code, text = within_memory("verify", "--json", "--rate", "1", path)  # at this rate reading it would take an hour
+    (entry,) = json.loads(text)["files"]
+    assert (code, entry["bytes"], entry["records"]) == (1, size, 2)
+    assert [(found["begin"], found["end"], found["verdict"]) for found in entry["findings"]] == [(begin, size, "zeros")]
+
+
+def test_records_behind_a_hole_are_found(tmp_path: Path) -> None:
+    path, hole = tmp_path / "sparse", 2**30
+    with path.open("wb") as file:
+        file.write(2 * tfrecord.encode(b"payload", 0))
+        file.seek(hole + 12_345)
+        for number in range(100):
+            file.write(tfrecord.encode(b"%d" % number, 0))
+    os.utime(path, (LONG_AGO_S, LONG_AGO_S))
+    _, (entry,) = verified(path)
+    assert entry["records"] == 102
+    assert [(found["end"], found["verdict"]) for found in entry["findings"]] == [(hole + 12_345, "zeros")]
+
+
+def test_many_files_are_summed_up(tmp_path: Path, log: PristineLog) -> None:
+    for number in range(70):
+        write(tmp_path / f"intact{number}", log.data)
+        write(tmp_path / f"text{number}", b"plain text")
+    for number in range(3):
+        write(tmp_path / f"damaged{number}", flip(log.data, 1000, number)[0])
+    result = run(verify, tmp_path)
+    assert result.exit_code == 1
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["leveldb-log", "73", str(73 * len(log.data)), str(70 * 200 + 3 * 199), "3"] in rows
+    assert ["unknown", "70", "700", "0", "0"] in rows
+    listed = [row[0] for row in rows if row[1:2] == ["leveldb-log"]]
+    assert listed == [str(tmp_path / f"damaged{number}") for number in range(3)]
+    lines = result.stderr.splitlines()
+    assert (lines[0], len(lines), lines[-1]) == ("70 of no known format:", 12, "  and 60 more")
+    assert len(verified(tmp_path)[1]) == 143
+
+
+def test_many_findings_are_cut_short_for_a_person(tmp_path: Path) -> None:
+    data = bytearray(PristineLog.of(bytes([number]) * 100 for number in range(100)).data)
+    for at in range(50, len(data), 2 * 107):
+        data[at] ^= 1
+    path = write(tmp_path / "log", bytes(data))
+    lines = run(verify, path).stdout.splitlines()
+    assert sum("flipped" in line for line in lines) == 20
+    assert lines[-1] == "  and 30 more: see --json"
+    assert len(verified(path)[1][0]["findings"]) == 50
+
+
+def test_many_damaged_files_are_cut_short_for_a_person(
+    tmp_path: Path, log: PristineLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_FILES_LISTED_MAX", 4)
+    monkeypatch.setattr(commands, "_DAMAGED_LISTED_MAX", 3)
+    for number in range(5):
+        write(tmp_path / f"log{number}", flip(log.data, 1000, number)[0])
+    lines = run(verify, tmp_path).stdout.splitlines()
+    assert lines[-1] == "and 2 more files with findings: see --json"
+    assert sum("flipped" in line for line in lines) == 3
+
+
+def test_a_directory_of_many_entries_is_walked_in_parts(
+    tmp_path: Path, log: PristineLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_SORTED_MAX", 3)
+    names = {f"{directory}/{number}" for directory in ("a", "b/c") for number in range(10)}
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, log.data)
+    code, files = verified(tmp_path)
+    assert (code, len(files)) == (0, 20)
+    assert {str(Path(file["path"]).relative_to(tmp_path)) for file in files} == names
+
+
+def test_an_unlisted_directory_is_trouble_and_the_rest_is_verified(tmp_path: Path, log: PristineLog) -> None:
+    write(tmp_path / "log", log.data)
+    walked = commands._Walk([tmp_path])
+    files = walked.files()
+    (tmp_path / "gone").mkdir()
+    assert next(files).path == tmp_path / "log"
+    (tmp_path / "gone").rmdir()
+    assert list(files) == [] and walked.troubles == 1

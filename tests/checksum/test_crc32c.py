@@ -62,6 +62,10 @@ def test_a_kernel_can_be_chosen() -> None:
         crc32c.use(before)
     with pytest.raises(ValueError, match="no CRC-32C kernel 'abacus'"):
         _crc32c.use("abacus")
+    with pytest.raises(ValueError, match="no CRC-32C kernel 'abacus'"):
+        _crc32c.use_here("abacus")
+    with pytest.raises(TypeError):
+        _crc32c.use_here(3)
     for wrong in ((), ("abacus", b"")):
         with pytest.raises((TypeError, ValueError)):
             _crc32c.crc32c_with(*wrong)

@@ -11,7 +11,17 @@ import pytest
 
 from checksum import leveldb_log
 from checksum.durable import fsync_directory, replace_file
-from checksum.files import PAGE_BYTES, NotRegular, open_regular, read_chunks, reader_at
+from checksum.files import (
+    HOLE_BYTES_MIN,
+    PAGE_BYTES,
+    NotRegular,
+    is_hole,
+    open_regular,
+    read_chunks,
+    read_views,
+    reader_at,
+    spans,
+)
 from checksum.finding import Unreadable
 from checksum.formats import recognise
 from checksum.leveldb_log import BLOCK_BYTES, encode
@@ -206,3 +216,28 @@ def test_the_order_is_write_sync_rename_sync(tmp_path: Path, monkeypatch: pytest
     with replace_file(tmp_path / "file") as file:
         file.write(b"x")
     assert order == ["write", "fsync", "replace", "fsync"]
+
+
+# holes
+
+
+def test_holes_are_told_apart_from_data(tmp_path: Path) -> None:
+    path, hole = tmp_path / "sparse", 8 * HOLE_BYTES_MIN
+    with path.open("wb") as file:
+        file.write(b"x" * 100_000)
+        file.seek(hole)
+        file.write(b"y" * 100_000)
+        file.truncate(2 * hole)
+    fd = open_regular(path, follow=True)
+    try:
+        found = list(spans(fd, 50_000, 2 * hole + 5))
+        content = b"".join(piece for piece in read_chunks(fd, 50_000, 2 * hole) if isinstance(piece, bytes))
+        sizes = {len(piece) for piece in read_views(fd, hole // 2, hole, bytearray(4096)) if is_hole(piece)}
+    finally:
+        os.close(fd)
+    if len(found) == 1:
+        pytest.skip("this file system doesn't tell where the holes are")
+    assert [found[0].begin, *(span.end for span in found[:-1])] == [span.begin for span in found]  # they tile
+    assert [span.is_hole for span in found] == [False, True, False, True, False]
+    assert content == path.read_bytes()[50_000:]
+    assert sizes == {4096}

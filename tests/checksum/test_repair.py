@@ -17,6 +17,8 @@ from checksum.finding import Unreadable
 from checksum.formats import FORMATS
 from tests.checksum.faults import flip
 
+WRITERS = [name for name, format in FORMATS.items() if format.encode]
+
 
 def run(command: Any, *args: object) -> Result:
     return CliRunner().invoke(command, [str(arg) for arg in args])
@@ -38,7 +40,7 @@ def flipped(data: bytes, *places: tuple[int, int]) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("name", WRITERS)
 def test_flipped_bits_are_put_right(tmp_path: Path, name: str) -> None:
     path, out = tmp_path / "in", tmp_path / "out"
     data, begins = written(path, name, [1000] * 90 + [50_000] + [20] * 10)
@@ -75,7 +77,7 @@ def test_flipped_bits_are_put_right(tmp_path: Path, name: str) -> None:
     assert run(locate, out).stdout == "0 mismatches, 0 explained by one bit\n"
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("name", WRITERS)
 def test_what_no_single_bit_explains_is_left_as_it_is(tmp_path: Path, name: str) -> None:
     path, out = tmp_path / "in", tmp_path / "out"
     data, begins = written(path, name, [1000] * 20)

@@ -9,7 +9,8 @@ import pytest
 from checksum import salvage, tfrecord
 from checksum.files import ReadsDiffer, open_regular
 from checksum.finding import Verdict
-from checksum.salvage import LostTooMuch, salvage_file
+from checksum.reader import LostTooMuch, Records, Span
+from checksum.salvage import salvage_file
 
 PAYLOADS = [bytes([number]) * 1000 for number in range(100)]
 # The real reader of a real format, which hides that it could also write.
@@ -25,7 +26,7 @@ def damaged(tmp_path: Path) -> Path:
     return path
 
 
-def salvaged(path: Path, out: Path, lost_max: float = 0.5) -> salvage.Outcome:
+def salvaged(path: Path, out: Path, lost_max: float = 0.5) -> Records:
     fd = open_regular(path, follow=False)
     try:
         return salvage_file(fd, READ_ONLY, out, lost_max)
@@ -35,9 +36,9 @@ def salvaged(path: Path, out: Path, lost_max: float = 0.5) -> salvage.Outcome:
 
 def test_intact_records_are_copied_as_they_stand(damaged: Path, tmp_path: Path) -> None:
     outcome = salvaged(damaged, tmp_path / "out")
-    assert outcome.records == 99
-    assert [finding.verdict for finding in outcome.left_out] == [Verdict.flipped]
-    left_out = outcome.left_out[0]
+    assert outcome.count == 99
+    assert [finding.verdict for finding in outcome.findings] == [Verdict.flipped]
+    left_out = outcome.findings[0]
     data = damaged.read_bytes()
     assert (tmp_path / "out").read_bytes() == data[: left_out.begin] + data[left_out.end :]
 
@@ -51,16 +52,16 @@ def test_the_limit_holds(damaged: Path, tmp_path: Path) -> None:
 def test_a_file_that_changes_under_the_copy_is_not_copied(
     damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sort = salvage._sort
+    spans_of = salvage._spans
 
-    def and_then_rot(*args: object, **options: object) -> salvage.Outcome:
-        outcome = sort(*args, **options)
+    def and_then_rot(records: Records) -> list[Span]:
+        spans = spans_of(records)
         data = bytearray(damaged.read_bytes())
         data[10_000] ^= 1
         damaged.write_bytes(data)
-        return outcome
+        return spans
 
-    monkeypatch.setattr(salvage, "_sort", and_then_rot)
+    monkeypatch.setattr(salvage, "_spans", and_then_rot)
     with pytest.raises(ReadsDiffer):
         salvaged(damaged, tmp_path / "out")
     assert sorted(tmp_path.iterdir()) == [damaged]

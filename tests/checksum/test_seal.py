@@ -3,19 +3,24 @@
 import os
 import random
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from checksum import diagnose
 from checksum import seal as sealing
-from checksum.commands import seal, verify
+from checksum import verify as verifying
+from checksum.commands import locate, repair, seal, verify
 from checksum.files import open_regular
-from checksum.finding import Flip, Verdict
+from checksum.finding import Finding, Flip, Layer, Unreadable, Verdict
 from checksum.leveldb_log import encode
 from checksum.seal import PART_BYTES, State, path_for
-from tests.checksum.faults import flip
+from checksum.verify import verify_sealed
+from tests.checksum.faults import flip, write_back
 
 SIZES = [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 20 * PART_BYTES + 333]
 
@@ -32,14 +37,26 @@ def sealed(path: Path, size: int, *options: str) -> bytes:
     return data
 
 
-def compared(path: Path, monkeypatch: pytest.MonkeyPatch | None = None) -> sealing.Verified:
+@dataclass(frozen=True)
+class Verified:
+    """What a file is against its seal; `parts` are the intact ones."""
+
+    state: State | None
+    parts: int
+    findings: tuple[Finding, ...]
+
+
+def compared(
+    path: Path, monkeypatch: pytest.MonkeyPatch | None = None, pace: Callable[[int], None] = lambda _size: None
+) -> Verified:
     """What the seal says; with a monkeypatch, as if nobody had touched the file since it was sealed."""
-    stored = sealing.read(path_for(path))
     if monkeypatch is not None:
         monkeypatch.setattr(sealing.Seal, "state_of", lambda _seal, _status: State.rotted)
     fd = open_regular(path, follow=False)
     try:
-        return sealing.verify(fd, stored, lambda _size: None)
+        report = verify_sealed(fd, path, time.time(), pace)
+        assert report.corrupt == report.findings
+        return Verified(report.seal, report.records, report.findings)
     finally:
         os.close(fd)
 
@@ -55,7 +72,7 @@ def rewrite(path: Path, data: bytes) -> None:
 def test_an_intact_file(tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
     sealed(path, size)
-    assert compared(path) == sealing.Verified(State.intact, max(1, -(-size // PART_BYTES)), ())
+    assert compared(path) == Verified(State.intact, max(1, -(-size // PART_BYTES)), ())
     assert run(verify, path).exit_code == 0
     assert run(verify, tmp_path).exit_code == 0  # the seal is a log, and verified as one
     path.touch()
@@ -79,6 +96,32 @@ def test_rot_is_named_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]
     result = run(verify, path)
     assert (result.exit_code, "has rotted" in result.stdout) == (1, True)
+
+
+def test_the_layer_of_damage_is_told(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = disk / "file"
+    data = sealed(path, 5 * PART_BYTES + 1000)
+    monkeypatch.setattr(diagnose, "WRITTEN_BACK_S", 0)
+    read = verifying.read_views
+
+    def flipping(fd: int, begin: int, end: int, buffer: bytearray) -> Iterator[memoryview | Unreadable]:
+        for piece in read(fd, begin, end, buffer):
+            piece[len(data) - 1] ^= 1
+            yield piece
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verifying, "read_views", flipping)
+        verified = compared(path)
+        assert (verified.state, verified.parts) == (State.intact, 5)
+        (finding,) = verified.findings
+        assert (finding.verdict, finding.layer) == (Verdict.transient, Layer.buffer)
+        assert run(verify, path).exit_code == 1
+    assert compared(path).findings == ()
+    path.write_bytes(flip(data, 3 * PART_BYTES, 0)[0])
+    write_back(path)
+    verified = compared(path, monkeypatch)
+    assert verified.state is State.rotted
+    assert [finding.layer for finding in verified.findings] == [Layer.disk]
 
 
 def test_every_bit_of_a_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +154,29 @@ def test_the_state_follows_from_what_the_file_system_says(tmp_path: Path) -> Non
     assert "1 changed since sealed, not verified" in run(verify, path).stderr
 
 
+def test_a_difference_that_no_part_shows_is_told_by_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    sealed(path, 3 * PART_BYTES)
+    sealing.write(path_for(path), replace(sealing.read(path_for(path)), sha256="0" * 64))
+    assert compared(path) == Verified(
+        State.rotted, 0, (Finding(0, 3 * PART_BYTES, Verdict.skipped, layer=Layer.unknown),)
+    )
+
+
+def test_locate_and_repair_go_by_the_seal(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    data = sealed(path, 5000)
+    rewrite(path, flip(data, 3000, 4)[0])
+    result = run(locate, path)
+    assert (result.exit_code, "bit 4 of byte 3000" in result.stdout) == (1, True)
+    assert run(repair, path, tmp_path / "out").exit_code == 0
+    assert (tmp_path / "out").read_bytes() == data
+    path.write_bytes(data + b"x")
+    assert "no known format" in run(locate, path).stderr
+    path_for(path).write_bytes(b"")
+    assert "is damaged" in run(locate, path).stderr
+
+
 def test_a_changed_file_is_judged_by_its_own_records(tmp_path: Path) -> None:
     path = tmp_path / "log"
     data = b"".join(encode(b"x" * 100, 107 * number) for number in range(9))
@@ -125,14 +191,14 @@ def test_what_only_grows_is_compared_as_far_as_it_was_sealed(tmp_path: Path) -> 
     path = tmp_path / "file"
     data = sealed(path, 3 * PART_BYTES + 500, "--append-only")
     path.write_bytes(data + b"more" * 50_000)
-    assert compared(path) == sealing.Verified(State.intact, 4, ())
+    assert compared(path) == Verified(State.intact, 4, ())
     path.write_bytes(flip(data, PART_BYTES + 5, 2)[0] + b"more")
     assert [(f.begin, f.verdict) for f in compared(path).findings] == [(PART_BYTES, Verdict.flipped)]
     assert run(verify, path).exit_code == 1
     path.write_bytes(data[: 2 * PART_BYTES + 9])
     verified = compared(path)
     assert verified.state is State.rotted
-    assert [finding.verdict for finding in verified.findings] == [Verdict.torn, Verdict.torn]
+    assert [finding.verdict for finding in verified.findings] == [Verdict.torn]
     assert verified.findings[-1].end == len(data)
 
 
@@ -169,11 +235,10 @@ def test_no_flipped_bit_of_a_seal_is_taken_for_a_seal(tmp_path: Path) -> None:
 def test_a_file_written_while_it_is_read_is_not_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     data = sealed(path, 3 * PART_BYTES)
-    stored = sealing.read(path_for(path))
+    verified = compared(path, pace=lambda _size: rewrite(path, flip(data, 2 * PART_BYTES, 0)[0]))
+    assert verified == Verified(State.changed, 0, ())
     fd = open_regular(path, follow=False)
     try:
-        verified = sealing.verify(fd, stored, lambda _size: rewrite(path, flip(data, 2 * PART_BYTES, 0)[0]))
-        assert verified == sealing.Verified(State.changed, 0, ())
         real = sealing.read_chunks
 
         def writing(*args: Any) -> Any:

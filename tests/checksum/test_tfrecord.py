@@ -3,6 +3,7 @@
 import random
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tfrecord.writer import TFRecordWriter
 
-from checksum import _crc32c, tfrecord
+from checksum import _crc32c, chain, tfrecord, window
 from checksum.commands import salvage, verify
 from checksum.crc32c import crc32c, mask
 from checksum.finding import Finding, Record, Unreadable, Verdict, merge
@@ -295,6 +296,24 @@ def test_every_double_flip_of_a_small_file() -> None:
         assert_tiles(items, 0, len(damaged))
         assert_no_phantom(items, file)
         assert len(records(items)) <= 2
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_zeros_that_are_passed_over_hide_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain, "_STEP_BYTES", 1000)
+    rng = random.Random(seed)
+    parts: list[bytes] = []
+    for _ in range(rng.randrange(1, 4)):
+        parts += [
+            encode(rng.randbytes(rng.choice((0, 5, 900))), 0) * 3,
+            bytes(rng.choice((1, 999, 1012, 5000, 20_000))),
+        ]
+    data = b"".join([*parts, encode(b"last", 0) * rng.randrange(3)])
+    chunks = with_a_hole(data, rng) if seed % 4 == 0 else cut(data, rng)
+    passed = [list(reader(chunks)) for reader in (partial(scan, with_data=False), tfrecord.verify)]
+    monkeypatch.setattr(window.Window, "pass_zeros", lambda _window, position, *_: position)
+    searched = counted(scan(chunks, with_data=False))
+    assert [counted(items) for items in passed] == [searched, searched]
 
 
 # counting in C
