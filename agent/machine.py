@@ -4,14 +4,16 @@ Enters: where sysfs, procfs, the boot partition and the kernel's modules are. Le
 is None or absent. Only the doctor asks.
 """
 
+import contextlib
 import gzip
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 CONFIG_BYTES_MAX = 4 << 20
+BUILT_IN_BYTES_MAX = 16 << 20
 LINE_BYTES_MAX = 4096
 # Words in the firmware's vendor and product names that only virtual machines have.
 VIRTUAL_NAMES = ("qemu", "kvm", "vmware", "virtualbox", "virtual machine", "hvm domu", "bochs", "google compute engine")
@@ -24,20 +26,21 @@ class Machine:
     kernel: str
     options: dict[str, str] | None = None  # "y", "m" or "n"; None: the kernel's configuration isn't to be found
     drivers: tuple[str, ...] = ()  # EDAC drivers of this kernel that say they fit this hardware
-    loaded: tuple[str, ...] = ()  # those of them that are loaded
+    loaded: tuple[str, ...] = ()  # those of them that are loaded or built in
     is_firmware_first: bool = False  # the firmware takes hardware errors and tells the kernel what it likes
     facts: dict[str, str] = field(default_factory=dict)  # agent.host.facts
 
 
 def look(sysfs: Path, proc: Path, boot: Path, modules: Path, facts: dict[str, str]) -> Machine:
     """This machine; `modules` is the directory of the running kernel's modules, named like its release."""
-    drivers = tuple(sorted(set(_fitting_drivers(sysfs, modules / "modules.alias"))))
+    built_in = set(_fitting(sysfs, _built_in_aliases(modules / "modules.builtin.modinfo")))
+    drivers = tuple(sorted(built_in | set(_fitting(sysfs, _module_aliases(modules / "modules.alias")))))
     return Machine(
         virtual=_virtual(sysfs, proc, facts),
         kernel=modules.name,
         options=_options(boot / f"config-{modules.name}", proc / "config.gz"),
         drivers=drivers,
-        loaded=tuple(name for name in drivers if (sysfs / "module" / name).exists()),
+        loaded=tuple(name for name in drivers if name in built_in or (sysfs / "module" / name).exists()),
         is_firmware_first=(sysfs / "firmware/acpi/tables/HEST").exists(),
         facts=facts,
     )
@@ -75,17 +78,29 @@ def _options(*files: Path) -> dict[str, str] | None:
     return None
 
 
-def _fitting_drivers(sysfs: Path, aliases: Path) -> Iterator[str]:
-    """The EDAC drivers whose aliases match a device of this machine, as udev would find them."""
+def _fitting(sysfs: Path, aliases: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """The EDAC drivers whose aliases, (pattern, driver), match a device of this machine, as udev would find them."""
     devices = set(_device_aliases(sysfs))
-    try:
-        with aliases.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                words = line.split()
-                if len(words) == 3 and "edac" in words[2] and any(fnmatchcase(name, words[1]) for name in devices):
-                    yield words[2]
-    except OSError:
-        return
+    for pattern, driver in aliases:
+        if "edac" in driver and any(fnmatchcase(device, pattern) for device in devices):
+            yield driver
+
+
+def _module_aliases(file: Path) -> Iterator[tuple[str, str]]:
+    """Lines of `alias PATTERN DRIVER`."""
+    with contextlib.suppress(OSError), file.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            words = line.split()
+            if len(words) == 3:
+                yield words[1], words[2]
+
+
+def _built_in_aliases(file: Path) -> Iterator[tuple[str, str]]:
+    """Entries of `DRIVER.alias=PATTERN`, each ended by a zero byte."""
+    for entry in _bytes(file, BUILT_IN_BYTES_MAX).decode("utf-8", "replace").split("\0"):
+        driver, _, pattern = entry.partition(".alias=")
+        if pattern:
+            yield pattern, driver
 
 
 def _device_aliases(sysfs: Path) -> Iterator[str]:
@@ -98,8 +113,12 @@ def _device_aliases(sysfs: Path) -> Iterator[str]:
 
 def _text(file: Path) -> str:
     """The beginning of a file; of cpuinfo, that is more than the first processor."""
+    return _bytes(file, LINE_BYTES_MAX).decode("utf-8", "replace")
+
+
+def _bytes(file: Path, size_max: int) -> bytes:
     try:
         with file.open("rb") as stream:
-            return stream.read(LINE_BYTES_MAX).decode("utf-8", "replace")
+            return stream.read(size_max)
     except OSError:
-        return ""
+        return b""

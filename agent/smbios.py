@@ -60,18 +60,25 @@ class Table:
 
 def parse(data: bytes) -> Table:
     """The memory of a structure table."""
-    modules: list[Module] = []
-    corrections: list[str] = []
+    devices: list[_Fields] = []
+    arrays: list[_Fields] = []
     is_damaged = True  # until the table's end has been seen
     for kind, body, strings in _structures(data):
         if kind == MEMORY_DEVICE:
-            modules.append(_module(_Fields(body, strings)))
-        elif kind == MEMORY_ARRAY and _Fields(body, strings).number("B", 0x05) == SYSTEM_MEMORY:
-            code = _Fields(body, strings).number("B", 0x06)
-            corrections.append(ERROR_CORRECTION.get(code or 0, "unknown"))
+            devices.append(_Fields(body, strings))
+        elif kind == MEMORY_ARRAY:
+            arrays.append(_Fields(body, strings))
         elif kind == END_OF_TABLE:
             is_damaged = False
-    return Table(tuple(modules), corrections[0] if len(set(corrections)) == 1 else None, is_damaged)
+    others = {array.number("H", 0x02) for array in arrays if array.number("B", 0x05) != SYSTEM_MEMORY}
+    modules = tuple(_module(device) for device in devices if device.number("H", 0x04) not in others)
+    return Table(modules, _error_correction(arrays), is_damaged)
+
+
+def _error_correction(arrays: "list[_Fields]") -> str | None:
+    """What all arrays of system memory agree on; other arrays are those of flash and cache."""
+    codes = {array.number("B", 0x06) for array in arrays if array.number("B", 0x05) == SYSTEM_MEMORY}
+    return ERROR_CORRECTION.get(codes.pop() or 0, "unknown") if len(codes) == 1 else None
 
 
 def _structures(data: bytes) -> Iterator[tuple[int, bytes, list[bytes]]]:

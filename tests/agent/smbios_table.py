@@ -6,14 +6,14 @@ from pathlib import Path
 MIB = 1 << 20
 
 
-def structure(kind: int, body: bytes, *strings: str) -> bytes:
+def structure(kind: int, body: bytes, *strings: str, handle: int | None = None) -> bytes:
     """`body` is what follows the header of four bytes."""
     text = b"".join(string.encode() + b"\0" for string in strings) or b"\0"
-    return struct.pack("<BBH", kind, 4 + len(body), 0x1000 + kind) + body + text + b"\0"
+    return struct.pack("<BBH", kind, 4 + len(body), 0x1000 + kind if handle is None else handle) + body + text + b"\0"
 
 
-def memory_array(correction: int = 6, use: int = 3) -> bytes:
-    return structure(16, struct.pack("<BBBIHHQ", 3, use, correction, 0x80000000, 0xFFFE, 8, 0))
+def memory_array(correction: int = 6, use: int = 3, handle: int = 0x1010) -> bytes:
+    return structure(16, struct.pack("<BBBIHHQ", 3, use, correction, 0x80000000, 0xFFFE, 8, 0), handle=handle)
 
 
 def memory_device(
@@ -26,6 +26,7 @@ def memory_device(
     manufacturer: str = "",
     widths: tuple[int, int] = (72, 64),
     speed: int = 3200,
+    array: int = 0x1010,
 ) -> bytes:
     """Type 17 of version 3.3 (0x5C bytes)."""
     strings = [text for text in (locator, bank, manufacturer, serial, part) if text]
@@ -34,7 +35,7 @@ def memory_device(
     size = size_mib if size_mib < 0x7FFF else 0x7FFF
     body = struct.pack(
         "<HHHHHBBBBBHHBBBBBIH",
-        *(0x1010, 0xFFFE, *widths, size, 9, 0, *numbers[:2], 26, 0x80),
+        *(array, 0xFFFE, *widths, size, 9, 0, *numbers[:2], 26, 0x80),
         *(speed, *numbers[2:4], 0, numbers[4], 2, size_mib if size == 0x7FFF else 0, speed),
     )
     return structure(17, body.ljust(0x54 - 4, b"\0") + struct.pack("<II", 6400, 5600), *strings)

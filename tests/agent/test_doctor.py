@@ -278,6 +278,15 @@ def test_drivers_that_fit_are_found_as_udev_would(roots: Path) -> None:
     assert look(roots).is_firmware_first and not look(roots).options
 
 
+def test_a_driver_built_into_the_kernel_is_loaded(roots: Path) -> None:
+    put(
+        roots / "modules/6.1.0/modules.builtin.modinfo",
+        "amd64_edac.license=GPL\0amd64_edac.alias=cpu:type:x86,ven0002fam0019mod*:feature:*\0libahci.alias=cpu:*\0",
+    )
+    put(roots / "sys/devices/system/cpu/modalias", "cpu:type:x86,ven0002fam0019mod0001:feature:,0000\n")
+    assert look(roots).drivers == look(roots).loaded == ("amd64_edac",)
+
+
 def test_the_check_interval(roots: Path) -> None:
     assert machine.check_interval_s(roots / "sys") is None
     put(roots / "sys/devices/system/machinecheck/machinecheck0/check_interval", "300\n")

@@ -84,9 +84,16 @@ def test_an_old_structure_ends_early() -> None:
 
 
 def test_only_system_memory_tells_the_error_correction() -> None:
-    cache = memory_array(correction=3, use=7)
+    cache = memory_array(correction=3, use=7, handle=0x2000)
     assert smbios.parse(cache + memory_array(correction=5) + END).error_correction == "single-bit ECC"
     assert smbios.parse(memory_array(3) + memory_array(5) + END).error_correction is None
+
+
+def test_a_flash_chip_is_no_memory_module() -> None:
+    flash = memory_array(correction=3, use=5, handle=0x2000) + memory_device("SYSTEM ROM", size_mib=8, array=0x2000)
+    found = smbios.parse(table(memory_device("DIMM_A1"), flash))
+    assert [module.locator for module in found.modules] == ["DIMM_A1"]
+    assert found.error_correction == "multi-bit ECC"
 
 
 def test_every_cut_keeps_what_stands_before_it() -> None:
