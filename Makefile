@@ -33,4 +33,4 @@ fuzz:
 	$(bin)/python -m tests.fuzz $(TIME)
 
 clean:
-	rm -rf .venv build *.egg-info checksum/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info checksum/*.so agent/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,15 +1,27 @@
-"""The agent's commands: `flipwatch agent` and `flipwatch scrubd`."""
+"""The agent's commands: `flipwatch agent`, `flipwatch scrubd` and `flipwatch doctor`."""
 
+import json
 import logging
+import platform
 import signal
 import sys
+import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agent import config as agent_config
 from checksum.settings import SettingsError
+
+if TYPE_CHECKING:
+    from agent.doctor import Facts, JournalFacts, Software
+    from agent.observation import Moment, Poll
+    from agent.sources.table import Source
+
+CONFIG = Path("/etc/flipwatch/agent.toml")
+ALARM = 1  # exit status of the doctor: a physical host whose memory errors nobody sees
 
 
 class ConfigTrouble(click.ClickException):
@@ -20,7 +32,7 @@ _config_option = click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    default=Path("/etc/flipwatch/agent.toml"),
+    default=CONFIG,
     show_default=True,
     help="The configuration file (TOML).",
 )
@@ -68,3 +80,118 @@ def _run(daemon: Any, config_path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: process.stop())
     process.run()
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help=f"The agent's configuration; else {CONFIG} if it is there, else every default.",
+)
+@click.option("--json", "wants_json", is_flag=True, help="One JSON document on stdout.")
+def doctor(config_path: Path | None, wants_json: bool) -> None:
+    """Say what can be seen of this host's memory errors, what's blind and why, and what to do about it.
+
+    Exit status: 0; 1 if this is a physical host and nobody sees its memory errors; 2 for a configuration that can't be
+    used. Run it as root, or as the agent's user to learn what the agent may see.
+    """
+    from agent.doctor import examine, render
+
+    try:
+        is_default = config_path is None and not CONFIG.exists()
+        settings = agent_config.AgentSettings() if is_default else agent_config.load(config_path or CONFIG).agent
+        report = examine(_facts(settings))
+    except SettingsError as error:
+        raise ConfigTrouble(str(error)) from error
+    except OSError as error:
+        raise ConfigTrouble(f"{error.filename}: can't be read: {error.strerror}") from error
+    if wants_json:
+        click.echo(json.dumps(report))
+    else:
+        for line in render(report):
+            click.echo(line)
+    sys.exit(ALARM if report["is_alarm"] else 0)
+
+
+def _facts(settings: agent_config.AgentSettings) -> "Facts":
+    """Everything the doctor judges by, as of now."""
+    from agent import host, inventory, machine
+    from agent.doctor import Facts
+    from agent.sources.table import SOURCES
+
+    now = host.now(settings.proc)
+    memory_state, memory_journal = _journal(settings.state_dir / "memory")
+    return Facts(
+        now_ns=time.time_ns(),
+        host=settings.host or host.name(),
+        machine=machine.look(
+            settings.sysfs,
+            settings.proc,
+            Path("/boot"),
+            Path("/lib/modules") / platform.release(),
+            host.facts(settings.sysfs, settings.proc),
+        ),
+        polls={name: _polled(source, settings, now) for name, source in SOURCES.items()},
+        inventory=inventory.read(settings.sysfs),
+        state=memory_state,
+        journals={"memory": memory_journal, "scrub": _journal(settings.state_dir / "scrub")[1]},
+        software=_software(),
+        check_interval_s=machine.check_interval_s(settings.sysfs),
+    )
+
+
+def _polled(source: "Source", settings: agent_config.AgentSettings, now: "Moment") -> "Poll":
+    from agent.deadline import POLL_MAX_S, Deadline
+    from agent.observation import Poll
+
+    look = partial(source.poll, settings, {}, now) if source.look is None else partial(source.look, settings, now)
+    try:
+        return Deadline[Poll](POLL_MAX_S).call(look) if source.may_hang else look()
+    except OSError as error:
+        return Poll(cursor={}, trouble=(str(error),), blind="unreadable" if "dram" in source.streams else None)
+
+
+def _journal(directory: Path) -> "tuple[dict[str, Any], JournalFacts]":
+    """What a journal remembers, and how it fares; it is read as any other process may, beside its owner."""
+    from agent.doctor import JournalFacts
+    from agent.journal import JournalReader
+
+    reader = JournalReader(directory)
+    try:
+        reader.refresh()
+    except FileNotFoundError:
+        return {}, JournalFacts(str(directory), trouble="not there: the daemon hasn't run with this configuration")
+    except OSError as error:
+        return {}, JournalFacts(str(directory), trouble=f"can't be read: {error.strerror}")
+    return reader.state, JournalFacts(
+        str(directory),
+        faults=sum(span.last_seq + 1 - span.first_seq for span in reader.spans()),
+        size_bytes=reader.size_bytes,
+        damaged_bytes=reader.damaged_bytes,
+        written_ns=reader.state.get("clock", [None])[0],
+    )
+
+
+def _software() -> "Software":
+    from importlib.metadata import packages_distributions
+
+    import crcmod  # noqa: F401  its inner module of the same name says how it computes
+
+    from agent.doctor import Software
+    from agent.metrics import package_version
+    from checksum import crc32c
+
+    clashes = {  # crcmod: crcmod-plus brings a package of the same name
+        package: tuple(sorted(set(found) - {owner}))
+        for package, found in packages_distributions().items()
+        for owner in ("flipwatch", "crcmod")
+        if owner in found and set(found) != {owner}
+    }
+    return Software(
+        version=package_version(),
+        crc32c=crc32c.implementation(),
+        kernels=crc32c.kernels(),
+        is_crcmod_native=bool(getattr(sys.modules["crcmod.crcmod"], "_usingExtension", False)),
+        clashes=clashes,
+    )

@@ -57,6 +57,12 @@ class AgentSettings:
         default="auto",
         choices=("auto", *crc32c.kernels()),
     )
+    canary_mib: int = setting(
+        "memory to watch for flipped bits on a machine without ECC; 0: none. It's locked, and swept 16 MiB at a poll",
+        default=0,
+        minimum=0,
+        maximum=1 << 20,
+    )
     journal_max_mib: int = setting(
         "bound of each journal; the oldest faults go first", default=256, minimum=1, maximum=1 << 20
     )

@@ -20,9 +20,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent import cores, host, systemd, trace_instance
+from agent import cores, evidence, host, inventory, systemd, trace_instance
 from agent.config import AgentSettings, Config
-from agent.deadline import Deadline
+from agent.deadline import POLL_MAX_S, Deadline
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
 from agent.metrics import AgentCollector, SourceStatus, View
 from agent.observation import Moment, Poll
@@ -34,7 +34,6 @@ from checksum import affinity, crc32c
 
 PENDING_FAULTS_MAX = 1000
 CORE_ANSWERS_S = 60.0  # a core that is kept busy by others for longer is said to be
-POLL_MAX_S = 2.0  # for a source that may hang
 TEMPERATURE_NS = 60 * 10**9  # so long it may be taken for that of an earlier time
 # To the next poll while there is something to wait for; in a storm of events it grows.
 PROMPT_S, PROMPT_MAX_S = 0.25, 5.0
@@ -88,6 +87,7 @@ class Agent:
         self.config = config
         self.host = config.agent.host or host.name()
         self._facts = host.facts(config.agent.sysfs, config.agent.proc)
+        self._inventory = inventory.read(config.agent.sysfs)
         self._boot_id = host.now(config.agent.proc).boot_id
         self._journal = Journal(
             config.memory_journal_dir, config.journal_max_bytes, host.machine_id(config.agent.machine_id)
@@ -229,9 +229,10 @@ class Agent:
             for name in self._sources:
                 poll = self._poll(name, state, now)
                 if poll is not None:
-                    polls[name] = poll
+                    polls[name] = inventory.with_parts(poll, self._inventory)
             faults, changes = reconcile(polls, state, now, self.host)
             faults = tuple(_with_temperature(fault, now) for fault in faults)
+            changes = evidence.remember(faults, state, changes)
             for name, poll in polls.items():
                 changes.update({f"{name}/{key}": value for key, value in poll.cursor.items()})
             changes["clock"] = [now.time_ns, now.boottime_ns, now.boot_id]

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent import host
+from agent.actions import NONE, decide
 from agent.novelty import QUIET_NS
 from agent.report import SEVERITIES
 from checksum.crc32c import implementation
@@ -98,8 +99,8 @@ def _memory(view: View) -> Iterator[Metric]:
     )
     info = GaugeMetricFamily(
         "flipwatch_device_info",
-        "The device's label, serial and part number; always 1.",
-        labels=["device", "label", "serial", "part"],
+        "The device's label, slot on the board, serial and part number; always 1.",
+        labels=["device", "label", "slot", "serial", "part"],
     )
     size = GaugeMetricFamily("flipwatch_device_size_bytes", "The device's capacity.", labels=["device"])
     for stream, name, device in _devices(view.state):
@@ -108,10 +109,10 @@ def _memory(view: View) -> Iterator[Metric]:
                 errors.add_metric([stream, name, severity], device["errors"].get(severity, 0))
         if device["last_ns"]:
             last.add_metric([stream, name], max(device["last_ns"].values()) / 1e9)
-        info.add_metric([name, device["label"], device["serial"], device["part"]], 1)
+        info.add_metric([name, *(device.get(attribute, "") for attribute in ("label", "slot", "serial", "part"))], 1)
         if device["size_bytes"] is not None:
             size.add_metric([name], device["size_bytes"])
-    yield from (errors, last, info, size)
+    yield from (errors, last, info, size, _actions(view))
 
     streams = sorted({stream for stream, _, _ in _devices(view.state)})
     novel = CounterMetricFamily(
@@ -128,6 +129,19 @@ def _memory(view: View) -> Iterator[Metric]:
     for (stream, severity), count in sorted(open_faults(view.state, view.now_ns).items()):
         opened.add_metric([stream, severity], count)
     yield opened
+
+
+def _actions(view: View) -> Metric:
+    action = GaugeMetricFamily(
+        "flipwatch_device_action",
+        "What to do about a device (watch, reset, drain, replace), and the rule that says so; always 1.",
+        labels=["device", "action", "rule"],
+    )
+    for stream, name, device in _devices(view.state):
+        decision = decide(stream, name, device, view.now_ns)
+        if decision.action != NONE:
+            action.add_metric([name, decision.action, decision.rule], 1)
+    return action
 
 
 def _sources(view: View) -> Iterator[Metric]:

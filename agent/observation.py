@@ -36,10 +36,11 @@ class Device:
     stream: str
     name: str
     label: str = ""
+    slot: str = ""  # what is printed beside it on the board; "A1 or A2" where that can't be told
     serial: str = ""
     part: str = ""
-    condition: str = ""  # what the part says of itself: "remap-pending", "remap-failed" or "remapped"
     size_bytes: int | None = None
+    condition: str = ""  # what the part says of itself, in the words of agent/actions.py
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,10 @@ Enters: the polls of one cycle, the remembered state and the moment. Leaves: the
 the state, which the journal writes together or not at all. Pure: nothing is mutated.
 
 State keys used here (all values are JSON):
-    device/<stream>/<name>   label, serial, part, size_bytes; errors and last_ns by severity; history by class of errors
+    device/<stream>/<name>   label, slot, serial, part, condition, size_bytes; errors and last_ns by severity; history
+                             by class of errors; life, the serial that these belong to and the boot in which it was
+                             last seen; evidence (agent/evidence.py)
+    replaced/<stream>/<name> the same of the parts that sat there before, the latest last
     novel/<stream>           how many novel faults with a time error of at most 120 s there were, for /metrics
     watch/<stream>           since when the host has watched the stream without a gap
     counted                  the controllers that ever had counters: first parts of device names
@@ -25,6 +28,7 @@ Changes = dict[str, Any]
 
 NOVEL_TIME_ERROR_MAX_S = 120.0  # a novel fault whose time is vaguer isn't counted in /metrics
 CLOCK_STEP_MIN_NS = 60 * 10**9
+LIVES_MAX = 4  # of the parts that were replaced at one place
 
 
 def reconcile(
@@ -130,10 +134,25 @@ def _key(stream: str, device: str) -> str:
 
 def _remember_device(view: _Overlay, device: Device, now: Moment) -> None:
     known = view.get(_key(device.stream, device.name), {"errors": {}, "last_ns": {}, "history": {}})
-    attributes = {name: getattr(device, name) for name in ("label", "serial", "part", "size_bytes")}
-    view.put(_key(device.stream, device.name), {**known, **attributes})
+    if _is_replaced(known, device, now):
+        lives = view.get(f"replaced/{device.stream}/{device.name}", [])
+        view.put(f"replaced/{device.stream}/{device.name}", [*lives, {**known, "until_ns": now.time_ns}][-LIVES_MAX:])
+        history = {name: History(since_ns=now.time_ns).as_json() for name in known["history"]}
+        known = {"errors": {}, "last_ns": {}, "history": history}
+    attributes: dict[str, Any] = {
+        name: getattr(device, name) for name in ("label", "slot", "serial", "part", "condition")
+    }
+    if device.serial:
+        attributes["life"] = [device.serial, now.boot_id]
+    view.put(_key(device.stream, device.name), {**known, **attributes, "size_bytes": device.size_bytes})
     if view.get(f"watch/{device.stream}") is None:
         view.put(f"watch/{device.stream}", now.time_ns)
+
+
+def _is_replaced(known: Mapping[str, Any], device: Device, now: Moment) -> bool:
+    """Another part sits there: it came while the machine was off. Within one boot it's the label that was set right."""
+    serial, boot_id = known.get("life", ["", ""])
+    return bool(serial and device.serial) and serial != device.serial and boot_id != now.boot_id
 
 
 def _remember_first_sight(view: _Overlay, sight: FirstSight) -> None:
@@ -186,13 +205,17 @@ def _fault(view: _Overlay, account: Account, host: str) -> MemoryFault:
         novel=novel,
         witnesses=account.witnesses,
         epoch=account.epoch,
-        detail=account.as_detail(),
+        detail={**_identity(known), **account.as_detail()},
     )
+
+
+def _identity(known: Mapping[str, Any]) -> dict[str, str]:
+    return {name: known[name] for name in ("slot", "serial", "part") if known.get(name)}
 
 
 def _by_events(account: Account) -> dict[str, Any]:
     """A device that no counter names: it is known from its first error on."""
-    attributes = {"label": account.detail.get("label", ""), "serial": account.detail.get("serial", ""), "part": ""}
+    attributes = {name: account.detail.get(name, "") for name in ("label", "slot", "serial", "part", "condition")}
     return {"errors": {}, "last_ns": {}, "history": {}, **attributes, "size_bytes": None, "by_events": True}
 
 

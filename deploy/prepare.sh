@@ -63,7 +63,7 @@ if [ -n "$missing" ]; then
     install $missing || echo "flipwatch: not installed and not root, so less can be shown:$missing" >&2
 fi
 
-wanted=$("$python" -c 'import sys; print(sys.version)' | cat - setup.cfg setup.py pyproject.toml checksum/*.[ch] | cksum)
+wanted=$("$python" -c 'import sys; print(sys.version)' | cat - setup.cfg setup.py pyproject.toml checksum/*.[ch] agent/*.c | cksum)
 [ "$(cat ".venv/ready-$purpose" 2>/dev/null)" = "$wanted" ] && exit 0
 if [ -e .venv/bin/python ] && [ "$(.venv/bin/python -V)" != "$("$python" -V)" ]; then
     rm -rf .venv # it was made for another Python

@@ -29,6 +29,9 @@ MAY_IMPORT = {
     "deploy": {"checksum.leveldb_log"},  # the demonstration writes records as any user of the library would
 }
 PURE = [
+    "agent/actions.py",
+    "agent/doctor.py",
+    "agent/evidence.py",
     "agent/attribution.py",
     "agent/error_record.py",
     "agent/hardware_error.py",
@@ -39,6 +42,7 @@ PURE = [
     "agent/report.py",
     "agent/ringbuffer.py",
     "agent/trace_events.py",
+    "agent/smbios.py",
     "checksum/chain.py",
     "checksum/finding.py",
     "checksum/framing.py",

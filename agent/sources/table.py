@@ -8,7 +8,7 @@ from agent import trace_instance
 from agent.config import AgentSettings
 from agent.kernel_log import KernelLog
 from agent.observation import Moment, Poll
-from agent.sources import edac, kmsg, lastwords, nvml, rasdaemon, tracefs
+from agent.sources import canary, edac, kmsg, lastwords, nvml, rasdaemon, tracefs
 
 
 def _no_wakers(_settings: AgentSettings) -> list[int]:
@@ -20,7 +20,8 @@ class Source:
     """A witness; `streams` are those whose every error it sees, so that the host counts as watching them.
 
     `wakers` opens descriptors that become readable when there is something to poll for. One that `may_hang` is polled
-    in a thread of its own, and left alone while it hangs.
+    in a thread of its own, and left alone while it hangs. `look` is what the doctor asks instead of a poll, where that
+    would take something away from the agent, or cost much.
     """
 
     poll: Callable[[AgentSettings, dict[str, Any], Moment], Poll]
@@ -28,6 +29,7 @@ class Source:
     wakers: Callable[[AgentSettings], list[int]] = _no_wakers
     may_hang: bool = False
     at_stop: Mapping[str, Any] = field(default_factory=dict)  # what its cursor shall say after a clean stop
+    look: Callable[[AgentSettings, Moment], Poll] | None = None
 
 
 def _lastwords(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> Poll:
@@ -51,6 +53,7 @@ SOURCES = {
     "tracefs": Source(
         lambda settings, cursor, now: tracefs.poll(settings.tracefs, settings.sysfs, cursor, now),
         wakers=lambda settings: trace_instance.open_wakers(settings.tracefs),
+        look=lambda settings, now: tracefs.look(settings.tracefs),
     ),
     "kmsg": Source(lambda settings, cursor, now: kmsg.poll(_KERNEL_LOG, settings.kmsg, settings.sysfs, cursor, now)),
     "lastwords": Source(_lastwords, ("host",), at_stop={"is_stopped": True}),
@@ -60,4 +63,9 @@ SOURCES = {
         )
     ),
     "nvml": Source(lambda settings, cursor, now: _NVML.poll(settings.proc, cursor, now), ("gpu",), may_hang=True),
+    "canary": Source(
+        lambda settings, cursor, now: canary.poll(settings.canary_mib, settings.proc, cursor, now),
+        ("canary",),
+        look=lambda settings, now: canary.poll(min(settings.canary_mib, 1), settings.proc, {}, now),
+    ),
 }

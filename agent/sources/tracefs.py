@@ -81,6 +81,16 @@ def poll(tracefs: Path, sysfs: Path, cursor: dict[str, Any], now: Moment) -> Pol
     )
 
 
+def look(tracefs: Path) -> Poll:
+    """Whether a poll would see anything, without taking from the buffers what the agent is to find there."""
+    instance = trace_instance.path(tracefs)
+    absent = _why_absent(tracefs, instance)
+    if absent is not None:
+        return Poll(cursor={}, absent=absent)
+    closed = [cpu for cpu in trace_instance.cpus(instance) if not os.access(cpu / "trace_pipe_raw", os.R_OK)]
+    return Poll(cursor={}, trouble=tuple(f"{cpu}/trace_pipe_raw: may not be read; {PREPARE}" for cpu in closed[:1]))
+
+
 def _why_absent(tracefs: Path, instance: Path) -> str | None:
     try:
         clock = _text(instance / "trace_clock")

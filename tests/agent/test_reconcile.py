@@ -125,3 +125,60 @@ def test_a_clock_set_forward_proves_no_quiet_days() -> None:
     assert clock_step(host.state, stepped, replace(stepped, time_ns=stepped.time_ns + 59 * 10**9)) == {}
     other_boot = replace(at(99), boot_id="boot-2")
     assert clock_step(host.state, at(0), other_boot) == {}, "across boots nobody can tell"
+
+
+class Slot(Remembering):
+    """A host whose only slot holds a part with a serial."""
+
+    def boot(self, days: float, boot: str, serial: str, *observations: Observation) -> tuple:
+        now = replace(at(days), boot_id=boot)
+        part = replace(DIMM, slot="A1", serial=serial, part="M393")
+        faults, changes = reconcile(
+            {"edac": Poll(cursor={}, devices=(part,), observations=observations)}, self.state, now, "h1"
+        )
+        self.state |= changes
+        return faults
+
+    @property
+    def device(self) -> dict:
+        return self.state[f"device/dram/{DIMM.name}"]
+
+
+def test_the_part_stands_on_the_fault() -> None:
+    (fault,) = Slot(-30).boot(0.1, "boot-1", "S1", replace(seen(), detail={"label": "A1"}))
+    assert fault.detail == {"slot": "A1", "serial": "S1", "part": "M393", "label": "A1"}
+
+
+def test_a_new_serial_after_a_boot_is_a_new_life() -> None:
+    slot = Slot(-30)
+    slot.boot(0.1, "boot-1", "S1", seen(count=5))
+    slot.boot(1, "boot-2", "S2")
+    assert slot.device["errors"] == {} and slot.device["serial"] == "S2"
+    (old,) = slot.state[f"replaced/dram/{DIMM.name}"]
+    assert (old["serial"], old["errors"], old["until_ns"]) == ("S1", {"corrected": 5}, at(1).time_ns)
+    assert not slot.boot(1.1, "boot-2", "S2", seen())[0].novel, "nothing is known of it before it came"
+    assert slot.boot(9, "boot-2", "S2", seen())[0].novel
+
+
+def test_the_same_serial_is_the_same_life_even_if_it_could_not_be_read_for_a_boot() -> None:
+    slot = Slot(-30)
+    for days, boot, serial in ((0.1, "boot-1", "S1"), (1, "boot-2", ""), (2, "boot-3", "S1")):
+        slot.boot(days, boot, serial, seen())
+    assert slot.device["errors"] == {"corrected": 3} and f"replaced/dram/{DIMM.name}" not in slot.state
+    slot.boot(3, "boot-4", "")
+    slot.boot(4, "boot-5", "S2")
+    assert slot.state[f"replaced/dram/{DIMM.name}"][0]["life"] == ["S1", "boot-3"]
+
+
+def test_a_label_set_right_within_a_boot_replaces_nothing() -> None:
+    slot = Slot(-30)
+    slot.boot(0.1, "boot-1", "S1", seen())
+    slot.boot(0.2, "boot-1", "S2", seen())
+    assert slot.device["errors"] == {"corrected": 2} and slot.device["serial"] == "S2"
+
+
+def test_only_the_latest_lives_are_kept() -> None:
+    slot = Slot(-30)
+    for number in range(8):
+        slot.boot(number, f"boot-{number}", f"S{number}")
+    assert [life["serial"] for life in slot.state[f"replaced/dram/{DIMM.name}"]] == ["S3", "S4", "S5", "S6"]

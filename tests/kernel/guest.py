@@ -66,7 +66,14 @@ class Guest:
     """A running machine. Use `started`."""
 
     def __init__(
-        self, kernel: Kernel, directory: Path, state: Path, cpu: str, append: str, options: tuple[str, ...]
+        self,
+        kernel: Kernel,
+        directory: Path,
+        state: Path,
+        cpu: str,
+        append: str,
+        options: tuple[str, ...],
+        serial: str,
     ) -> None:
         self.kernel = kernel
         self.bridge = HostBridge()
@@ -77,7 +84,7 @@ class Guest:
         self.agent_port = _free_port()
         self.console = directory / "console"
         self._process = subprocess.Popen(
-            [*self._arguments(initrd, state, cpu, append), *options],
+            [*self._arguments(initrd, state, cpu, append, serial), *options],
             pass_fds=[self.bridge.theirs.fileno()],
             stdin=subprocess.DEVNULL,
         )
@@ -87,7 +94,7 @@ class Guest:
         self._monitor_lines.readline()  # its greeting
         self._ask("qmp_capabilities")
 
-    def _arguments(self, initrd: Path, state: Path, cpu: str, append: str) -> list[str]:
+    def _arguments(self, initrd: Path, state: Path, cpu: str, append: str, serial: str) -> list[str]:
         text = f"""qemu-system-x86_64 -accel tcg -m 768 -smp 2 -nodefaults -no-user-config -display none
             -cpu {cpu} -machine q35,memory-backend=ram -object memory-backend-memfd,id=ram,size=768M,share=on
             -device x-pci-proxy-dev,fd={self.bridge.theirs.fileno()}
@@ -102,7 +109,9 @@ class Guest:
             -device virtio-9p-pci,fsdev=host,mount_tag=host
             -fsdev local,id=state,path={state},security_model=none -device virtio-9p-pci,fsdev=state,mount_tag=state
             -netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self.agent_port}-10.0.2.15:{AGENT_PORT}
-            -device virtio-net-pci,netdev=net"""
+            -device virtio-net-pci,netdev=net
+            -smbios type=1,manufacturer=Acme,product=Server
+            -smbios type=17,loc_pfx=DIMM,manufacturer=Samsung,serial={serial},part=M393A4K40DB3-CWE"""
         return shlex.split(text)
 
     def _connected(self, name: str) -> socket.socket:
@@ -200,14 +209,15 @@ def started(
     cpu: str = "max",
     append: str = "",
     options: tuple[str, ...] = ("-no-reboot",),
+    serial: str = "0A1B2C3D",
 ) -> Iterator[Guest]:
     """A booted machine with a shell; `state` is mounted in it, writable, and outlives it.
 
     `append` goes to the kernel's command line, `options` to QEMU's. Without -no-reboot a machine whose kernel panics
-    starts again, and keeps what was in its memory.
+    starts again, and keeps what was in its memory. Its firmware lists one memory module, with this serial number.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    guest = Guest(kernel, directory, state, cpu, append, options)
+    guest = Guest(kernel, directory, state, cpu, append, options, serial)
     try:
         guest.await_boot()
         yield guest

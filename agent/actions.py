@@ -1,0 +1,174 @@
+"""What to do about a device: the rules, each with the source that it's taken from.
+
+Enters: what is remembered of the device and the time. Leaves: the first rule of the table that holds, its action and
+the reason in words. Pure. Nothing here is ever carried out: the agent advises, people and their tools act.
+
+    watch     nothing yet; it has erred, and those that have err again
+    reset     the part mends itself when it's reset (a GPU with a row remapping pending)
+    drain     take the work off this host and find out which part it is
+    replace   the part
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent import evidence as evidence_of
+from agent.evidence import BANK, COLUMN, DAY_NS, SEVERAL_BANKS, Mode
+
+NONE, WATCH, RESET, DRAIN, REPLACE = "none", "watch", "reset", "drain", "replace"
+OPEN, HEALED, QUIET = "open", "healed", "quiet"
+# A device's condition as its source tells it; anything else is no condition.
+REMAP_PENDING, REMAP_FAILED, REMAPPED = "remap-pending", "remap-failed", "remapped"
+
+OPEN_DAYS = 7
+UNCORRECTED_DAYS = 30
+CORRECTED_A_DAY_MAX = 10
+ON_A_PAGE_A_DAY_MAX = 2
+
+_NO_EVIDENCE: dict[str, Any] = {"first_ns": None, "hours": {}, "places": []}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """All that a rule may ask."""
+
+    stream: str
+    has_place: bool
+    condition: str
+    corrected_last_day: int
+    on_a_page_last_day: int
+    mode: Mode
+    days_since: Mapping[str, float]  # by severity
+
+    def not_corrected_within(self, days: float) -> bool:
+        return any(self.days_since.get(severity, days) < days for severity in ("uncorrected", "deferred", "fatal"))
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    name: str
+    holds: Callable[[Picture], bool]
+    action: str
+    why: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    action: str
+    rule: str
+    why: str
+    source: str
+    mode: Mode
+    state: str
+    corrected_last_day: int
+
+
+RULES = (
+    Rule(
+        "remap-failed",
+        lambda picture: picture.condition == REMAP_FAILED,
+        REPLACE,
+        "a row of its memory couldn't be remapped: it has no spare rows left",
+        "NVIDIA GPU Memory Error Management, row-remapping failure flag and RMA policy",
+    ),
+    Rule(
+        "remap-pending",
+        lambda picture: picture.condition == REMAP_PENDING,
+        RESET,
+        "a failing row is remapped at the next reset",
+        "NVIDIA GPU Memory Error Management, row-remapping pending flag",
+    ),
+    Rule(
+        "remapped",
+        lambda picture: picture.condition == REMAPPED,
+        NONE,
+        "its failing rows have been remapped",
+        "NVIDIA GPU Memory Error Management, row remapping",
+    ),
+    Rule(
+        "uncorrected",
+        lambda picture: (
+            picture.stream == "dram" and picture.has_place and picture.not_corrected_within(UNCORRECTED_DAYS)
+        ),
+        REPLACE,
+        "an error that ECC couldn't correct",
+        "common practice; 'Correctable and Uncorrectable Errors using Large Scale DRAM DIMMs in Network Servers'",
+    ),
+    Rule(
+        "core",
+        lambda picture: picture.stream == "core" and picture.not_corrected_within(UNCORRECTED_DAYS),
+        DRAIN,
+        "a core that computes wrongly",
+        "P. H. Hochschild and others, Cores that don't count, HotOS 2021",
+    ),
+    Rule(
+        "uncorrected-elsewhere",
+        lambda picture: picture.not_corrected_within(UNCORRECTED_DAYS),
+        DRAIN,
+        "an error that ECC couldn't correct, and nothing names the part to replace",
+        "as the rule before; without a place nothing can be replaced",
+    ),
+    Rule(
+        "many-rows",
+        lambda picture: (
+            picture.corrected_last_day >= CORRECTED_A_DAY_MAX and picture.mode.name in (COLUMN, BANK, SEVERAL_BANKS)
+        ),
+        REPLACE,
+        "ten corrected errors in a day, in several rows: more than a page or a row fails",
+        "rate: mcelog.conf, [dimm] ce-error-threshold; modes: V. Sridharan and D. Liberty, SC 2012",
+    ),
+    Rule(
+        "one-page",
+        lambda picture: picture.on_a_page_last_day >= ON_A_PAGE_A_DAY_MAX,
+        WATCH,
+        "two errors in a day on one page: the kernel or rasdaemon may take the page offline",
+        "mcelog, page memory-ce-threshold = 2 / 24h (andikleen/mcelog pull request 122)",
+    ),
+    Rule(
+        "rate",
+        lambda picture: picture.corrected_last_day >= CORRECTED_A_DAY_MAX,
+        WATCH,
+        "ten corrected errors in a day",
+        "mcelog.conf, [dimm] ce-error-threshold = 10 / 24h",
+    ),
+    Rule(
+        "corrected",
+        lambda picture: picture.days_since.get("corrected", OPEN_DAYS) < OPEN_DAYS,
+        WATCH,
+        "a corrected error in the last week: more of them are likely in this part than in another",
+        "B. Schroeder, E. Pinheiro and W.-D. Weber, DRAM Errors in the Wild, SIGMETRICS 2009",
+    ),
+)
+NO_RULE = Rule("quiet", lambda _: True, NONE, "no error of late", "")
+
+
+def decide(stream: str, name: str, device: Mapping[str, Any], now_ns: int) -> Decision:
+    """What to do about the device that is remembered as `device`, and in what state it is."""
+    known = device.get("evidence") or _NO_EVIDENCE
+    picture = Picture(
+        stream=stream,
+        has_place=not name.endswith("/unknown"),
+        condition=device.get("condition", ""),
+        corrected_last_day=evidence_of.corrected_last_day(known, now_ns),
+        on_a_page_last_day=evidence_of.most_on_a_page_last_day(known, now_ns),
+        mode=evidence_of.mode(known),
+        days_since={severity: (now_ns - last_ns) / DAY_NS for severity, last_ns in device["last_ns"].items()},
+    )
+    rule = next((rule for rule in RULES if rule.holds(picture)), NO_RULE)
+    return Decision(
+        action=rule.action,
+        rule=rule.name,
+        why=rule.why,
+        source=rule.source,
+        mode=picture.mode,
+        state=_state(picture),
+        corrected_last_day=picture.corrected_last_day,
+    )
+
+
+def _state(picture: Picture) -> str:
+    if picture.condition == REMAPPED:
+        return HEALED
+    return OPEN if min(picture.days_since.values(), default=OPEN_DAYS) < OPEN_DAYS else QUIET

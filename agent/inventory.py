@@ -1,0 +1,195 @@
+"""Which part physically: the memory modules that the firmware lists, joined to the places that EDAC counts errors of.
+
+Enters: the firmware's table (SMBIOS), and devices as the sources name them. Leaves: the same devices with slot, serial
+and part number where exactly one module can be meant. `read` does io once at the start, because the table never changes
+while the machine is up; all else is pure.
+
+EDAC knows controller, channel and slot, or chip select and channel; the firmware knows what is printed on the board.
+What ties them together, in this order:
+
+    label     the label of the place, which the driver, `ras-mc-ctl --register-labels` or a udev rule sets, is the
+              module's locator
+    place     both say controller, channel and slot in words ("Controller0-ChannelA-DIMM0"). Believed only where a
+              controller has at most two channels: with more, boards letter the channels in orders of their own
+    size      a module of this size
+
+Each narrows the modules that can be meant. A name for the wrong module gets a healthy one thrown out, so a module that
+is left for two places is neither's, and whatever remains ambiguous is said to be so.
+
+Drivers that count by chip select show the ranks of one module apart: two chip selects on one channel are one module
+(Documentation/admin-guide/ras.rst of the Linux kernel; amd64_edac, ie31200_edac).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from agent import smbios
+from agent.observation import Device, Poll
+from agent.smbios import Module, Table
+
+STREAM = "dram"
+TABLE_BYTES_MAX = 1 << 20  # the largest seen are some 30 KiB
+NAMED_MAX = 4  # more modules than these aren't listed one by one
+CHANNELS_MAX = 2  # per controller, see "place" above
+CHIP_SELECTS = 2  # of one module
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    table: Table = Table()
+    trouble: str | None = None  # why there's no table, or not all of it
+
+    @property
+    def populated(self) -> tuple[Module, ...]:
+        return tuple(module for module in self.table.modules if module.size_bytes != 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Stick:
+    """The devices of one module, and the modules it may be; `evidence` says by what."""
+
+    devices: tuple[Device, ...]
+    modules: tuple[Module, ...]
+    evidence: str
+
+    @property
+    def module(self) -> Module | None:
+        return self.modules[0] if len(self.modules) == 1 else None
+
+
+def read(sysfs: Path) -> Inventory:
+    """The firmware's table, which only root or CAP_DAC_READ_SEARCH may read."""
+    file = sysfs / "firmware/dmi/tables/DMI"
+    try:
+        with file.open("rb") as stream:
+            table = smbios.parse(stream.read(TABLE_BYTES_MAX))
+    except FileNotFoundError:
+        return Inventory(trouble=f"{file}: this machine's firmware offers no SMBIOS table")
+    except OSError as error:
+        return Inventory(trouble=f"{file}: {error.strerror}; it needs root or CAP_DAC_READ_SEARCH")
+    return Inventory(table, f"{file}: damaged, read up to the damage" if table.is_damaged else None)
+
+
+def with_parts(poll: Poll, inventory: Inventory) -> Poll:
+    """The poll, its memory devices with slot, serial and part number."""
+    memory = tuple(device for device in poll.devices if device.stream == STREAM)
+    if not memory or not inventory.populated:
+        return poll
+    known = {
+        device.name: stick for stick in sticks(memory, inventory.populated) for device in stick.devices if stick.modules
+    }
+    return replace(poll, devices=tuple(_with_part(device, known, inventory) for device in poll.devices))
+
+
+def _with_part(device: Device, known: Mapping[str, Stick], inventory: Inventory) -> Device:
+    if device.stream != STREAM or device.name not in known:
+        return device
+    stick = known[device.name]
+    slot = slot_text(stick.modules, inventory.populated)
+    if stick.module is None:
+        return replace(device, slot=slot)
+    return replace(device, slot=slot, serial=stick.module.serial, part=stick.module.part)
+
+
+def slot_text(modules: tuple[Module, ...], populated: tuple[Module, ...]) -> str:
+    """What is printed beside the slot; "A1 or A2" if it can't be told, "one of 12" if even that would be long."""
+    if len(modules) > NAMED_MAX:
+        return f"one of {len(modules)}"
+    locators = [module.locator for module in populated]
+    return " or ".join(
+        module.locator if locators.count(module.locator) == 1 else f"{module.bank} {module.locator}".strip()
+        for module in modules
+    )
+
+
+@lru_cache(maxsize=1)  # asked at every poll, changed by a driver's reload at most
+def sticks(devices: tuple[Device, ...], modules: tuple[Module, ...]) -> tuple[Stick, ...]:
+    """The devices, ranks of one module together, and what module each is; unknown places belong to none."""
+    places: dict[tuple[tuple[str, int], ...], list[Device]] = {}
+    for device in devices:
+        place = _place(device.name)
+        if place:
+            places.setdefault(tuple(place.items()), []).append(device)
+    labelled = {place: _labelled(ranks, modules) for place, ranks in places.items()}
+    taken = [named[0] for named in labelled.values() if len(named) == 1]
+    free = tuple(module for module in modules if module not in taken)
+    has_few_channels = max((dict(place).get("channel", 0) for place in places), default=0) < CHANNELS_MAX
+    found = [
+        Stick(tuple(ranks), labelled[place], "label")
+        if labelled[place]
+        else Stick(tuple(ranks), *_narrowed(dict(place), ranks, free, has_few_channels))
+        for place, ranks in places.items()
+    ]
+    return tuple(_unless_claimed_twice(stick, found) for stick in found)
+
+
+def _unless_claimed_twice(stick: Stick, found: list[Stick]) -> Stick:
+    rivals = [other for other in found if stick.module is not None and other.module == stick.module]
+    if len(rivals) < 2:
+        return stick
+    return Stick(stick.devices, (), f"{len(rivals)} places go by {stick.evidence} with one module")
+
+
+def _place(name: str) -> dict[str, int]:
+    """mc0/channel1/slot0 as {"mc": 0, "channel": 1, "slot": 0}; two chip selects are one slot; unknown places: {}."""
+    parts = [re.fullmatch(r"([a-z]+)(\d+)", part) for part in name.split("/")]
+    layers = {part[1]: int(part[2]) for part in parts if part}
+    if len(layers) < len(parts) or len(layers) < 2:
+        return {}
+    if "csrow" in layers:
+        layers["slot"] = layers.pop("csrow") // CHIP_SELECTS
+    return dict(sorted(layers.items()))
+
+
+def _labelled(ranks: list[Device], modules: tuple[Module, ...]) -> tuple[Module, ...]:
+    labels = {_plain(device.label) for device in ranks} - {""}
+    return tuple(module for module in modules if labels & _names(module))
+
+
+def _narrowed(
+    place: dict[str, int], ranks: list[Device], modules: tuple[Module, ...], has_few_channels: bool
+) -> tuple[tuple[Module, ...], str]:
+    """The modules that an unlabelled place may be, and by what they were told from the others."""
+    evidence = []
+    placed = tuple(module for module in modules if _agrees(_coordinates(module), place))
+    if placed and has_few_channels:
+        modules, evidence = placed, ["place"]
+    sizes = [device.size_bytes for device in ranks]
+    sized = tuple(module for module in modules if module.size_bytes == sum(size or 0 for size in sizes))
+    if sized and None not in sizes:
+        modules, evidence = sized, [*evidence, "size"]
+    return modules, " and ".join(evidence) or "presence"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.casefold())
+
+
+def _names(module: Module) -> set[str]:
+    return {_plain(module.locator), _plain(module.bank + module.locator), _plain(module.locator + module.bank)} - {""}
+
+
+# The words for a layer in the names that boards give to slots and banks.
+_WORDS = {
+    "mc": r"(?:controller|imc|mc)[ _#-]*(\d+)",
+    "channel": r"(?:channel|chan|ch)[ _#-]*([a-h]|\d+)(?![a-z])",
+    "slot": r"(?:dimm|slot)[ _#-]*(\d+)",
+}
+
+
+def _coordinates(module: Module) -> dict[str, int]:
+    """Where its names say in words that it sits: "Controller1-ChannelB-DIMM0" is mc 1, channel 1, slot 0."""
+    text = f"{module.bank} {module.locator}".casefold()
+    found = {layer: re.search(pattern, text) for layer, pattern in _WORDS.items()}
+    values = {layer: match[1] for layer, match in found.items() if match}
+    return {layer: int(value) if value.isdigit() else ord(value) - ord("a") for layer, value in values.items()}
+
+
+def _agrees(coordinates: dict[str, int], place: dict[str, int]) -> bool:
+    """Both know the channel, and nothing that both know differs."""
+    return "channel" in coordinates and all(
+        coordinates[layer] == place[layer] for layer in coordinates.keys() & place.keys()
+    )
