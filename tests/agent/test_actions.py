@@ -133,7 +133,7 @@ def test_evidence_is_kept_with_the_device_and_leaves_with_its_part() -> None:
     record = RecordFault(time_ns=1, time_error_s=1, host="h", device="/dev/sda", count=1, novel=False)
     state |= remember([fault(address="0x10"), record, fault(device="never seen")], state, {})
     assert state[f"device/dram/{SLOT}"]["evidence"]["places"][0][0] == "0x10"
-    assert set(state) == {f"device/dram/{SLOT}", "watch/dram"}
+    assert "device/dram/never seen" not in state
     state = cycle(state, "S2", "boot-2")
     assert "evidence" not in state[f"device/dram/{SLOT}"]
     assert "evidence" in state[f"replaced/dram/{SLOT}"][0]
