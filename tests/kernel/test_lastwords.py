@@ -60,7 +60,7 @@ def test_what_firmware_reports_is_a_fault_on_the_device_it_names(machine: Guest,
     firmware.report(machine, status_block(entry(MEMORY, memory(), severity=2, fru_text=b"DIMM_B1"), severity=2))
     _, fault = eventually(lambda: found if len(found := faults(agent, "dram")) > 1 else None)
     assert (fault.device, fault.severity, fault.count) == ("fru/DIMM_B1", "corrected", 1)
-    assert fault.witnesses == ("kmsg",) and fault.time_error_s < 60
+    assert fault.witnesses == ("kmsg", "mce_record") and fault.time_error_s < 60, "the kernel passes it on as both"
     assert {key: fault.detail[key] for key in ("row", "column", "dmi_handle", "error_type")} == {
         "row": "20411",
         "column": "248",
