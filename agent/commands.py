@@ -116,7 +116,7 @@ def doctor(config_path: Path | None, wants_json: bool) -> None:
 
 def _facts(settings: agent_config.AgentSettings) -> "Facts":
     """Everything the doctor judges by, as of now."""
-    from agent import host, inventory, machine
+    from agent import cores, host, inventory, machine
     from agent.doctor import Facts
     from agent.sources.table import SOURCES
 
@@ -132,7 +132,10 @@ def _facts(settings: agent_config.AgentSettings) -> "Facts":
             Path("/lib/modules") / platform.release(),
             host.facts(settings.sysfs, settings.proc),
         ),
-        polls={name: _polled(source, settings, now) for name, source in SOURCES.items()},
+        polls={
+            **{name: _polled(source, settings, now) for name, source in SOURCES.items()},
+            cores.SOURCE: cores.look(memory_state, settings.core_self_test_s, now),
+        },
         inventory=inventory.read(settings.sysfs),
         state=memory_state,
         journals={"memory": memory_journal, "scrub": _journal(settings.state_dir / "scrub")[1]},

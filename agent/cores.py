@@ -129,6 +129,18 @@ def poll(sysfs: Path, checks: Sequence[Check], cursor: Mapping[str, Any], now: M
     )
 
 
+def look(state: Mapping[str, Any], period_s: float, now: Moment) -> Poll:
+    """Which cores were tested of late, by what the agent remembers: the doctor doesn't test them itself."""
+    if not period_s:
+        return Poll(cursor={}, absent="it's off: core_self_test_s is 0")
+    if crc32c.extension is None:
+        return Poll(cursor={}, absent="without a C compiler there are no kernels to test cores with")
+    polled = state.get(f"{SOURCE}/polled", {})
+    tested = [name for name in polled if (_elapsed_s(polled[name], now) or 0) <= GAP_PERIODS * period_s]
+    absent = None if tested else f"the agent has tested no core in {GAP_PERIODS * period_s:.0f} s"
+    return Poll(cursor={}, devices=tuple(Device(stream=STREAM, name=name) for name in tested), absent=absent)
+
+
 def _judged(before: Sequence[Any] | None, failures: int, now: Moment) -> tuple[list[Any] | None, int]:
     """What to remember of a core's failures after a check, and how many of them are a fault to be told now."""
     count, last_ns, is_told = before or (0, now.time_ns, False)

@@ -367,3 +367,15 @@ def test_the_thread_leaves_the_agent_where_it_is() -> None:
         eventually(lambda: tester.poll(config.AgentSettings(), {}, moment(0)).cursor["polled"])
     finally:
         tester.stop()
+
+
+def test_the_doctor_is_told_which_cores_were_tested_of_late() -> None:
+    at = moment(10_000)
+    early, late = moment(0), moment(9_000)
+    state = {
+        "self-test/polled": {f"cpu{n}": [m.time_ns, m.boottime_ns, m.boot_id] for n, m in enumerate((early, late))}
+    }
+    poll = cores.look(state, 3600, at)
+    assert [device.name for device in poll.devices] == ["cpu1"] and poll.absent is None
+    assert "no core in 7200 s" in str(cores.look({}, 3600, at).absent)
+    assert "core_self_test_s is 0" in str(cores.look(state, 0, at).absent)
