@@ -1,15 +1,14 @@
 """The agent's settings: the tables [agent] and [[store]] of one TOML file.
 
 Enters: the path of the file. Leaves: a frozen Config, read once at the start and handed down. The scrubber reads the
-same file. A table [collector] in it is left alone, so that one machine may hold both in one file.
+same file, and is the one to look at the formats of its stores: the agent needs none of them in its memory. A table
+[collector] in it is left alone, so that one machine may hold both in one file.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from checksum import crc32c, declaration, settings
-from checksum.formats import FORMATS, ToldByContent
+from checksum import crc32c, settings
 from checksum.settings import SettingsError, setting
 
 MIB = 1 << 20
@@ -96,9 +95,6 @@ class StoreSettings:
 class Config:
     agent: AgentSettings
     stores: tuple[StoreSettings, ...]
-    formats: Mapping[
-        Path, Mapping[str, ToldByContent]
-    ]  # of each store, by its path: by name, in the order they are tried
     listen_address: tuple[str, int]
 
     @property
@@ -135,16 +131,4 @@ def load(path: Path) -> Config:
     for store_path in paths:
         if paths.count(store_path) > 1:
             raise SettingsError(f"{path}: [[store]] path = '{store_path}': stands in two stores; name it once")
-    formats = {store.path: _formats(store, f"{path}: [[store]]") for store in stores}
-    return Config(agent, stores, formats, settings.address(agent.listen, f"{path}: [agent] listen"))
-
-
-def _formats(store: StoreSettings, where: str) -> dict[str, ToldByContent]:
-    declared: dict[str, ToldByContent] = {}
-    if store.framing is not None:
-        framing = declaration.load(store.framing)
-        declared = {framing.NAME: framing}
-    formats = declared | FORMATS
-    if store.format not in ("auto", *formats):
-        raise SettingsError(f"{where} format = '{store.format}': must be one of auto, {', '.join(formats)}")
-    return formats
+    return Config(agent, stores, settings.address(agent.listen, f"{path}: [agent] listen"))

@@ -12,8 +12,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from agent.config import MIB, StoreSettings
-from checksum import files
+from checksum import declaration, files
 from checksum.finding import Unreadable
+from checksum.formats import FORMATS, ToldByContent
+from checksum.settings import SettingsError
 
 PIECE_BYTES = 128 << 10
 PAGE_BYTES = 4096
@@ -35,6 +37,23 @@ class Candidate:
     parts: Parts
     path: Path
     size_bytes: int
+
+
+def formats_of(store: StoreSettings) -> dict[str, ToldByContent]:
+    """The formats that a file of the store may have, by name, in the order in which they are tried.
+
+    Raises:
+        SettingsError: the declared one can't be read, or the chosen one is none of them.
+    """
+    declared: dict[str, ToldByContent] = {}
+    if store.framing is not None:
+        framing = declaration.load(store.framing)
+        declared = {framing.NAME: framing}
+    formats = declared | FORMATS
+    if store.format not in ("auto", *formats):
+        names = ", ".join(formats)
+        raise SettingsError(f"[[store]] {store.path}: format = '{store.format}': must be one of auto, {names}")
+    return formats
 
 
 def walk(store: StoreSettings, unreadable: Callable[[Path, OSError], None]) -> Iterator[Candidate]:

@@ -60,6 +60,7 @@ class Scrubber:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.host = config.agent.host or host.name()
+        self.formats = {store.path: scrub.formats_of(store) for store in config.stores}
         self._journal = Journal(
             config.scrub_journal_dir, config.journal_max_bytes, host.machine_id(config.agent.machine_id)
         )
@@ -177,7 +178,7 @@ class StoreScrub:
     def __init__(self, scrubber: Scrubber, store: StoreSettings) -> None:
         self._scrubber = scrubber
         self._store = store
-        self._formats = scrubber.config.formats[store.path]
+        self._formats = scrubber.formats[store.path]
         self._key = f"store/{store.path}"
         self._progress: dict[str, Any] = {}
         self._trouble = ""

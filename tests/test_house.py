@@ -127,6 +127,7 @@ def test_the_agent_stays_small(conductor: str) -> None:
     modules = set(loaded.stdout.split())
     assert "agent.journal" in modules
     assert not modules & set(AGENT_MAY_NOT_LOAD)
+    assert ("checksum.formats" in modules) == (conductor == "agent.scrubd"), "the agent verifies no stores"
 
 
 def test_help_needs_no_package_of_the_collector() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import config
+from agent import config, scrub
 from checksum.settings import SettingsError, address
 
 WRONG = {
@@ -29,7 +29,6 @@ WRONG = {
     "[[store]]\npath = 'relative/path'": ["path", "relative/path", "absolute"],
     "[[store]]\npath = '/srv'\nframing = 'relative.toml'": ["framing", "relative.toml", "absolute"],
     "[store]\npath = '/srv'": ["[[store]]", "brackets"],
-    "[[store]]\npath = '/srv'\nformat = 'doc'": ["format", "'doc'", "leveldb-log"],
     "[[store]]\npath = '/srv'\ninclude = '*.log'": ["include", "'*.log'", "list"],
     "[[store]]\npath = '/srv'\ninclude = [1]": ["include", "list"],
     "[[store]]\npath = '/srv'\nrate_mib_s = inf": ["rate_mib_s", "inf"],
@@ -73,15 +72,15 @@ def test_a_store_with_a_framing(tmp_path: Path) -> None:
     framing.write_text(Path("deploy/examples/framing.toml").read_text())
     path.write_text(store + "format = 'pagestore'\n[[store]]\npath = '/other'\n")
     loaded = config.load(path)
-    assert [next(iter(loaded.formats[store.path])) for store in loaded.stores] == ["pagestore", "leveldb-log"]
+    assert [next(iter(scrub.formats_of(store))) for store in loaded.stores] == ["pagestore", "leveldb-log"]
     path.write_text("[[store]]\npath = '/srv'\nformat = 'pagestore'\n")
-    with pytest.raises(SettingsError, match="format = 'pagestore': must be one of auto, leveldb-log"):
-        config.load(path)
+    with pytest.raises(SettingsError, match="/srv: format = 'pagestore': must be one of auto, leveldb-log"):
+        scrub.formats_of(config.load(path).stores[0])
     path.write_text(store)
     for text, message in (("[framing]\nname = 3\n", "name = 3: must be a string"), (None, "can't read")):
         framing.write_text(text) if text else framing.unlink()
         with pytest.raises(SettingsError, match=message) as raised:
-            config.load(path)
+            scrub.formats_of(config.load(path).stores[0])
         assert str(framing) in str(raised.value)
 
 
