@@ -56,6 +56,8 @@ def main(small: bool) -> str:
             else:
                 print("node_exporter isn't installed: nothing to compare with")
             _print_self_test(10 if small else 1000, period_s)
+            _print_idle(agent.process.pid, seconds)
+            _print_storm(agent, controllers, 10_000 if small else 1_000_000, seconds // 2)
             expected = sum(mc.get("ce_count") for mc in controllers)
             eventually(lambda: _counted(agent) == expected)
             return hashlib.sha256(str(_counted(agent)).encode()).hexdigest()[:16]
@@ -72,6 +74,46 @@ def _print_self_test(steps: int, period_s: float) -> None:
     shares = {count: 100 * step_s / cores.wait_s(count, period_s, step_s) for count in (len(allowed), 64, 256, 1024)}
     text = ", ".join(f"{share:.5f} % at {count} cores" for count, share in shares.items())
     print(f"self-test      {1e3 * step_s:.2f} ms a step, all cores within {period_s:.0f} s: {text}")
+
+
+def _print_idle(pid: int, seconds: int) -> None:
+    """What it takes when nobody asks and nothing happens; a wake-up is a thread that waited and goes on."""
+    cpu_s, wakes = _cpu_s(pid), _wakes(pid)
+    time.sleep(seconds)
+    share, rate = 100 * (_cpu_s(pid) - cpu_s) / seconds, (_wakes(pid) - wakes) / seconds
+    print(f"idle           {share:.3f} % of a core, {rate:.1f} wake-ups a second")
+
+
+def _wakes(pid: int) -> int:
+    statuses = (task / "status" for task in Path(f"/proc/{pid}/task").iterdir())
+    lines = (line for status in statuses for line in status.read_text().splitlines())
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
+
+def _print_storm(agent: Daemon, controllers: list[Controller], errors: int, seconds: int) -> None:
+    """So many corrected errors over all DIMMs, counted while they rise, and what they leave behind."""
+    assert agent.process is not None
+    pid, state = agent.process.pid, agent.root / "state"
+    before = _counted(agent), _high_water_mib(pid), _size(state), _cpu_s(pid)
+    steps = 20 * seconds
+    share = errors // (32 * steps)
+    for number in range(32 * steps):
+        controllers[number % 2].inject(f"dimm{number // 2 % 16}", share)
+        if number % 32 == 31:
+            time.sleep(1 / 20)
+    due = before[0] + 32 * steps * share
+    ended_s = time.monotonic()
+    eventually(lambda: _counted(agent) >= due)
+    caught_s = time.monotonic() - ended_s
+    print(
+        f"storm          {due - before[0]:.0f} errors in {seconds} s: all counted {caught_s:.1f} s after the last, "
+        f"VmHWM +{_high_water_mib(pid) - before[1]:.1f} MiB, disk +{(_size(state) - before[2]) / 1024:.0f} KiB, "
+        f"{100 * (_cpu_s(pid) - before[3]) / (seconds + caught_s):.1f} % of a core"
+    )
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def _counted(agent: Daemon) -> float:
