@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from agent.error_record import SEVERITIES
+from agent.hardware_error import SEVERITY_OF
 from agent.machine_check import CAN_COUNT, VENDORS, decode
 from agent.observation import ADDRESSES_MAX, Event, Role
 from agent.ringbuffer import Value
@@ -29,7 +31,7 @@ ERROR_CODES = 0xFFFFFFFF  # of MCi_STATUS; none of them is set where a bank only
 PAGE_SHIFT = 12
 
 EDAC_SEVERITIES = ("corrected", "uncorrected", "deferred", "fatal")  # enum hw_event_mc_err_type; then: information
-CPER_SEVERITIES = ("uncorrected", "fatal", "corrected")  # recoverable, fatal, corrected; then: information
+CPER_SEVERITIES = tuple(SEVERITY_OF[name] for name in SEVERITIES if name in SEVERITY_OF)  # then: information
 CXL_UNCORRECTED, CXL_FATAL_LOG = 1 << 0, 3
 ARM_CACHE_TYPES = (0, 1)  # cache and translation buffer; then bus and micro-architecture
 MEMORY_FAILURE_RESULTS = ("ignored", "failed", "delayed", "recovered")

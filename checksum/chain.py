@@ -36,6 +36,19 @@ class Clues:
     end_bits: int  # and that garbage should end just where the file does
 
 
+def reaches(size: int, begin: int, end_of: Callable[[int], int | None], records_max: int) -> bool:
+    """Whether so many records at most, each beginning where the one before it ends, lead from `begin` to `size`.
+
+    `end_of` tells where the record at a place ends, by its header alone; None if none begins there.
+    """
+    for _ in range(records_max):
+        end = end_of(begin)
+        if end is None or end >= size:
+            return end == size
+        begin = end
+    return False
+
+
 def scan(window: Window, run: Run, item: Item, lost: Lost, reach_bytes: int) -> Iterator[Record | Finding]:
     """Records and findings from the beginning of the window to the end of the file.
 

@@ -73,14 +73,11 @@ def recognises(read_at: Callable[[int, int], bytes], size: int) -> bool:
 
 
 def _chains_to_end(read_at: Callable[[int, int], bytes], size: int, begin: int) -> bool:
-    for _ in range(_HEADERS_MAX):
-        header = _parse(read_at(begin, HEADER_BYTES))
-        if header is None:
-            return False
-        begin += HEADER_BYTES + header.length + FOOTER_BYTES
-        if begin >= size:
-            return begin == size
-    return False
+    def end_of(position: int) -> int | None:
+        header = _parse(read_at(position, HEADER_BYTES))
+        return None if header is None else position + HEADER_BYTES + header.length + FOOTER_BYTES
+
+    return chain.reaches(size, begin, end_of, _HEADERS_MAX)
 
 
 def scan(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from checksum import gzip_members
-from checksum.chain import Clues, Search
+from checksum.chain import Clues, Search, reaches
 from checksum.crc32c import Buffer
 from checksum.finding import Finding, Flip, Intact, Record, Unreadable, Verdict, counted
 from checksum.walk import Lost, walk
@@ -68,14 +68,11 @@ def recognises(read_at: Callable[[int, int], bytes], size: int) -> bool:
 
 
 def _chains_to_end(read_at: Callable[[int, int], bytes], size: int, begin: int) -> bool:
-    for _ in range(_RECORDS_MAX):
-        header = _parse(read_at(begin, _HEADER_BYTES_MAX))
-        if header is None:
-            return False
-        begin += header.record_bytes
-        if begin >= size:
-            return begin == size
-    return False
+    def end_of(position: int) -> int | None:
+        header = _parse(read_at(position, _HEADER_BYTES_MAX))
+        return None if header is None else position + header.record_bytes
+
+    return reaches(size, begin, end_of, _RECORDS_MAX)
 
 
 def scan(

@@ -35,9 +35,7 @@ def eventually(what: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
 class Answers:
     """What the agent that listens at `url` answers."""
 
-    @property
-    def url(self) -> str:
-        raise NotImplementedError
+    url: str
 
     def get(self, path: str) -> tuple[int, str]:
         try:
