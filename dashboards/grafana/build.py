@@ -21,9 +21,23 @@ BEGIN, END = "<!-- panels: made by make dashboards -->", "<!-- end of panels -->
 def documents() -> dict[str, str]:
     """The JSON of each dashboard by the name of its file, without the suffix."""
     return {
-        name: json.dumps(module.build(), cls=JSONEncoder, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        name: json.dumps(_plain(module.build()), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         for name, module in BOARDS.items()
     }
+
+
+def _plain(board: Any) -> dict[str, Any]:
+    """As JSON, without what the SDK writes unasked and Grafana's types (13.2) don't know.
+
+    Settings of `interval` variables in all variables, and a table's former footer.
+    """
+    document: dict[str, Any] = json.loads(json.dumps(board, cls=JSONEncoder))
+    for variable in document["templating"]["list"]:
+        for key in ("auto", "auto_count", "auto_min"):
+            del variable[key]
+    for panel in document["panels"]:
+        panel["options"].pop("footer", None)
+    return document
 
 
 def panels_table(boards: dict[str, Any]) -> str:

@@ -146,7 +146,6 @@ def label_variable(name: str, series: str, all_value: str, include_all: bool = T
         .label(name.capitalize())
         .datasource(SOURCE)
         .query({"query": query, "refId": "StandardVariableQuery"})
-        .definition(query)
         .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(dashboard.VariableSort.ALPHABETICAL_ASC)
         .multi(True)

@@ -62,7 +62,7 @@ def test_a_part_is_named_with_slot_serial_rule_and_evidence(world: World) -> Non
 
 
 def merged(world: World, panel: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows as Grafana's `merge` makes them: by the labels that all queries share; they must name one row of each."""
+    """The rows as Grafana's `merge` makes them: by the labels that all queries share, which name one row of each."""
     frames = []
     for target in panel["targets"]:
         name = f"Value #{target['refId']}" if len(panel["targets"]) > 1 else "Value"
