@@ -19,7 +19,7 @@ from agent.actions import NONE, decide
 from agent.novelty import QUIET_NS
 from agent.report import SEVERITIES
 from checksum.crc32c import implementation
-from checksum.finding import Verdict
+from checksum.finding import Layer, Verdict
 
 BLIND_REASONS = ("no-driver", "unreadable")
 MEMORY_SEVERITIES = ("corrected", "uncorrected")  # shown at zero from the start; others once they occur
@@ -112,7 +112,7 @@ def _memory(view: View) -> Iterator[Metric]:
         info.add_metric([name, *(device.get(attribute, "") for attribute in ("label", "slot", "serial", "part"))], 1)
         if device["size_bytes"] is not None:
             size.add_metric([name], device["size_bytes"])
-    yield from (errors, last, info, size, _actions(view))
+    yield from (errors, last, info, size, *_decisions(view))
 
     streams = sorted({stream for stream, _, _ in _devices(view.state)})
     novel = CounterMetricFamily(
@@ -131,17 +131,24 @@ def _memory(view: View) -> Iterator[Metric]:
     yield opened
 
 
-def _actions(view: View) -> Metric:
+def _decisions(view: View) -> Iterator[Metric]:
     action = GaugeMetricFamily(
         "flipwatch_device_action",
         "What to do about a device (watch, reset, drain, replace), and the rule that says so; always 1.",
         labels=["device", "action", "rule"],
     )
+    condition = GaugeMetricFamily(
+        "flipwatch_device_state",
+        "The state of a device that has ever erred (open, healed, quiet) and the mode in which it fails; always 1.",
+        labels=["stream", "device", "state", "mode"],
+    )
     for stream, name, device in _devices(view.state):
         decision = decide(stream, name, device, view.now_ns)
         if decision.action != NONE:
             action.add_metric([name, decision.action, decision.rule], 1)
-    return action
+        if device["last_ns"]:
+            condition.add_metric([stream, name, decision.state, decision.mode.name], 1)
+    yield from (action, condition)
 
 
 def _sources(view: View) -> Iterator[Metric]:
@@ -206,6 +213,11 @@ def _scrub(view: View) -> Iterator[Metric]:
         "Damaged stretches that are open now: neither healed nor gone.",
         labels=["store", "format", "verdict"],
     )
+    found = CounterMetricFamily(
+        "flipwatch_records_corrupt_found",
+        "Damaged stretches ever told, by the layer between disk and processor that did the damage.",
+        labels=["store", "format", "layer"],
+    )
     read = CounterMetricFamily("flipwatch_scrub_bytes", "Bytes verified.", labels=["store"])
     ratio = GaugeMetricFamily("flipwatch_scrub_pass_ratio", "How much of the current pass is done.", labels=["store"])
     oldest = GaugeMetricFamily(
@@ -228,12 +240,14 @@ def _scrub(view: View) -> Iterator[Metric]:
         for form in sorted({*store["verified"], *(f for s, f, _ in opened if s == path)}):
             for verdict in Verdict:
                 corrupt.add_metric([path, form, verdict], opened.get((path, form, verdict), 0))
+            for layer in Layer:
+                found.add_metric([path, form, layer], store.get("found", {}).get(form, {}).get(layer, 0))
         read.add_metric([path], store["bytes"])
         ratio.add_metric([path], min(1.0, store["done_bytes"] / store["total_bytes"]) if store["total_bytes"] else 1)
         oldest.add_metric([path], max(0, view.now_ns - store["oldest_ns"]) / 1e9)
         for reason, size in sorted(store["unverifiable"].items()):
             unverifiable.add_metric([path, reason], size)
-    yield from (verified, corrupt, read, ratio, oldest, unverifiable)
+    yield from (verified, corrupt, found, read, ratio, oldest, unverifiable)
 
 
 def _open_findings(state: Mapping[str, Any]) -> dict[tuple[str, str, str], int]:

@@ -5,7 +5,7 @@ clock, opens no socket, writes nothing but its journal. A disk that hangs holds 
 else. Everything up to the cursor of a store has been judged and written to the journal, so a restart goes on there.
 
 State keys (all values are JSON):
-    store/<path>      the pass: cursor, bytes, records by format, unverifiable bytes by reason
+    store/<path>      the pass: cursor, bytes, records by format, unverifiable bytes by reason; damage told by layer
     open/<file>       the damage that is open in a file: neither healed nor gone
     settling/<file>   damage in a file that was just being written: read again at its time
     volume/<device>   History of the volume, for novelty
@@ -480,7 +480,16 @@ class StoreScrub:
             changes[opened] = entry if now_open else None
         told = [*zip(documents, section.found, strict=True), *((finding_document(one), one) for one in section.passing)]
         new = [(document, finding.layer) for document, finding in told if document not in here]
+        self._count_layers(file.format.NAME, new)
         return [self._fault(file, document, layer, changes) for document, layer in new], changes
+
+    def _count_layers(self, form: str, told: list[tuple[dict[str, Any], Layer | None]]) -> None:
+        found = self._progress.get("found", {})
+        layers = dict(found.get(form, {}))
+        for document, layer in told:
+            name = str(layer or Layer.unknown)
+            layers[name] = layers.get(name, 0) + document.get("count", 1)
+        self._progress["found"] = {**found, form: layers}
 
     def _fault(self, file: _OpenFile, document: dict[str, Any], layer: Layer | None, changes: Changes) -> RecordFault:
         now_ns = time.time_ns()
