@@ -1,4 +1,4 @@
-"""From the builders to the committed JSON and to the table of panels in dashboards/README.md.
+"""From the builders to the committed JSON and to the tables of panels and alerts in dashboards/README.md.
 
 Enters: nothing but the builders. Leaves: five JSON documents, ready for Grafana's provisioning or its HTTP API, and a
 Markdown table. Every run gives the same bytes; a test compares them with what is committed.
@@ -11,11 +11,11 @@ from typing import Any
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from dashboards.grafana import bursts, fleet, host, parts, stored
+from dashboards.rules.table import alerts_table
 
 BOARDS = {"fleet": fleet, "host": host, "parts": parts, "stored": stored, "bursts": bursts}
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-BEGIN, END = "<!-- panels: made by make dashboards -->", "<!-- end of panels -->"
 
 
 def documents() -> dict[str, str]:
@@ -52,11 +52,12 @@ def panels_table(boards: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def readme(text: str, table: str) -> str:
-    """The README with the table between its marks."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+def readme(text: str, name: str, table: str) -> str:
+    """The README with the table between the marks of that name."""
+    begin, end = f"<!-- {name}: made by make dashboards -->", f"<!-- end of {name} -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def write() -> None:
@@ -65,4 +66,5 @@ def write() -> None:
     for name, text in built.items():
         (HERE / f"{name}.json").write_text(text)
     boards = {name: json.loads(text) for name, text in built.items()}
-    README.write_text(readme(README.read_text(), panels_table(boards)))
+    text = readme(README.read_text(), "panels", panels_table(boards))
+    README.write_text(readme(text, "alerts", alerts_table()))

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from dashboards.grafana import build
+from dashboards.rules.table import alerts_table
 from tests.dashboards.boards import BOARDS, FOLDER, PANELS
 
 PROVISIONING = FOLDER / "provisioning"
@@ -19,10 +20,11 @@ def test_the_json_is_up_to_date() -> None:
         assert (FOLDER / f"{name}.json").read_text() == text, f"{name}.json is old: make dashboards"
 
 
-def test_the_table_in_the_readme_is_up_to_date() -> None:
+def test_the_tables_in_the_readme_are_up_to_date() -> None:
     text = build.README.read_text()
     in_order = {name: BOARDS[name] for name in build.BOARDS}
-    assert build.readme(text, build.panels_table(in_order)) == text, "the table is old: make dashboards"
+    assert build.readme(text, "panels", build.panels_table(in_order)) == text, "the table is old: make dashboards"
+    assert build.readme(text, "alerts", alerts_table()) == text, "the table is old: make dashboards"
     for _, panel in PANELS:
         assert f"| {panel['title']} |" in text
 
