@@ -47,6 +47,7 @@ class View:
     journal_damaged_bytes: int
     journal_lost_faults: int
     is_journal_writable: bool
+    is_virtual: bool  # a virtual machine
 
 
 class AgentCollector(Collector):
@@ -61,7 +62,7 @@ class AgentCollector(Collector):
         yield from _sources(view)
         yield from _journal(view)
         yield from _scrub(view)
-        yield from _host()
+        yield from _host(view)
 
 
 def open_faults(state: Mapping[str, Any], now_ns: int) -> dict[tuple[str, str], int]:
@@ -157,16 +158,22 @@ def _sources(view: View) -> Iterator[Metric]:
         "1 if the source could read all it should at its last poll; 0 if it is in trouble, blind or absent.",
         labels=["source"],
     )
+    absent = GaugeMetricFamily(
+        "flipwatch_source_absent",
+        "1 if there is nothing here that the source could read, which isn't trouble.",
+        labels=["source"],
+    )
     poll = GaugeMetricFamily("flipwatch_source_poll_seconds", "How long the last poll took.", labels=["source"])
     blind = GaugeMetricFamily(
         "flipwatch_ecc_blind", "1 if memory errors of this host can't be seen, and why.", labels=["reason"]
     )
     for name, status in sorted(view.sources.items()):
         up.add_metric([name], status.is_up)
+        absent.add_metric([name], status.absent is not None)
         poll.add_metric([name], status.poll_s)
     for reason in BLIND_REASONS:
         blind.add_metric([reason], any(status.blind == reason for status in view.sources.values()))
-    yield from (up, poll, blind)
+    yield from (up, absent, poll, blind)
     yield CounterMetricFamily(
         "flipwatch_trace_lost_events",
         "Trace events that were overwritten before they were read; counters still tell how many errors there were.",
@@ -225,6 +232,9 @@ def _scrub(view: View) -> Iterator[Metric]:
         "Upper bound of how long ago the least recently verified byte was verified.",
         labels=["store"],
     )
+    period = GaugeMetricFamily(
+        "flipwatch_scrub_period_seconds", "How often everything is to be verified.", labels=["store"]
+    )
     unverifiable = GaugeMetricFamily(
         "flipwatch_scrub_unverifiable_bytes",
         "Bytes that couldn't be verified in the last whole pass, and why.",
@@ -245,9 +255,10 @@ def _scrub(view: View) -> Iterator[Metric]:
         read.add_metric([path], store["bytes"])
         ratio.add_metric([path], min(1.0, store["done_bytes"] / store["total_bytes"]) if store["total_bytes"] else 1)
         oldest.add_metric([path], max(0, view.now_ns - store["oldest_ns"]) / 1e9)
+        period.add_metric([path], store["period_s"])
         for reason, size in sorted(store["unverifiable"].items()):
             unverifiable.add_metric([path, reason], size)
-    yield from (verified, corrupt, found, read, ratio, oldest, unverifiable)
+    yield from (verified, corrupt, found, read, ratio, oldest, period, unverifiable)
 
 
 def _open_findings(state: Mapping[str, Any]) -> dict[tuple[str, str, str], int]:
@@ -268,7 +279,12 @@ def package_version() -> str:
         return "unknown"
 
 
-def _host() -> Iterator[Metric]:
+def _host(view: View) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "flipwatch_host_virtual",
+        "1 if this is a virtual machine, whose memory errors its host has to watch.",
+        value=view.is_virtual,
+    )
     yield GaugeMetricFamily(
         "flipwatch_host_boot_timestamp_seconds", "When the machine started.", value=host.boot_time_s()
     )

@@ -223,15 +223,16 @@ class StoreScrub:
 
     def _begin_pass(self) -> None:
         """Goes on with a pass that was cut short, or begins a new one."""
-        old = self._scrubber.state.get(self._key)
+        old, period_s = self._scrubber.state.get(self._key), self._store.period_days * scrub.DAY_S
         if old is not None and old["finished_ns"] is None:
-            self._progress = dict(old)
+            self._progress = {**old, "period_s": period_s}
             return
         now_ns = time.time_ns()
         total_bytes = sum(candidate.size_bytes for candidate in scrub.walk(self._store, self._unreadable))
         kept = old or {"first_seen_ns": now_ns, "started_ns": None, "bytes": 0, "verified": {}, "unverifiable": {}}
         self._progress = {
             **kept,
+            "period_s": period_s,
             "started_ns": now_ns,
             "previous_started_ns": kept["started_ns"],
             "finished_ns": None,

@@ -102,7 +102,7 @@ class Store:
         return self._metric("flipwatch_records_corrupt_found", "layer")
 
     def _metric(self, name: str, label: str) -> dict[str, float]:
-        view = View(time.time_ns(), {}, self.scrubber.state, {}, 0, 0, 0, True)
+        view = View(time.time_ns(), {}, self.scrubber.state, {}, 0, 0, 0, True, False)
         families = {family.name: family for family in AgentCollector(lambda: view).collect()}
         return {sample.labels[label]: sample.value for sample in families[name].samples if sample.value}
 
