@@ -16,7 +16,7 @@ import time
 from collections import ChainMap, deque
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -31,6 +31,9 @@ from agent.report import AgentHeader, Fault, JournalSpan, MemoryFault, encode
 from agent.serve import Server
 from agent.sources.table import SOURCES, Source
 from checksum import affinity, crc32c
+
+if TYPE_CHECKING:
+    from agent.tls import Tls
 
 PENDING_FAULTS_MAX = 1000
 CORE_ANSWERS_S = 60.0  # a core that is kept busy by others for longer is said to be
@@ -117,7 +120,15 @@ class Agent:
         self._heard: set[str] = set()  # the sources whose events wake it
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(AgentCollector(self._view))
-        self._server = Server(config.listen_address, self)
+        self._server = Server(config.listen_address, self, self._make_tls())
+
+    def _make_tls(self) -> "Tls | None":
+        cert, key = self.config.agent.tls_cert_file, self.config.agent.tls_key_file
+        if cert is None or key is None:
+            return None
+        from agent.tls import Tls, TlsFiles  # not at the top: it would take memory that plain HTTP has no use for
+
+        return Tls(TlsFiles(cert, key, self.config.agent.tls_client_ca_file))
 
     def _make_core_tester(self) -> CoreTester | None:
         if not self.config.agent.core_self_test_s:
@@ -138,18 +149,16 @@ class Agent:
         self._cycle()
         if self._core_tester is not None:
             self._core_tester.start()
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 1.0}, daemon=True)
+        thread = threading.Thread(target=self._server.run, daemon=True)
         thread.start()
-        name, port = self.address
-        log.info("listening on http://%s:%d", f"[{name}]" if ":" in name else name, port)
+        log.info("listening on %s", self._server.url)
         systemd.notify("READY=1", self._status_line())
         self._poll_on()
         systemd.notify("STOPPING=1")
         if self._core_tester is not None:
             self._core_tester.stop()
-        self._server.shutdown()
+        self._server.stop()
         thread.join()
-        self._server.server_close()
         with self._lock:
             for name, source in SOURCES.items():
                 self._pending_changes.update({f"{name}/{key}": value for key, value in source.at_stop.items()})
@@ -184,26 +193,27 @@ class Agent:
         Events that follow each other wake it ever more seldom, so that a storm takes few polls and few fault lines.
         """
         interval_s = self.config.agent.poll_interval_s
-        pause_s = PROMPT_S
+        pause_s, is_woken = PROMPT_S, False
         polled_s = time.monotonic()
         next_s = polled_s + interval_s
         while True:
-            self._alarm.wait(self._until(min(next_s, polled_s + pause_s)), hears_events=False)
-            is_woken = self._alarm.wait(self._until(next_s), hears_events=True)
+            is_woken = self._alarm.wait(self._until(next_s), hears_events=not is_woken) or is_woken
             if self._alarm.is_stopped:
                 return
             systemd.notify("WATCHDOG=1")
-            if not is_woken and time.monotonic() < next_s:
+            if is_woken:
+                next_s = min(next_s, polled_s + pause_s)
+            if time.monotonic() < next_s:
                 continue
             self._cycle()
             self._listen()
             systemd.notify(self._status_line())
             polled_s = time.monotonic()
-            if polled_s >= next_s:
-                next_s = max(next_s + interval_s, polled_s)
+            next_s = max(next_s + interval_s, polled_s)
             pause_s = min(2 * pause_s, interval_s, PROMPT_MAX_S) if is_woken else PROMPT_S
             if is_woken or self._waiting_since_ns() is not None:
                 next_s = min(next_s, polled_s + pause_s)
+            is_woken = False
 
     def _until(self, next_s: float) -> float:
         wait_s = max(0.0, next_s - time.monotonic())
@@ -249,7 +259,9 @@ class Agent:
         source = self._sources[name]
         call = partial(source.poll, self.config.agent, cursor, now)
         try:
-            poll = self._deadlines[name].call(call) if source.may_hang else call()
+            poll = source.unasked(self.config.agent, cursor, now) if source.unasked else None
+            if poll is None:
+                poll = self._deadlines[name].call(call) if source.may_hang else call()
         except OSError as error:
             outcome = Poll(cursor={}, trouble=(str(error),), blind="unreadable" if "dram" in source.streams else None)
         else:

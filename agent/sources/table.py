@@ -20,7 +20,8 @@ class Source:
     """A witness; `streams` are those whose every error it sees, so that the host counts as watching them.
 
     `wakers` opens descriptors that become readable when there is something to poll for. One that `may_hang` is polled
-    in a thread of its own, and left alone while it hangs. `look` is what the doctor asks instead of a poll, where that
+    in a thread of its own, and left alone while it hangs; `unasked`, which never does, gives the poll where
+    there is nothing to ask. `look` is what the doctor asks instead of a poll, where that
     would take something away from the agent, or cost much.
     """
 
@@ -28,6 +29,7 @@ class Source:
     streams: tuple[str, ...] = ()
     wakers: Callable[[AgentSettings], list[int]] = _no_wakers
     may_hang: bool = False
+    unasked: Callable[[AgentSettings, dict[str, Any], Moment], Poll | None] | None = None
     at_stop: Mapping[str, Any] = field(default_factory=dict)  # what its cursor shall say after a clean stop
     look: Callable[[AgentSettings, Moment], Poll] | None = None
 
@@ -62,7 +64,12 @@ SOURCES = {
             settings.rasdaemon_db, settings.sysfs, settings.tracefs, cursor, now
         )
     ),
-    "nvml": Source(lambda settings, cursor, now: _NVML.poll(settings.proc, cursor, now), ("gpu",), may_hang=True),
+    "nvml": Source(
+        lambda settings, cursor, now: _NVML.poll(settings.proc, cursor, now),
+        ("gpu",),
+        may_hang=True,
+        unasked=lambda settings, cursor, now: nvml.without_driver(settings.proc, cursor, now),
+    ),
     "canary": Source(
         lambda settings, cursor, now: canary.poll(settings.canary_mib, settings.proc, cursor, now),
         ("canary",),
