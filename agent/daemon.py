@@ -139,8 +139,8 @@ class Agent:
         return CoreTester(self.config.agent.core_self_test_s)
 
     @property
-    def address(self) -> tuple[str, int]:
-        return self._server.server_address[:2]  # type: ignore[return-value]
+    def url(self) -> str:
+        return self._server.url
 
     def run(self) -> None:
         """Polls until `stop` is called. The first poll is done before READY is said."""
@@ -151,7 +151,7 @@ class Agent:
             self._core_tester.start()
         thread = threading.Thread(target=self._server.run, daemon=True)
         thread.start()
-        log.info("listening on %s", self._server.url)
+        log.info("listening on %s", self.url)
         systemd.notify("READY=1", self._status_line())
         self._poll_on()
         systemd.notify("STOPPING=1")

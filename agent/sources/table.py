@@ -20,9 +20,9 @@ class Source:
     """A witness; `streams` are those whose every error it sees, so that the host counts as watching them.
 
     `wakers` opens descriptors that become readable when there is something to poll for. One that `may_hang` is polled
-    in a thread of its own, and left alone while it hangs; `unasked`, which never does, gives the poll where
-    there is nothing to ask. `look` is what the doctor asks instead of a poll, where that
-    would take something away from the agent, or cost much.
+    in a thread of its own, and left alone while it hangs; `unasked`, which never hangs, gives the poll where there is
+    nothing to wait for. `look` is what the doctor asks instead of a poll, where that would take something away from the
+    agent, or cost much.
     """
 
     poll: Callable[[AgentSettings, dict[str, Any], Moment], Poll]
@@ -46,12 +46,17 @@ def _lastwords(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> 
 
 
 _KERNEL_LOG = KernelLog()
+_GLANCES = edac.Glances()
 _NVML = nvml.Nvml()  # the library is opened once for the whole process
 
 # Counters come before events: the kernel reports an error before it counts it, so that of what a counter shows the
 # event is there to be read.
 SOURCES = {
-    "edac": Source(lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now), ("dram",)),
+    "edac": Source(
+        lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now, _GLANCES),
+        ("dram",),
+        look=lambda settings, now: edac.poll(settings.sysfs, {}, now),
+    ),
     "tracefs": Source(
         lambda settings, cursor, now: tracefs.poll(settings.tracefs, settings.sysfs, cursor, now),
         wakers=lambda settings: trace_instance.open_wakers(settings.tracefs),
