@@ -13,7 +13,7 @@ import random
 import select
 import threading
 import time
-from collections import ChainMap, deque
+from collections import deque
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from agent.deadline import POLL_MAX_S, Deadline
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
 from agent.metrics import AgentCollector, SourceStatus, View
 from agent.observation import Moment, Poll
-from agent.reconcile import Changes, clock_step, oldest_waiting_ns, reconcile, watching
+from agent.reconcile import Changes, State, clock_step, oldest_waiting_ns, reconcile, watching
 from agent.report import AgentHeader, Fault, JournalSpan, MemoryFault, encode
 from agent.serve import Server
 from agent.sources.table import SOURCES, Source
@@ -221,7 +221,7 @@ class Agent:
         return wait_s if watchdog_s is None else min(wait_s, watchdog_s)
 
     def _waiting_since_ns(self) -> int | None:
-        return oldest_waiting_ns(ChainMap(self._pending_changes, self._journal.state))
+        return oldest_waiting_ns(self._state())
 
     # --- the cycle --------------------------------------------------------------------------------------------
 
@@ -233,11 +233,11 @@ class Agent:
             log.error("%s: can't tell which boot this is, so counters can't be compared: %s", error.filename, error)
             return
         with self._lock:
-            state: ChainMap[str, Any] = ChainMap(self._pending_changes, self._journal.state)
-            self._follow_clock(state, now)
-            polls = {}
+            self._follow_clock(self._state(), now)
+            state = self._state()
+            polls, cursors = {}, _cursors(state)
             for name in self._sources:
-                poll = self._poll(name, state, now)
+                poll = self._poll(name, cursors.get(name, {}), now)
                 if poll is not None:
                     polls[name] = inventory.with_parts(poll, self._inventory)
             faults, changes = reconcile(polls, state, now, self.host)
@@ -252,8 +252,11 @@ class Agent:
             if not self._pending_faults:
                 self._complete_until_ns = min(now.time_ns, self._waiting_since_ns() or now.time_ns)
 
-    def _poll(self, name: str, state: ChainMap[str, Any], now: Moment) -> Poll | None:
-        cursor = {key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")}
+    def _state(self) -> State:
+        """What is remembered, with what still waits for the journal."""
+        return {**self._journal.state, **self._pending_changes}
+
+    def _poll(self, name: str, cursor: dict[str, Any], now: Moment) -> Poll | None:
         started_s = time.perf_counter()
         poll: Poll | None = None
         source = self._sources[name]
@@ -290,7 +293,7 @@ class Agent:
         elif old is not None:
             log.info("source %s sees everything again", name)
 
-    def _follow_clock(self, state: ChainMap[str, Any], now: Moment) -> None:
+    def _follow_clock(self, state: State, now: Moment) -> None:
         if "clock" not in state:
             return
         changes = clock_step(state, Moment(*state["clock"]), now)
@@ -298,7 +301,7 @@ class Agent:
             log.warning("the clock was set; remembered times are moved along with it")
             self._pending_changes.update(changes)
 
-    def _keep(self, faults: tuple[Fault, ...], changes: Changes, state: ChainMap[str, Any]) -> None:
+    def _keep(self, faults: tuple[Fault, ...], changes: Changes, state: State) -> None:
         """Adds what this cycle brought to what waits for the journal, within bounds."""
         dropped = max(0, len(self._pending_faults) + len(faults) - PENDING_FAULTS_MAX)
         if faults:
@@ -464,6 +467,15 @@ def prepare(config: Config) -> None:
     config.agent.state_dir.mkdir(parents=True, exist_ok=True)
     group = config.agent.state_dir.stat().st_gid
     trace_instance.prepare(config.agent.tracefs, group, config.agent.trace_buffer_kib)
+
+
+def _cursors(state: State) -> dict[str, dict[str, Any]]:
+    """The state's keys <name>/<rest>, by name: those of a source are its cursor."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in state.items():
+        name, _, rest = key.partition("/")
+        found.setdefault(name, {})[rest] = value
+    return found
 
 
 def _is_heartbeat(key: str) -> bool:
