@@ -10,7 +10,7 @@ python=${PYTHON:-python3}
 
 case $purpose in
 demo) extras=collector servers="prometheus-alertmanager" ;;
-test) extras=collector,dev servers="prometheus-alertmanager prometheus prometheus-node-exporter pigz" ;;
+test) extras=collector,dev servers="prometheus-alertmanager prometheus prometheus-node-exporter pigz openssl" ;;
 kernel) extras=collector,dev servers="" ;;
 fuzz) extras=collector,dev,fuzz servers="" ;;
 *) echo "deploy/prepare.sh: '$purpose' is none of demo, test, kernel and fuzz" >&2; exit 2 ;;

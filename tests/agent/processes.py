@@ -118,7 +118,7 @@ class Daemon(Answers):
 
     @property
     def url(self) -> str:
-        found = [match for line in self.log if (match := re.search(r"listening on (http://\S+)", line))]
+        found = [match for line in self.log if (match := re.search(r"listening on (https?://\S+)", line))]
         return found[0].group(1) if found else ""
 
     def signal(self, number: int) -> None:
