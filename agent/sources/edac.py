@@ -30,6 +30,7 @@ that is "surplus_booked", and "arisen", the last time at which what isn't booked
 CLOCK_BOOTTIME, which is comparable as long as the epoch lasts.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -255,8 +256,7 @@ def _counts(directory: Path, files: dict[str, str], trouble: list[str]) -> Count
 def _number(file: Path, trouble: list[str]) -> int | None:
     """An unsigned 32-bit number, as the kernel prints it."""
     try:
-        with file.open("rb") as stream:
-            content = stream.read(FILE_BYTES_MAX).strip()
+        content = _content(file).strip()
     except OSError as error:
         trouble.append(f"{file}: {error.strerror}")
         return None
@@ -266,10 +266,18 @@ def _number(file: Path, trouble: list[str]) -> int | None:
     return int(content)
 
 
+def _content(file: Path) -> bytes:
+    """By three system calls, where a file object takes seven: this is most of what an idle agent does."""
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, FILE_BYTES_MAX)
+    finally:
+        os.close(fd)
+
+
 def _text(file: Path) -> str | None:
     try:
-        with file.open("rb") as stream:
-            content = stream.read(FILE_BYTES_MAX)
+        content = _content(file)
     except OSError:
         return None
     text = content.decode("utf-8", "replace").strip()

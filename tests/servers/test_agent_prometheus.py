@@ -57,7 +57,7 @@ def tls_settings(root: Path) -> tuple[dict[str, str], dict[str, object]]:
     agent, client = authority.sign("agent"), authority.sign("prometheus")
     ours = {"tls_cert_file": agent.cert, "tls_key_file": agent.key, "tls_client_ca_file": authority.cert}
     theirs = {"ca_file": authority.cert, "cert_file": client.cert, "key_file": client.key}
-    job = {"scheme": "https", "tls_config": {name: str(path) for name, path in theirs.items()}}
+    job = {"tls_config": {name: str(path) for name, path in theirs.items()}}
     return {name: str(path) for name, path in ours.items()}, job
 
 
@@ -69,7 +69,8 @@ def test_prometheus_scrapes_the_agent(root: Path, is_tls: bool) -> None:
     with Daemon(root, settings=agent_settings) as agent:
         settings = root / "prometheus.yml"
         target = agent.url.partition("//")[2]
-        job = {"job_name": "flipwatch", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}
+        group = {"targets": [target], "labels": {"__scheme__": agent.url.partition(":")[0]}}  # as in the inventory
+        job = {"job_name": "flipwatch", "scrape_interval": "1s", "static_configs": [group]}
         settings.write_text(json.dumps({"scrape_configs": [job | job_settings]}))
         arguments = [
             f"--config.file={settings}",
