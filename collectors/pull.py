@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from agent.report import AgentHeader, Fault, Line, MemoryFault, RecordFault, ReportError, decode
+from collectors import tls
 from collectors.config import CollectorConfig
 from collectors.inventory import Host
 from collectors.store import Conflict, Pulled, Recorded, StoreError
@@ -104,7 +105,11 @@ def _decode(line: bytes, number: int) -> Line:
 
 
 class Puller:
-    """Asks every agent once per interval, spread evenly over it."""
+    """Asks every agent once per interval, spread evenly over it.
+
+    Raises:
+        SettingsError: the files for https can't be used.
+    """
 
     def __init__(
         self, config: CollectorConfig, session: aiohttp.ClientSession, clock_ns: Callable[[], int], commit: Commit
@@ -114,6 +119,7 @@ class Puller:
         self._session = session
         self._clock_ns = clock_ns
         self._commit = commit
+        self._tls = tls.of_agents(config)
         self._slots = asyncio.Semaphore(config.pull_concurrency)
         self._buckets: list[list[Agent]] = [[] for _ in range(max(round(config.pull_interval_s / TICK_S), 1))]
         self._tasks: set[asyncio.Task[None]] = set()
@@ -137,6 +143,8 @@ class Puller:
         tick, begin_s = 0, loop.time()
         try:
             while True:
+                if tick % len(self._buckets) == 0:
+                    self._tls.follow()
                 for agent in self._buckets[tick % len(self._buckets)]:
                     self._start(agent)
                 tick += 1
@@ -196,14 +204,23 @@ class Puller:
         query = {"limit": str(agent.faults_max)} | ({"after": agent.cursor} if agent.cursor else {})
         try:
             timeout = aiohttp.ClientTimeout(total=timeout_s)
-            url = f"http://{target}/v1/faults"
-            async with self._session.get(url, params=query, timeout=timeout, allow_redirects=False) as response:
+            scheme = agent.host.labels.get("__scheme__", self._config.agent_scheme)
+            request = self._session.get(
+                f"{scheme}://{target}/v1/faults",
+                params=query,
+                timeout=timeout,
+                allow_redirects=False,
+                ssl=self._tls.context,
+            )
+            async with request as response:
                 _check_head(response, agent)
                 return await self._body(response, agent)
         except TimeoutError as error:
             raise PullError("slow", f"gave no whole answer at {target} within {timeout_s:g} s") from error
         except aiohttp.ClientPayloadError as error:
             raise PullError("silent", f"went away at {target} in the middle of its answer") from error
+        except aiohttp.ClientSSLError as error:
+            raise PullError("refused", f"no trust by TLS at {target}: {_tls_reason(error)}") from error
         except aiohttp.ClientConnectorError as error:
             raise PullError("silent", f"does not answer at {target}: {reason(error.os_error)}") from error
         except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
@@ -254,5 +271,11 @@ def reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and error.errno > 0 else _one_line(error)
 
 
-def _one_line(error: Exception) -> str:
+def _tls_reason(error: aiohttp.ClientSSLError) -> str:
+    """Why a handshake failed: the certificate isn't believed, or something else."""
+    cause = getattr(error, "certificate_error", error.__cause__) or error
+    return getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or _one_line(cause)
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
