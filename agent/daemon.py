@@ -90,6 +90,7 @@ class Agent:
         self.config = config
         self.host = config.agent.host or host.name()
         self._facts = host.facts(config.agent.sysfs, config.agent.proc)
+        self._is_virtual = host.virtual(config.agent.sysfs, config.agent.proc, self._facts) is not None
         self._inventory = inventory.read(config.agent.sysfs)
         self._boot_id = host.now(config.agent.proc).boot_id
         self._journal = Journal(
@@ -410,6 +411,7 @@ class Agent:
                 journal_damaged_bytes=self._journal.damaged_bytes,
                 journal_lost_faults=self._journal.lost_faults,
                 is_journal_writable=self._is_writable,
+                is_virtual=self._is_virtual,
             )
 
 

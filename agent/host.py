@@ -7,7 +7,7 @@ time, load and temperatures.
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from agent.observation import Moment
 CELSIUS_MIN, CELSIUS_MAX = -55, 150  # what sensors on a board can measure; 255 and -273 stand for none
 ON_DIMMS, ON_PROCESSORS = ("jc42", "spd5118"), ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 CHIPS_BESIDE = {"dram": ON_DIMMS, "canary": ON_DIMMS, "sram": ON_PROCESSORS, "core": ON_PROCESSORS}
+
+# Words in the firmware's vendor and product names that only virtual machines have.
+VIRTUAL_NAMES = ("qemu", "kvm", "vmware", "virtualbox", "virtual machine", "hvm domu", "bochs", "google compute engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,18 @@ def facts(sysfs: Path, proc: Path) -> dict[str, str]:
         if key in processor:
             found[name] = processor[key]
     return found
+
+
+def virtual(sysfs: Path, proc: Path, facts: Mapping[str, str]) -> str | None:
+    """What this machine is a guest of; None: it's hardware. `facts` are those of `facts`."""
+    if "control_d" in _first_line(proc / "xen/capabilities"):  # the domain that owns the hardware
+        return None
+    names = f"{facts.get('vendor', '')} {facts.get('product', '')}".strip()
+    flags = dict(_first_processor(proc / "cpuinfo")).get("flags", "").split()
+    hypervisor = _first_line(sysfs / "hypervisor/type") or _first_line(proc / "device-tree/hypervisor/compatible")
+    if "hypervisor" in flags or hypervisor or any(word in names.casefold() for word in VIRTUAL_NAMES):
+        return hypervisor or names or "an unnamed hypervisor"
+    return None
 
 
 def boot_time_s() -> float:

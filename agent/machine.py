@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from agent import host
+
 CONFIG_BYTES_MAX = 4 << 20
 BUILT_IN_BYTES_MAX = 16 << 20
 LINE_BYTES_MAX = 4096
-# Words in the firmware's vendor and product names that only virtual machines have.
-VIRTUAL_NAMES = ("qemu", "kvm", "vmware", "virtualbox", "virtual machine", "hvm domu", "bochs", "google compute engine")
 OPTIONS = ("EDAC", "EDAC_GHES", "RAS_CEC")  # of the kernel's configuration: those that the doctor has a word on
 
 
@@ -36,7 +36,7 @@ def look(sysfs: Path, proc: Path, boot: Path, modules: Path, facts: dict[str, st
     built_in = set(_fitting(sysfs, _built_in_aliases(modules / "modules.builtin.modinfo")))
     drivers = tuple(sorted(built_in | set(_fitting(sysfs, _module_aliases(modules / "modules.alias")))))
     return Machine(
-        virtual=_virtual(sysfs, proc, facts),
+        virtual=host.virtual(sysfs, proc, facts),
         kernel=modules.name,
         options=_options(boot / f"config-{modules.name}", proc / "config.gz"),
         drivers=drivers,
@@ -50,19 +50,6 @@ def check_interval_s(sysfs: Path) -> int | None:
     """How often the kernel looks for machine checks that raise no interrupt; None where it doesn't say."""
     text = _text(sysfs / "devices/system/machinecheck/machinecheck0/check_interval").strip()
     return int(text) if text.isdigit() else None  # the kernel prints seconds, in decimal
-
-
-def _virtual(sysfs: Path, proc: Path, facts: dict[str, str]) -> str | None:
-    if "control_d" in _text(proc / "xen/capabilities"):  # the domain that owns the hardware
-        return None
-    names = f"{facts.get('vendor', '')} {facts.get('product', '')}".strip()
-    flags = re.search(r"^flags\s*:.*\bhypervisor\b", _text(proc / "cpuinfo"), re.M)
-    hypervisor = _text(sysfs / "hypervisor/type").strip() or _text(proc / "device-tree/hypervisor/compatible").strip(
-        "\0"
-    )
-    if flags or hypervisor or any(word in names.casefold() for word in VIRTUAL_NAMES):
-        return hypervisor or names or "an unnamed hypervisor"
-    return None
 
 
 def _options(*files: Path) -> dict[str, str] | None:

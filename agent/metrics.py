@@ -19,7 +19,7 @@ from agent.novelty import QUIET_NS
 from agent.report import SEVERITIES
 from agent.version import VERSION
 from checksum.crc32c import implementation
-from checksum.finding import Verdict
+from checksum.finding import Layer, Verdict
 
 BLIND_REASONS = ("no-driver", "unreadable")
 MEMORY_SEVERITIES = ("corrected", "uncorrected")  # shown at zero from the start; others once they occur
@@ -47,6 +47,7 @@ class View:
     journal_damaged_bytes: int
     journal_lost_faults: int
     is_journal_writable: bool
+    is_virtual: bool  # a virtual machine
 
 
 class AgentCollector(Collector):
@@ -61,7 +62,7 @@ class AgentCollector(Collector):
         yield from _sources(view)
         yield from _journal(view)
         yield from _scrub(view)
-        yield from _host()
+        yield from _host(view)
 
 
 def open_faults(state: Mapping[str, Any], now_ns: int) -> dict[tuple[str, str], int]:
@@ -112,7 +113,7 @@ def _memory(view: View) -> Iterator[Metric]:
         info.add_metric([name, *(device.get(attribute, "") for attribute in ("label", "slot", "serial", "part"))], 1)
         if device["size_bytes"] is not None:
             size.add_metric([name], device["size_bytes"])
-    yield from (errors, last, info, size, _actions(view))
+    yield from (errors, last, info, size, *_decisions(view))
 
     streams = sorted({stream for stream, _, _ in _devices(view.state)})
     novel = CounterMetricFamily(
@@ -131,17 +132,24 @@ def _memory(view: View) -> Iterator[Metric]:
     yield opened
 
 
-def _actions(view: View) -> Metric:
+def _decisions(view: View) -> Iterator[Metric]:
     action = GaugeMetricFamily(
         "flipwatch_device_action",
         "What to do about a device (watch, reset, drain, replace), and the rule that says so; always 1.",
         labels=["device", "action", "rule"],
     )
+    condition = GaugeMetricFamily(
+        "flipwatch_device_state",
+        "The state of a device that has ever erred (open, healed, quiet) and the mode in which it fails; always 1.",
+        labels=["stream", "device", "state", "mode"],
+    )
     for stream, name, device in _devices(view.state):
         decision = decide(stream, name, device, view.now_ns)
         if decision.action != NONE:
             action.add_metric([name, decision.action, decision.rule], 1)
-    return action
+        if device["last_ns"]:
+            condition.add_metric([stream, name, decision.state, decision.mode.name], 1)
+    yield from (action, condition)
 
 
 def _sources(view: View) -> Iterator[Metric]:
@@ -150,16 +158,22 @@ def _sources(view: View) -> Iterator[Metric]:
         "1 if the source could read all it should at its last poll; 0 if it is in trouble, blind or absent.",
         labels=["source"],
     )
+    absent = GaugeMetricFamily(
+        "flipwatch_source_absent",
+        "1 if there is nothing here that the source could read, which isn't trouble.",
+        labels=["source"],
+    )
     poll = GaugeMetricFamily("flipwatch_source_poll_seconds", "How long the last poll took.", labels=["source"])
     blind = GaugeMetricFamily(
         "flipwatch_ecc_blind", "1 if memory errors of this host can't be seen, and why.", labels=["reason"]
     )
     for name, status in sorted(view.sources.items()):
         up.add_metric([name], status.is_up)
+        absent.add_metric([name], status.absent is not None)
         poll.add_metric([name], status.poll_s)
     for reason in BLIND_REASONS:
         blind.add_metric([reason], any(status.blind == reason for status in view.sources.values()))
-    yield from (up, poll, blind)
+    yield from (up, absent, poll, blind)
     yield CounterMetricFamily(
         "flipwatch_trace_lost_events",
         "Trace events that were overwritten before they were read; counters still tell how many errors there were.",
@@ -206,12 +220,20 @@ def _scrub(view: View) -> Iterator[Metric]:
         "Damaged stretches that are open now: neither healed nor gone.",
         labels=["store", "format", "verdict"],
     )
+    found = CounterMetricFamily(
+        "flipwatch_records_corrupt_found",
+        "Damaged stretches ever told, by the layer between disk and processor that did the damage.",
+        labels=["store", "format", "layer"],
+    )
     read = CounterMetricFamily("flipwatch_scrub_bytes", "Bytes verified.", labels=["store"])
     ratio = GaugeMetricFamily("flipwatch_scrub_pass_ratio", "How much of the current pass is done.", labels=["store"])
     oldest = GaugeMetricFamily(
         "flipwatch_scrub_oldest_unverified_seconds",
         "Upper bound of how long ago the least recently verified byte was verified.",
         labels=["store"],
+    )
+    period = GaugeMetricFamily(
+        "flipwatch_scrub_period_seconds", "How often everything is to be verified.", labels=["store"]
     )
     unverifiable = GaugeMetricFamily(
         "flipwatch_scrub_unverifiable_bytes",
@@ -228,12 +250,15 @@ def _scrub(view: View) -> Iterator[Metric]:
         for form in sorted({*store["verified"], *(f for s, f, _ in opened if s == path)}):
             for verdict in Verdict:
                 corrupt.add_metric([path, form, verdict], opened.get((path, form, verdict), 0))
+            for layer in Layer:
+                found.add_metric([path, form, layer], store.get("found", {}).get(form, {}).get(layer, 0))
         read.add_metric([path], store["bytes"])
         ratio.add_metric([path], min(1.0, store["done_bytes"] / store["total_bytes"]) if store["total_bytes"] else 1)
         oldest.add_metric([path], max(0, view.now_ns - store["oldest_ns"]) / 1e9)
+        period.add_metric([path], store["period_s"])
         for reason, size in sorted(store["unverifiable"].items()):
             unverifiable.add_metric([path, reason], size)
-    yield from (verified, corrupt, read, ratio, oldest, unverifiable)
+    yield from (verified, corrupt, found, read, ratio, oldest, period, unverifiable)
 
 
 def _open_findings(state: Mapping[str, Any]) -> dict[tuple[str, str, str], int]:
@@ -247,7 +272,12 @@ def _open_findings(state: Mapping[str, Any]) -> dict[tuple[str, str, str], int]:
     return found
 
 
-def _host() -> Iterator[Metric]:
+def _host(view: View) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "flipwatch_host_virtual",
+        "1 if this is a virtual machine, whose memory errors its host has to watch.",
+        value=view.is_virtual,
+    )
     yield GaugeMetricFamily(
         "flipwatch_host_boot_timestamp_seconds", "When the machine started.", value=host.boot_time_s()
     )

@@ -5,7 +5,7 @@ clock, opens no socket, writes nothing but its journal. A disk that hangs holds 
 else. Everything up to the cursor of a store has been judged and written to the journal, so a restart goes on there.
 
 State keys (all values are JSON):
-    store/<path>      the pass: cursor, bytes, records by format, unverifiable bytes by reason
+    store/<path>      the pass: cursor, bytes, records by format, unverifiable bytes by reason; damage told by layer
     open/<file>       the damage that is open in a file: neither healed nor gone
     settling/<file>   damage in a file that was just being written: read again at its time
     volume/<device>   History of the volume, for novelty
@@ -223,15 +223,16 @@ class StoreScrub:
 
     def _begin_pass(self) -> None:
         """Goes on with a pass that was cut short, or begins a new one."""
-        old = self._scrubber.state.get(self._key)
+        old, period_s = self._scrubber.state.get(self._key), self._store.period_days * scrub.DAY_S
         if old is not None and old["finished_ns"] is None:
-            self._progress = dict(old)
+            self._progress = {**old, "period_s": period_s}
             return
         now_ns = time.time_ns()
         total_bytes = sum(candidate.size_bytes for candidate in scrub.walk(self._store, self._unreadable))
         kept = old or {"first_seen_ns": now_ns, "started_ns": None, "bytes": 0, "verified": {}, "unverifiable": {}}
         self._progress = {
             **kept,
+            "period_s": period_s,
             "started_ns": now_ns,
             "previous_started_ns": kept["started_ns"],
             "finished_ns": None,
@@ -480,7 +481,16 @@ class StoreScrub:
             changes[opened] = entry if now_open else None
         told = [*zip(documents, section.found, strict=True), *((finding_document(one), one) for one in section.passing)]
         new = [(document, finding.layer) for document, finding in told if document not in here]
+        self._count_layers(file.format.NAME, new)
         return [self._fault(file, document, layer, changes) for document, layer in new], changes
+
+    def _count_layers(self, form: str, told: list[tuple[dict[str, Any], Layer | None]]) -> None:
+        found = self._progress.get("found", {})
+        layers = dict(found.get(form, {}))
+        for document, layer in told:
+            name = str(layer or Layer.unknown)
+            layers[name] = layers.get(name, 0) + document.get("count", 1)
+        self._progress["found"] = {**found, form: layers}
 
     def _fault(self, file: _OpenFile, document: dict[str, Any], layer: Layer | None, changes: Changes) -> RecordFault:
         now_ns = time.time_ns()

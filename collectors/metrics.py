@@ -1,7 +1,8 @@
 """The collector's /metrics: an overview in, Prometheus text out.
 
 All counters come from persisted state, so that a restart resets none; there are no `_created` series. Names and labels
-are those of the design; `flipwatch_store_up` and `flipwatch_inventory_up` are added to them.
+are those of the design; added to them are `flipwatch_store_up`, `flipwatch_inventory_up`, `flipwatch_cluster_info` and
+`flipwatch_burst_*`.
 """
 
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ class _Snapshot(Collector):
         yield from _faults(self._overview)
         yield from _agents(self._overview)
         yield from _bursts(self._overview)
+        yield from _active_bursts(self._overview)
         yield from _correlator(self._overview)
         yield from _health(self._overview)
 
@@ -64,7 +66,12 @@ def _faults(overview: Overview) -> Iterator[Metric]:
             if (view.name, stream) not in overview.totals:  # zero from the start, so that the first fault is a rise
                 novel.add_metric([view.name, stream], 0)
                 expected.add_metric([view.name, stream], 0)
-    yield from (novel, expected, watching)
+    info = GaugeMetricFamily(
+        "flipwatch_cluster_info", "Where the cluster stands; always 1.", labels=["cluster", "latitude", "longitude"]
+    )
+    for view in overview.clusters:
+        info.add_metric([view.name, f"{view.latitude_deg:.7g}", f"{view.longitude_deg:.7g}"], 1)
+    yield from (novel, expected, watching, info)
 
 
 def _agents(overview: Overview) -> Iterator[Metric]:
@@ -99,6 +106,28 @@ def _bursts(overview: Overview) -> Iterator[Metric]:
     for (cause, kind), number in sorted(overview.burst_totals.items()):
         total.add_metric([cause, kind], number)
     yield from (active, total)
+
+
+def _active_bursts(overview: Overview) -> Iterator[Metric]:
+    """Each burst that goes on now: few, and gone when it ends, so that its id may be a label."""
+    burst_labels, share_labels = ["burst_id", "cause"], ["burst_id", "cause", "cluster"]
+    start = GaugeMetricFamily("flipwatch_burst_start_timestamp_seconds", "When the burst began.", labels=burst_labels)
+    chance = GaugeMetricFamily(
+        "flipwatch_burst_false_alarms_per_year", "How often chance alone makes such a burst.", labels=burst_labels
+    )
+    observed = GaugeMetricFamily(
+        "flipwatch_burst_observed_faults", "Novel faults of a cluster in the burst's window.", labels=share_labels
+    )
+    expected = GaugeMetricFamily(
+        "flipwatch_burst_expected_faults", "Novel faults that the baseline expects in it.", labels=share_labels
+    )
+    for burst in overview.step.active if overview.step else ():
+        start.add_metric([burst.burst_id, burst.label], burst.t_start_ns / 1e9)
+        chance.add_metric([burst.burst_id, burst.label], burst.far_per_year)
+        for share in burst.clusters:
+            observed.add_metric([burst.burst_id, burst.label, share.cluster], share.observed)
+            expected.add_metric([burst.burst_id, burst.label, share.cluster], share.expected)
+    yield from (start, chance, observed, expected)
 
 
 def _correlator(overview: Overview) -> Iterator[Metric]:

@@ -95,10 +95,16 @@ class Store:
 
     def corrupt(self) -> dict[str, float]:
         """flipwatch_records_corrupt by verdict, without the zeros."""
-        view = View(time.time_ns(), {}, self.scrubber.state, {}, 0, 0, 0, True)
+        return self._metric("flipwatch_records_corrupt", "verdict")
+
+    def found(self) -> dict[str, float]:
+        """flipwatch_records_corrupt_found_total by layer, without the zeros."""
+        return self._metric("flipwatch_records_corrupt_found", "layer")
+
+    def _metric(self, name: str, label: str) -> dict[str, float]:
+        view = View(time.time_ns(), {}, self.scrubber.state, {}, 0, 0, 0, True, False)
         families = {family.name: family for family in AgentCollector(lambda: view).collect()}
-        samples = families["flipwatch_records_corrupt"].samples
-        return {sample.labels["verdict"]: sample.value for sample in samples if sample.value}
+        return {sample.labels[label]: sample.value for sample in families[name].samples if sample.value}
 
 
 @pytest.fixture
@@ -315,6 +321,8 @@ def test_damage_on_disk_is_told_once_whatever_layer_is_found(
     (fault,) = store.scrub()
     assert (fault.detail["verdict"], fault.detail["layer"]) == ("flipped", "disk")
     assert store.corrupt() == {"flipped": 2}
+    store.reopen()
+    assert store.found() == {"unknown": 1, "disk": 1}
 
 
 def test_damage_in_passing_in_a_file_at_work_is_looked_at_later(

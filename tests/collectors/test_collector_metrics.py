@@ -14,7 +14,7 @@ STATUS = Status("live", 15.0, 3.5, 12.0, 14.0, 1)
 
 def overview(**changes) -> Overview:
     agents = {"ok": 1, "silent": 1, "slow": 0, "garbage": 0, "refused": 0, "conflict": 0}
-    view = ClusterView("fra", 2, agents, {"dram": 1, "gpu": 1}, {"dram": 0.01}, 4.5, 7)
+    view = ClusterView("fra", 2, agents, {"dram": 1, "gpu": 1}, {"dram": 0.01}, 4.5, 7, 50.11, 8.68)
     values = {
         "now_ns": 1,
         "clusters": (view,),
@@ -45,6 +45,7 @@ def test_values_under_the_names_that_others_build_on():
         'flipwatch_agents{cluster="fra",state="conflict"} 0.0',
         'flipwatch_pull_lag_seconds{cluster="fra"} 4.5',
         'flipwatch_pull_lost_faults_total{cluster="fra"} 7.0',
+        'flipwatch_cluster_info{cluster="fra",latitude="50.11",longitude="8.68"} 1.0',
         'flipwatch_bursts_active{cause="celestial"} 1.0',
         'flipwatch_bursts_active{cause="fleet"} 0.0',
         'flipwatch_bursts_total{cause="celestial",kind="new"} 2.0',
@@ -58,6 +59,17 @@ def test_values_under_the_names_that_others_build_on():
     ):
         assert line in shown
     assert not any("_created" in line for line in shown)
+
+
+def test_each_active_burst_with_what_its_clusters_saw():
+    shown, who = lines(), f'burst_id="{CELESTIAL.burst_id}",cause="celestial"'
+    assert f"flipwatch_burst_start_timestamp_seconds{{{who}}} 1.79545362e+09" in shown
+    assert f"flipwatch_burst_false_alarms_per_year{{{who}}} {CELESTIAL.far_per_year}" in shown
+    for share in CELESTIAL.clusters:
+        label = f'{who},cluster="{share.cluster}"'
+        assert f"flipwatch_burst_observed_faults{{{label}}} {float(share.observed)}" in shown
+        assert f"flipwatch_burst_expected_faults{{{label}}} {share.expected}" in shown
+    assert not any("flipwatch_burst_" in line for line in lines(step=Step(STATUS, (), {}, 0.25)))
 
 
 def test_trouble_is_a_zero():

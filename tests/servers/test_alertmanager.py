@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import subprocess
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from collectors.correlator import ClusterShare
 from collectors.notify import Said, after, desired
 from collectors.server import post_alerts
 from collectors.store import Store
@@ -24,24 +26,14 @@ from tests.collectors.scripted_agent import Agents, ScriptedAgent
 from tests.conftest import require
 from tests.servers.webhook import Webhook
 
-CONFIG = """
-route:
-  receiver: people
-  group_by: ["..."]
-  group_wait: 0s
-  group_interval: 1s
-  routes:
-    - matchers: ['alertname="BurstMember"']
-      receiver: nobody
-receivers:
-  - name: people
-    webhook_configs: [{{url: "{url}", send_resolved: true}}]
-  - name: nobody
-inhibit_rules:
-  - source_matchers: ['alertname="BurstMember"']
-    target_matchers: ['alertname="CorrectedMemoryErrors"']
-    equal: [cluster]
-"""
+EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "alertmanager.yml"
+
+
+def example_config(webhook: Webhook) -> str:
+    """The configuration that people are given, with this receiver and without its waits."""
+    text = EXAMPLE.read_text().replace("http://127.0.0.1:9099/", webhook.url)
+    text = re.sub(r"group_wait: \w+", "group_wait: 0s", text)
+    return re.sub(r"group_interval: \w+", "group_interval: 1s", text)
 
 
 def free_port() -> int:
@@ -54,7 +46,7 @@ def free_port() -> int:
 def running_alertmanager(directory: Path, webhook: Webhook, port: int | None = None) -> Iterator[str]:
     program = require("prometheus-alertmanager")
     config = directory / "alertmanager.yml"
-    config.write_text(CONFIG.format(url=webhook.url))
+    config.write_text(example_config(webhook))
     url = f"http://127.0.0.1:{port or free_port()}"
     arguments = [f"--config.file={config}", f"--storage.path={directory / 'am'}", "--cluster.listen-address="]
     with (directory / "alertmanager.log").open("wb") as log:
@@ -129,7 +121,7 @@ def test_a_member_mutes_corrected_errors_of_its_cluster_and_nothing_else(tmp_pat
         ends = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
         others = [
             {"labels": {"alertname": name, "cluster": cluster, "device": "mc0/channel0/slot0"}, "endsAt": ends}
-            for name in ("CorrectedMemoryErrors", "UncorrectedMemoryError")
+            for name in ("CorrectedMemoryErrorStorm", "UncorrectedMemoryError")
             for cluster in ("fra", "syd")
         ]
         assert post(url, [entry.alert(now_ns, "http://centre/") for entry in due] + others) == ""
@@ -139,8 +131,50 @@ def test_a_member_mutes_corrected_errors_of_its_cluster_and_nothing_else(tmp_pat
             return [(a["labels"]["alertname"], a["labels"]["cluster"]) for a in found]
 
         # fra takes part in the burst, syd doesn't
-        wait_for(lambda: muted() == [("CorrectedMemoryErrors", "fra")])
+        wait_for(lambda: muted() == [("CorrectedMemoryErrorStorm", "fra")])
         wait_for(lambda: webhook.states(alertname="UncorrectedMemoryError", cluster="fra") == ["firing"])
+
+
+def test_a_burst_over_thirty_clusters_is_one_notification_to_one_receiver(tmp_path, webhook):
+    with running_alertmanager(tmp_path, webhook) as url:
+        now_ns = time.time_ns()
+        shares = tuple(ClusterShare(f"c{number:02d}", 9, 0.01) for number in range(30))
+        storms = [
+            {"labels": {"alertname": "CorrectedMemoryErrorStorm", "cluster": share.cluster, "severity": "warning"}}
+            for share in shares
+        ]
+        due = desired([revision(t_start_ns=now_ns, clusters=shares)], [], now_ns, "http://centre/")
+        assert post(url, [entry.alert(now_ns, "http://centre/") for entry in due] + storms) == ""
+        assert len(due) == 31
+        wait_for(lambda: webhook.notifications)
+        # one more that nothing mutes: once it's here, so is all that went before it
+        loud = {"labels": {"alertname": "UncorrectedMemoryError", "cluster": "c00", "severity": "critical"}}
+        assert post(url, [loud]) == ""
+        wait_for(lambda: webhook.states(alertname="UncorrectedMemoryError"))
+        heard = [(path, document["groupLabels"]["alertname"]) for path, document in webhook.notifications]
+        assert heard == [("/called", "CorrelatedBurst"), ("/called", "UncorrectedMemoryError")]
+        assert len(webhook.received) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "receiver"),
+    [
+        ({"alertname": "CorrelatedBurst", "severity": "critical", "burst_id": "b"}, "called"),
+        ({"alertname": "CorrelatedBurst", "severity": "warning", "burst_id": "b"}, "ticket"),
+        ({"alertname": "CorrelatedBurst", "severity": "critical", "burst_id": "b", "test": "true"}, "looked-at"),
+        ({"alertname": "DeviceNeedsHands", "severity": "warning", "cluster": "fra"}, "ticket"),
+        ({"alertname": "CorrelatorLearning", "severity": "info"}, "looked-at"),
+        ({"alertname": "HostDied", "severity": "warning"}, "ticket"),
+    ],
+)
+def test_who_hears_of_it(labels, receiver, tmp_path):
+    amtool = require("amtool")
+    pairs = [f"{name}={value}" for name, value in labels.items()]
+    done = subprocess.run(
+        [amtool, "config", "routes", "test", f"--config.file={EXAMPLE}", *pairs],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == receiver
 
 
 def test_what_alertmanager_refuses_is_said(tmp_path, webhook):

@@ -7,16 +7,21 @@ from typing import Any
 
 
 class Webhook:
-    """A context manager; `received` holds every alert of every notification, in order."""
+    """A context manager; `received` holds every alert of every notification, in order.
+
+    `notifications` holds (path, document) of each.
+    """
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []
-        received = self.received
+        self.notifications: list[tuple[str, dict[str, Any]]] = []
+        received, notifications = self.received, self.notifications
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                received.extend(json.loads(body)["alerts"])
+                document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                received.extend(document["alerts"])
+                notifications.append((self.path, document))
                 self.send_response(200)
                 self.end_headers()
 

@@ -1,0 +1,1 @@
+"""Prometheus rules, and what README tells of them."""

@@ -1,0 +1,96 @@
+"""What is committed is what the builders build; panels lie side by side, links lead somewhere."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from dashboards.grafana import build
+from dashboards.rules.table import alerts_table
+from tests.dashboards.boards import BOARDS, FOLDER, PANELS
+
+PROVISIONING = FOLDER / "provisioning"
+
+
+def test_the_json_is_up_to_date() -> None:
+    built = build.documents()
+    assert set(built) == set(BOARDS)
+    for name, text in built.items():
+        assert (FOLDER / f"{name}.json").read_text() == text, f"{name}.json is old: make dashboards"
+
+
+def test_the_tables_in_the_readme_are_up_to_date() -> None:
+    text = build.README.read_text()
+    in_order = {name: BOARDS[name] for name in build.BOARDS}
+    assert build.readme(text, "panels", build.panels_table(in_order)) == text, "the table is old: make dashboards"
+    assert build.readme(text, "alerts", alerts_table()) == text, "the table is old: make dashboards"
+    for _, panel in PANELS:
+        assert f"| {panel['title']} |" in text
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_panels_lie_side_by_side_within_the_grid(name: str) -> None:
+    taken: dict[tuple[int, int], str] = {}
+    for panel in BOARDS[name]["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24, panel["title"]
+        for cell in (
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        ):
+            assert cell not in taken, f"{panel['title']} lies on {taken[cell]}"
+            taken[cell] = panel["title"]
+    assert len({panel["id"] for panel in BOARDS[name]["panels"]}) == len(BOARDS[name]["panels"])
+
+
+def test_links_lead_to_dashboards_that_have_the_variables() -> None:
+    by_uid = {board["uid"]: board for board in BOARDS.values()}
+    links = re.findall(r'"(/d/[^"]+)"', json.dumps(BOARDS))
+    assert len(links) > 5
+    for link in links:
+        uid, _, query = link.removeprefix("/d/").partition("?")
+        known = {variable["name"] for variable in by_uid[uid]["templating"]["list"]}
+        for part in query.split("&"):
+            named = re.fullmatch(r"var-(\w+)=\$\{__data\.fields\.\w+:percentencode\}|\$\{(\w+):queryparam\}", part)
+            assert part == "${__url_time_range}" or (named and (named[1] or named[2]) in known), part
+
+
+def test_all_link_to_all_and_are_found_by_tag() -> None:
+    for board in BOARDS.values():
+        assert board["tags"] == ["flipwatch"]
+        (link,) = board["links"]
+        assert (link["type"], link["tags"], link["includeVars"], link["keepTime"]) == (
+            "dashboards",
+            ["flipwatch"],
+            True,
+            True,
+        )
+
+
+def test_no_data_source_is_built_in() -> None:
+    uids = set(re.findall(r'"uid": "([^"]+)"', json.dumps(BOARDS))) - {board["uid"] for board in BOARDS.values()}
+    assert uids == {"$datasource", "-- Grafana --"}
+
+
+def test_provisioning_files_say_what_grafana_expects() -> None:
+    """Keys as in https://grafana.com/docs/grafana/latest/administration/provisioning/."""
+    found = yaml.safe_load((PROVISIONING / "dashboards" / "flipwatch.yaml").read_text())
+    (provider,) = found["providers"]
+    assert found["apiVersion"] == 1 and provider["type"] == "file" and provider["options"]["path"].startswith("/")
+    assert set(provider) <= {
+        "name",
+        "orgId",
+        "folder",
+        "folderUid",
+        "type",
+        "disableDeletion",
+        "updateIntervalSeconds",
+        "allowUiUpdates",
+        "options",
+    }
+    found = yaml.safe_load((PROVISIONING / "datasources" / "flipwatch.yaml").read_text())
+    (source,) = found["datasources"]
+    assert found["apiVersion"] == 1 and source["type"] == "prometheus" and source["access"] == "proxy"
+    assert set(source) <= {"name", "type", "access", "url", "uid", "isDefault", "jsonData", "editable"}
