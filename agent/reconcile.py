@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from agent import dram_place
 from agent.attribution import ADDRESSES_MAX, SECOND_NS, Account, Controllers, Waiting, attribute
 from agent.novelty import History
 from agent.observation import Device, FirstSight, Gap, Moment, Poll, error_class
@@ -252,5 +253,5 @@ def _both(first: Account, other: Account) -> Account:
         witnesses=tuple(dict.fromkeys((*first.witnesses, *other.witnesses))),
         counter=first.counter or other.counter,
         addresses=tuple(dict.fromkeys((*first.addresses, *other.addresses)))[:ADDRESSES_MAX],
-        detail={**other.detail, **first.detail},
+        detail=dram_place.with_places(dram_place.filled(first.detail, other.detail), other.detail),
     )

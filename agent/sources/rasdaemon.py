@@ -33,6 +33,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent import dram_place
 from agent.machine_check import VENDORS, decode
 from agent.observation import Device, Moment, Observation, Poll
 
@@ -252,9 +253,11 @@ class _Reader:
         )
         key = (error.stream, error.device, error.severity)
         old = self._observations.get(key)
-        if old is not None:  # the errors of one poll are one fault: as old as the oldest, with the first one's place
+        if old is not None:  # the errors of one poll are one fault: as old as the oldest, with the places of all
             count = old.count + observation.count
-            observation = replace(old, count=count, time_error_s=max(old.time_error_s, observation.time_error_s))
+            detail = dram_place.with_places(old.detail, observation.detail)
+            time_error_s = max(old.time_error_s, observation.time_error_s)
+            observation = replace(old, count=count, time_error_s=time_error_s, detail=detail)
         self._observations[key] = observation
         self._devices[key[:2]] = Device(stream=error.stream, name=error.device, label=error.label)
 
@@ -304,6 +307,7 @@ def _mc_event(row: Row) -> _Error | None:
         "syndrome": _hexadecimal(row["syndrome"]),
         "message": _word(row["err_msg"]),
         "driver_detail": _word(row["driver_detail"]),
+        **dram_place.of_text(str(row["driver_detail"])),
     }
     return _Error(_mc_device(row, label), "dram", severity, _count(row["err_count"]), detail, label)
 
