@@ -1,13 +1,12 @@
 """What decides whether this machine's memory errors can be seen: hardware or virtual, the kernel's options, drivers.
 
 Enters: where sysfs, procfs, the boot partition and the kernel's modules are. Leaves: plain values; what can't be read
-is None or absent. Only the doctor asks.
+is None or absent. Only the doctor asks for all of it.
 """
 
 import contextlib
-import gzip
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -36,7 +35,7 @@ def look(sysfs: Path, proc: Path, boot: Path, modules: Path, facts: dict[str, st
     built_in = set(_fitting(sysfs, _built_in_aliases(modules / "modules.builtin.modinfo")))
     drivers = tuple(sorted(built_in | set(_fitting(sysfs, _module_aliases(modules / "modules.alias")))))
     return Machine(
-        virtual=_virtual(sysfs, proc, facts),
+        virtual=virtual(sysfs, proc, facts),
         kernel=modules.name,
         options=_options(boot / f"config-{modules.name}", proc / "config.gz"),
         drivers=drivers,
@@ -52,7 +51,8 @@ def check_interval_s(sysfs: Path) -> int | None:
     return int(text) if text.isdigit() else None  # the kernel prints seconds, in decimal
 
 
-def _virtual(sysfs: Path, proc: Path, facts: dict[str, str]) -> str | None:
+def virtual(sysfs: Path, proc: Path, facts: Mapping[str, str]) -> str | None:
+    """What this machine is a guest of; None if it is hardware."""
     if "control_d" in _text(proc / "xen/capabilities"):  # the domain that owns the hardware
         return None
     names = f"{facts.get('vendor', '')} {facts.get('product', '')}".strip()
@@ -67,6 +67,8 @@ def _virtual(sysfs: Path, proc: Path, facts: dict[str, str]) -> str | None:
 
 def _options(*files: Path) -> dict[str, str] | None:
     """From the first of the files that can be read; an option that stands in none of its lines is "n"."""
+    import gzip  # not at the top: the agent, which asks for less, never needs it
+
     for file in files:
         try:
             with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:

@@ -15,8 +15,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent import host
-from agent.actions import NONE, decide
-from agent.novelty import QUIET_NS
+from agent.acknowledge import Acknowledged
+from agent.actions import ACKNOWLEDGED, GONE, NONE, QUIET, REPLACED, decide, open_severities
+from agent.evidence import UNKNOWN
 from agent.report import SEVERITIES
 from checksum.crc32c import implementation
 from checksum.finding import Verdict
@@ -42,6 +43,7 @@ class View:
     now_ns: int
     state: Mapping[str, Any]
     scrub_state: Mapping[str, Any]
+    acknowledged: Acknowledged
     sources: Mapping[str, SourceStatus]
     journal_bytes: int
     journal_damaged_bytes: int
@@ -64,15 +66,19 @@ class AgentCollector(Collector):
         yield from _host()
 
 
-def open_faults(state: Mapping[str, Any], now_ns: int) -> dict[tuple[str, str], int]:
-    """(stream, severity) -> devices whose last such fault is younger than seven days."""
+def open_faults(view: View) -> dict[tuple[str, str], int]:
+    """(stream, severity) -> devices whose last such fault is younger than seven days and not acknowledged."""
     found: dict[tuple[str, str], int] = {}
-    for stream, _, device in _devices(state):
+    for stream, name, device in _devices(view.state):
+        opened = open_severities(device, view.now_ns, _acknowledged(view, stream, name))
         for severity in {*_shown_severities(stream), *device["last_ns"]}:
-            last_ns = device["last_ns"].get(severity)
-            is_open = last_ns is not None and now_ns - last_ns < QUIET_NS
-            found[stream, severity] = found.get((stream, severity), 0) + is_open
+            found[stream, severity] = found.get((stream, severity), 0) + (severity in opened)
     return found
+
+
+def _acknowledged(view: View, stream: str, name: str) -> Mapping[str, int]:
+    known = view.acknowledged.get((stream, name))
+    return known.errors if known is not None else {}
 
 
 def _shown_severities(stream: str) -> tuple[str, ...]:
@@ -112,7 +118,7 @@ def _memory(view: View) -> Iterator[Metric]:
         info.add_metric([name, *(device.get(attribute, "") for attribute in ("label", "slot", "serial", "part"))], 1)
         if device["size_bytes"] is not None:
             size.add_metric([name], device["size_bytes"])
-    yield from (errors, last, info, size, _actions(view))
+    yield from (errors, last, info, size, *_states(view))
 
     streams = sorted({stream for stream, _, _ in _devices(view.state)})
     novel = CounterMetricFamily(
@@ -124,24 +130,44 @@ def _memory(view: View) -> Iterator[Metric]:
         novel.add_metric([stream], view.state.get(f"novel/{stream}", 0))
     yield novel
     opened = GaugeMetricFamily(
-        "flipwatch_open_faults", "Devices with a fault in the last seven days.", labels=["stream", "severity"]
+        "flipwatch_open_faults",
+        "Devices with a fault in the last seven days that is neither acknowledged nor healed.",
+        labels=["stream", "severity"],
     )
-    for (stream, severity), count in sorted(open_faults(view.state, view.now_ns).items()):
+    for (stream, severity), count in sorted(open_faults(view).items()):
         opened.add_metric([stream, severity], count)
     yield opened
 
 
-def _actions(view: View) -> Metric:
+def _states(view: View) -> Iterator[Metric]:
     action = GaugeMetricFamily(
         "flipwatch_device_action",
-        "What to do about a device (watch, reset, drain, replace), and the rule that says so; always 1.",
+        "What to do about a device (watch, reset, drain, replace), and the rule that says so; always 1. Acknowledged "
+        "devices, and those that are gone, are left out.",
         labels=["device", "action", "rule"],
     )
+    state = GaugeMetricFamily(
+        "flipwatch_device_state",
+        "Open, acknowledged, healed or gone, for each device that isn't quiet; replaced, where a part that had erred "
+        "sat; always 1.",
+        labels=["stream", "device", "state"],
+    )
+    mode = GaugeMetricFamily(
+        "flipwatch_device_mode",
+        "How a device fails (transient, single-bit, row, column, bank, several-banks), as far as is known; always 1.",
+        labels=["stream", "device", "mode"],
+    )
     for stream, name, device in _devices(view.state):
-        decision = decide(stream, name, device, view.now_ns)
-        if decision.action != NONE:
+        decision = decide(stream, name, device, view.now_ns, _acknowledged(view, stream, name))
+        if decision.action != NONE and decision.state not in (ACKNOWLEDGED, GONE):
             action.add_metric([name, decision.action, decision.rule], 1)
-    return action
+        if decision.state != QUIET:
+            state.add_metric([stream, name, decision.state], 1)
+        if any(life["errors"] for life in view.state.get(f"{REPLACED}/{stream}/{name}", ())):
+            state.add_metric([stream, name, REPLACED], 1)
+        if decision.mode.name != UNKNOWN:
+            mode.add_metric([stream, name, decision.mode.name], 1)
+    yield from (action, state, mode)
 
 
 def _sources(view: View) -> Iterator[Metric]:
@@ -162,7 +188,8 @@ def _sources(view: View) -> Iterator[Metric]:
     yield from (up, poll, blind)
     yield CounterMetricFamily(
         "flipwatch_trace_lost_events",
-        "Trace events that were overwritten before they were read; counters still tell how many errors there were.",
+        "Trace events that were overwritten before they were read, or read by an agent that was killed before it had "
+        "kept them; counters still tell how many errors there were.",
         value=view.state.get("tracefs/lost", 0),
     )
 

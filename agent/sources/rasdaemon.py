@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import dram_place
+from agent.actions import PAGE
 from agent.machine_check import VENDORS, decode
 from agent.observation import Device, Moment, Observation, Poll
 
@@ -368,7 +369,7 @@ def _cxl_event(count_column: str) -> Callable[[Row], _Error | None]:
 
 def _memory_failure_event(row: Row) -> _Error | None:
     detail = {"pfn": _word(row["pfn"]), "page_type": _word(row["page_type"]), "action": _word(row["action_result"])}
-    return _Error("mc/unknown", "dram", "uncorrected", 1, detail)
+    return _Error(PAGE, "dram", "uncorrected", 1, detail)
 
 
 _CXL_COLUMNS = ("memdev", "log_type", "descriptor", "dpa", "hpa", "region", "channel", "rank")

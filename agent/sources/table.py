@@ -28,7 +28,8 @@ class Source:
     streams: tuple[str, ...] = ()
     wakers: Callable[[AgentSettings], list[int]] = _no_wakers
     may_hang: bool = False
-    at_stop: Mapping[str, Any] = field(default_factory=dict)  # what its cursor shall say after a clean stop
+    at_start: Mapping[str, Any] = field(default_factory=dict)  # what its cursor shall say at an agent's first poll
+    at_stop: Mapping[str, Any] = field(default_factory=dict)  # and after a clean stop
     look: Callable[[AgentSettings, Moment], Poll] | None = None
 
 
@@ -52,6 +53,8 @@ SOURCES = {
     "edac": Source(lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now), ("dram",)),
     "tracefs": Source(
         lambda settings, cursor, now: tracefs.poll(settings.tracefs, settings.sysfs, cursor, now),
+        (tracefs.SRAM,),
+        at_start={"is_first": True},
         wakers=lambda settings: trace_instance.open_wakers(settings.tracefs),
         look=lambda settings, now: tracefs.look(settings.tracefs),
     ),

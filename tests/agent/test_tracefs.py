@@ -1,6 +1,7 @@
 """The trace source over a tree of files: what it reads, what counts as lost, what makes it absent or troubled."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -127,6 +128,45 @@ def test_a_reboot_and_a_new_instance_are_gaps(follower: Follower) -> None:
             follower.emit({"status": CACHE})
         follower.poll()
         assert len(follower.cursor["watched"][2]) == gaps + 1
+
+
+def test_what_a_killed_agent_had_read_and_not_kept_is_counted_once(follower: Follower) -> None:
+    follower.poll()
+    follower.emit({"status": CACHE}, {"status": CACHE})
+    follower.tracing.set_stats(0, read=2)
+    kept = follower.poll().cursor
+    follower.emit({"status": CACHE}, {"status": CACHE}, {"status": CACHE})
+    follower.tracing.set_stats(0, read=5)
+    follower.poll()  # and then it is killed: the journal has what it had before
+    follower.emit({"status": CACHE})
+    follower.tracing.set_stats(0, read=6)
+    follower.cursor = {**kept, "is_first": True}
+    found = follower.poll()
+    assert found.cursor["lost"] == 3 and "3 events were read and not kept" in found.trouble[0]
+    assert sum(event.count for event in found.events) == 1
+    follower.cursor = {**found.cursor, "is_first": True}
+    again = follower.poll()
+    assert again.cursor["lost"] == 3 and not again.trouble
+
+
+def test_an_agent_started_again_has_forgotten_nothing(follower: Follower) -> None:
+    follower.poll()
+    follower.emit({"status": CACHE}, {"status": CACHE})
+    follower.tracing.set_stats(0, read=2)
+    follower.cursor["is_first"] = True
+    found = follower.poll()
+    assert found.cursor["lost"] == 0 and not found.trouble and sum(event.count for event in found.events) == 2
+
+
+def test_cache_errors_are_watched_where_the_kernel_traces_machine_checks(follower: Follower) -> None:
+    first = follower.poll()
+    assert first.watched == {"sram": follower.now.time_ns}
+    assert follower.poll().watched == first.watched, "since the beginning"
+    follower.tracing.set_stats(0, overrun=1)
+    follower.emit({"status": CACHE})
+    assert follower.poll(after_s=2 * 86400).watched["sram"] == follower.now.time_ns, "a gap of more than a day"
+    shutil.rmtree(follower.tracing.instance / "events/mce")
+    assert follower.poll().watched == {}
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.kernel.debian_kernel import ROOT, built_module, unpacked
+from tests.agent.edac_tree import FIXTURES
+from tests.kernel.debian_kernel import built_module, unpacked
 from tests.kernel.guest import Guest, started
 
 SOURCE = Path(__file__).with_name("pretended.c")
-FIXTURES = ROOT / "tests/fixtures/edac"
 MC = "/sys/devices/system/edac/mc"
 PARAMETERS = "/sys/module/pretended/parameters"
 CORRECTED, UNCORRECTED = 0, 1
@@ -69,15 +69,6 @@ def tree(guest: Guest) -> str:
     files = f"find mc* -type f ! \\( {unwanted} \\) | sort"
     text = guest.run(f"cd {MC}; for file in $({files}); do printf '%s\\t' $file; cat $file; done")
     return re.sub(r"(seconds_since_reset\t)\d+", r"\g<1>60", text)
-
-
-def unpack(fixture: Path, directory: Path) -> None:
-    """Writes the files of a fixture below `directory`, which stands for `MC`."""
-    for line in fixture.read_text().splitlines():
-        name, _, content = line.partition("\t")
-        file = directory / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{content}\n")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Trees, counters and events of the drivers that most servers have, made by the kernel's own EDAC core (see pretended.c).
+"""Trees, counters and events of the drivers that most servers have, made by the kernel's EDAC core: see pretended.c.
 
 All layouts share a guest; each has an agent with a state of its own, as the host that it stands for would.
 """
@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from agent.report import MemoryFault
+from tests.agent.edac_tree import FIXTURES
 from tests.agent.processes import eventually
-from tests.kernel.edac_trees import ERRORS, FIXTURES, PARAMETERS, inject, registered, tree
+from tests.kernel.edac_trees import ERRORS, PARAMETERS, inject, registered, tree
 from tests.kernel.guest import STATE, Guest
 from tests.kernel.guest_agent import GuestAgent
 
@@ -20,7 +21,7 @@ EXPECTED = {
     "skx": {
         ("mc0/channel0/slot1", "corrected"): (3, {"label": "CPU_SrcID#0_MC#0_Chan#0_DIMM#1", "rank": 1, "bank": 3}),
         ("mc1/channel2/slot0", "uncorrected"): (1, {"label": "CPU_SrcID#0_MC#1_Chan#2_DIMM#0", "row": 0x77}),
-        ("mc0/unknown", "corrected"): (1, {"message": "memory read error"}),
+        ("mc0/channel0/unknown", "corrected"): (1, {"message": "memory read error"}),
         ("mc1/unknown", "corrected"): (4, {"message": "Can't parse: it is not a mem"}),
     },
     "sb": {
@@ -32,7 +33,7 @@ EXPECTED = {
         ("mc0/csrow2/channel3", "corrected"): (1, {"syndrome": "0x5a", "address": "0x12345040"}),
         ("mc0/csrow3/channel3", "corrected"): (1, {"syndrome": "0x5a", "address": "0x12346040"}),
         ("mc0/csrow1/channel7", "uncorrected"): (1, {"address": "0x23456000"}),
-        ("mc0/unknown", "corrected"): (1, {"message": "Cannot decode normalized address"}),
+        ("mc0/csrow0/unknown", "corrected"): (1, {"message": "Cannot decode normalized address"}),
     },
 }
 
@@ -79,6 +80,7 @@ def test_the_tree_is_the_fixture_that_other_tests_read(guest: Guest, layout: str
     assert agent.metrics()['flipwatch_source_up{source="edac"}'] == 1
 
 
+@pytest.mark.parametrize("layout", ["skx"], indirect=True)
 def test_what_firmware_reports_by_events_alone(guest: Guest, layout: str, agent: GuestAgent) -> None:
     before = len(faults(agent))
     guest.run(f"echo 'extlog 2 abcde000 1 3 77 9' > {PARAMETERS}/report")
