@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build/kernels"
 # Loaded at boot, each after what it depends on; and those that a test loads when it wants them.
 AT_BOOT = ("virtio_pci", "virtio_net", "9p", "9pnet_virtio", "overlay")
-ON_DEMAND = ("ie31200_edac", "mce-inject", "ramoops", "loop", "crc32c_generic", "btrfs", "raid1", "nvme")
+ON_DEMAND = (
+    *("ie31200_edac", "mce-inject", "ramoops", "loop", "crc32c_generic", "btrfs", "raid1", "nvme"),
+    *("cxl_acpi", "cxl_pci", "cxl_mem"),
+)
 
 
 @dataclass(frozen=True, slots=True)
