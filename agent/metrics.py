@@ -6,7 +6,7 @@ the start. The families are made at each scrape; there are no `_created` series.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -43,12 +43,12 @@ class View:
     now_ns: int
     state: Mapping[str, Any]
     scrub_state: Mapping[str, Any]
-    acknowledged: Acknowledged
     sources: Mapping[str, SourceStatus]
     journal_bytes: int
     journal_damaged_bytes: int
     journal_lost_faults: int
     is_journal_writable: bool
+    acknowledged: Acknowledged = field(default_factory=dict)
 
 
 class AgentCollector(Collector):

@@ -93,6 +93,29 @@ def test_trees_of_a_real_kernel(
     assert len(places) == (3 if layout == "amd64" else len(sized)), "two ranks are one module"
 
 
+@pytest.mark.parametrize("layout", ["skx", "sb", "amd64"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"-1\n", b"4294967296\n", b"0x10\n", b"\xff\xfe\n", b"7" * (1 << 20), None],
+    ids=["empty", "half-written", "negative", "too large", "no decimal", "no text", "huge", "vanished"],
+)
+def test_no_file_of_a_real_tree_makes_an_error_or_loses_one(
+    watcher: Watcher, layout: str, content: bytes | None
+) -> None:
+    root = watcher.sysfs / "devices/system/edac/mc"
+    unpack(FIXTURES / f"{layout}.tree", root)
+    watcher.settle()
+    before = dict(watcher.counted)
+    for file in [file for file in sorted(root.rglob("*")) if file.is_file()]:
+        kept = file.read_bytes()
+        file.unlink() if content is None else file.write_bytes(content)
+        watcher.poll()
+        file.write_bytes(kept)
+        watcher.poll()
+    assert not watcher.settle().trouble
+    assert watcher.counted == before
+
+
 def test_ranks_with_gaps_in_their_numbers(watcher: Watcher) -> None:
     places = {f"rank{n}": f"csrow {n // 2} channel {n % 2}" for n in (0, 1, 4, 11)}
     mc = controller(watcher.sysfs, 3, places=places).create()

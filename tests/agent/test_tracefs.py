@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from agent import trace_instance
+from agent.journal import Journal
+from agent.novelty import QUIET_NS, History
 from agent.observation import Moment, Poll
 from agent.sources import tracefs
 from tests.agent.edac_tree import controller
@@ -263,3 +266,21 @@ def test_events_wake_the_agent(tmp_path: Path) -> None:
             assert agent.stop() == 0 and not any("Traceback" in line for line in agent.log)
     finally:
         tracing.close()
+
+
+@pytest.mark.parametrize("is_guest", [False, True])
+def test_a_week_of_events_makes_cache_errors_watched_but_not_those_of_a_guest(tmp_path: Path, is_guest: bool) -> None:
+    for name in ("sys", "proc/sys/kernel/random"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "proc/sys/kernel/random/boot_id").write_text("boot-1\n")
+    (tmp_path / "proc/cpuinfo").write_text(f"flags : fpu {'hypervisor' if is_guest else 'sse'}\n")
+    tracing = Tracing(tmp_path / "tracing").create()
+    since_ns = time.time_ns() - 8 * 86400 * 10**9
+    cursor = {"boot_id": "boot-1", "stats": {}, "lost": 0, "watched": History(since_ns).as_json(), "polled": since_ns}
+    journal = Journal(tmp_path / "state/memory", 1 << 20, "0123456789abcdef")
+    journal.append([], {f"tracefs/{key}": value for key, value in cursor.items()})
+    journal.close()
+    with Daemon(tmp_path, settings={"proc": str(tmp_path / "proc")}) as agent:
+        watching = agent.faults()[0].watching
+    tracing.close()
+    assert watching.get("sram") == (None if is_guest else since_ns + QUIET_NS)
