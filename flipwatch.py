@@ -15,6 +15,7 @@ COMMANDS = {
     "agent": ("agent.commands:agent", "Watch this machine's memory errors and serve them."),
     "scrubd": ("agent.commands:scrubd", "Verify the records of the configured stores in the background."),
     "doctor": ("agent.commands:doctor", "Say what can be seen of this host's memory errors, and what can't."),
+    "ack": ("agent.commands:ack", "Say that a device's errors are known, until it errs again."),
     "collector": ("collectors.commands:collector", "Pull all agents, correlate their faults, alert on bursts."),
     "verify": ("checksum.commands:verify", "Check every record of files and directories."),
     "salvage": ("checksum.commands:salvage", "Copy a file's intact records and name what was left out."),
