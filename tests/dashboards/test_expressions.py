@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.dashboards.boards import BOARDS, PANELS, TARGETS, substituted
-from tests.dashboards.world import HOSTS_IN_A_CLUSTER, World
+from tests.dashboards.world import World
 
 # A reset is advised for GPUs only, and there's none in the world.
 EMPTY = {("parts", "Reset")}
@@ -59,6 +59,12 @@ def test_a_part_is_named_with_slot_serial_rule_and_evidence(world: World) -> Non
     assert (dimm["rule"], dimm["Value #C"], dimm["Value #D"], dimm["state"]) == ("uncorrected", 1, 0, "open")
     (other,) = [row for row in rows if row["action"] == "drain"]
     assert (other["device"], other["rule"]) == ("mc0/unknown", "uncorrected-elsewhere")
+
+
+def test_a_part_that_was_replaced_is_another_part(world: World) -> None:
+    (panel,) = [panel for name, panel in PANELS if (name, panel["title"]) == ("host", "Devices")]
+    (part,) = [row for row in merged(world, panel) if row.get("slot") == "label of dimm3"]
+    assert (part["serial"], part["Value #C"], part["Value #D"]) == ("S-new", 0, 0) and "action" not in part
 
 
 def merged(world: World, panel: dict[str, Any]) -> list[dict[str, Any]]:
@@ -117,4 +123,3 @@ def test_a_burst_of_the_whole_fleet_is_seen_everywhere(world: World) -> None:
     (panel,) = [panel for name, panel in PANELS if (name, panel["title"]) == ("bursts", "Bursts in the selected time")]
     (row,) = merged(world, panel)
     assert row["Value #C"] > 10 * row["Value #D"] and row["Value #E"] > 6
-    assert HOSTS_IN_A_CLUSTER > 1 and row["burst_id"]

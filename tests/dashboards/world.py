@@ -1,7 +1,7 @@
 """A small real fleet under a real Prometheus: agents, scrubbers and a collector, each with something wrong.
 
 fra  a host with a corrected and an uncorrected error in named modules, another uncorrected one nobody knows where, and
-     a store with a flipped bit and a file that nobody can verify
+     a store with a flipped bit and a file that nobody can verify; one module was replaced
 nyc  a host without an EDAC driver: ECC-blind
 The other clusters exist in an imported history only, at whose end a burst goes on.
 """
@@ -23,7 +23,7 @@ from typing import Any
 
 from checksum import leveldb_log
 from tests.agent.edac_tree import controller
-from tests.agent.processes import Daemon, eventually
+from tests.agent.processes import Daemon, errors_metric, eventually
 from tests.agent.smbios_table import memory_device, table, write
 from tests.collectors.running import CITIES, RunningCollector, flipwatch, wait_for, write_config
 from tests.conftest import require
@@ -64,10 +64,10 @@ class World:
 def running_world(root: Path) -> Iterator[World]:
     """Runs until it's left; every metric that a dashboard asks for has been scraped twice by then."""
     with ExitStack() as later:
+        sick = Daemon(root / "fra", settings={"host": "fra-1"}, stores=_sick_host(root / "fra"))
+        _replace_a_part(sick)
         agents = {
-            "fra": later.enter_context(
-                Daemon(root / "fra", settings={"host": "fra-1"}, stores=_sick_host(root / "fra"))
-            ),
+            "fra": later.enter_context(sick),
             "nyc": later.enter_context(Daemon(root / "nyc", settings={"host": "nyc-1"})),
         }
         later.enter_context(Daemon(root / "fra", "scrubd", stores=agents["fra"].stores))
@@ -83,9 +83,8 @@ def running_world(root: Path) -> Iterator[World]:
 
 def _sick_host(root: Path) -> list[dict[str, Any]]:
     """A tree of memory modules that the firmware names, and a store."""
-    tree = controller(root / "sys").create()
-    modules = [memory_device(f"label of {name}", serial=f"S-{name}", part="P1") for name in tree.places]
-    write(root / "sys", table(*modules))
+    controller(root / "sys").create()
+    _name_the_modules(root, dimm3="S-old")
     store = root / "store"
     store.mkdir()
     data = bytearray()
@@ -97,6 +96,22 @@ def _sick_host(root: Path) -> list[dict[str, Any]]:
     for file in store.iterdir():
         os.utime(file, (time.time() - 86400,) * 2)
     return [{"path": str(store), "rate_mib_s": 1000.0, "period_days": 1e-5, "pressure_max_percent": 100.0}]
+
+
+def _name_the_modules(root: Path, **serials: str) -> None:
+    names = controller(root / "sys").places
+    modules = [memory_device(f"label of {name}", serial=serials.get(name, f"S-{name}"), part="P1") for name in names]
+    write(root / "sys", table(*modules))
+
+
+def _replace_a_part(sick: Daemon) -> None:
+    """A module fails, and the next time the host starts there's another in its slot."""
+    broken = errors_metric("mc0/channel1/slot1", "uncorrected")
+    with sick as agent:
+        controller(sick.root / "sys").inject("dimm3", 1, kind="ue")
+        eventually(lambda: agent.metrics()[broken] == 1)
+        agent.stop()
+    _name_the_modules(sick.root, dimm3="S-new")
 
 
 def _make_errors(root: Path) -> None:
