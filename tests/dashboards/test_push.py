@@ -3,6 +3,7 @@
 import json
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -217,6 +218,12 @@ def test_tls_with_an_authority_of_ones_own(certificate: tuple[Path, Path], tmp_p
         assert "isn't trusted" in sentence(run("--url", stub.url))
     (tmp_path / "ca.pem").write_text("no certificate")
     assert "no certificate" in sentence(run("--url", "https://127.0.0.1:1", "--ca", tmp_path / "ca.pem"))
+
+
+def test_without_the_library_it_says_what_to_install() -> None:
+    program = "import sys; sys.modules['grafana_api'] = None; from flipwatch import main; main(['grafana', 'push'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1 and "pip install 'flipwatch[grafana]'" in done.stderr and "Traceback" not in done.stderr
 
 
 # -- a Grafana that doesn't want to
