@@ -51,9 +51,10 @@ class LazyGroup(click.Group):
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
             raise click.ClickException(
-                f"'{cmd_name}' needs the Python package {error.name}, which is not installed here: "
-                f"pip install 'flipwatch[{EXTRA_OF.get(error.name or '', 'collector')}]'"
+                f"'{cmd_name}' needs the Python package {package}, which is not installed here: "
+                f"pip install 'flipwatch[{EXTRA_OF.get(package, 'collector')}]'"
             ) from error
         command: click.Command = getattr(module, attribute)
         return command

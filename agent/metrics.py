@@ -15,7 +15,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent import host
-from agent.actions import NONE, decide
+from agent.actions import NONE, QUIET, decide
+from agent.evidence import UNKNOWN
 from agent.novelty import QUIET_NS
 from agent.report import SEVERITIES
 from checksum.crc32c import implementation
@@ -112,7 +113,7 @@ def _memory(view: View) -> Iterator[Metric]:
         info.add_metric([name, *(device.get(attribute, "") for attribute in ("label", "slot", "serial", "part"))], 1)
         if device["size_bytes"] is not None:
             size.add_metric([name], device["size_bytes"])
-    yield from (errors, last, info, size, *_decisions(view))
+    yield from (errors, last, info, size, *_states(view))
 
     streams = sorted({stream for stream, _, _ in _devices(view.state)})
     novel = CounterMetricFamily(
@@ -131,24 +132,31 @@ def _memory(view: View) -> Iterator[Metric]:
     yield opened
 
 
-def _decisions(view: View) -> Iterator[Metric]:
+def _states(view: View) -> Iterator[Metric]:
     action = GaugeMetricFamily(
         "flipwatch_device_action",
         "What to do about a device (watch, reset, drain, replace), and the rule that says so; always 1.",
         labels=["device", "action", "rule"],
     )
-    condition = GaugeMetricFamily(
+    state = GaugeMetricFamily(
         "flipwatch_device_state",
-        "The state of a device that has ever erred (open, healed, quiet) and the mode in which it fails; always 1.",
-        labels=["stream", "device", "state", "mode"],
+        "Open or healed, for each device that isn't quiet; always 1.",
+        labels=["stream", "device", "state"],
+    )
+    mode = GaugeMetricFamily(
+        "flipwatch_device_mode",
+        "How a device fails (transient, single-bit, row, column, bank, several-banks), as far as is known; always 1.",
+        labels=["stream", "device", "mode"],
     )
     for stream, name, device in _devices(view.state):
         decision = decide(stream, name, device, view.now_ns)
         if decision.action != NONE:
             action.add_metric([name, decision.action, decision.rule], 1)
-        if device["last_ns"]:
-            condition.add_metric([stream, name, decision.state, decision.mode.name], 1)
-    yield from (action, condition)
+        if decision.state != QUIET:
+            state.add_metric([stream, name, decision.state], 1)
+        if decision.mode.name != UNKNOWN:
+            mode.add_metric([stream, name, decision.mode.name], 1)
+    yield from (action, state, mode)
 
 
 def _sources(view: View) -> Iterator[Metric]:

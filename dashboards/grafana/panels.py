@@ -32,6 +32,9 @@ FILTERS = {"<job>": JOB, "<cluster>": CLUSTER, "<host>": HOST}
 PLACE = "latitude, longitude"
 PLACES = f"on (cluster) group_left ({PLACE}) max by (cluster, {PLACE}) (flipwatch_cluster_info{{<cluster>}})"
 
+# A place where a part was replaced says so beside the state of the part that sits there now.
+STATE = 'flipwatch_device_state{<host>,state!="replaced"}'
+
 GREEN, ORANGE, RED, GREY, BLUE = "green", "orange", "red", "#808080", "blue"
 Panel = Any  # each kind of panel has a builder class of its own, and they share no base with the methods used here
 

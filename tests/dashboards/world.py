@@ -1,7 +1,7 @@
 """A small real fleet under a real Prometheus: agents, scrubbers and a collector, each with something wrong.
 
-fra  a host with a corrected and an uncorrected error in named modules, another uncorrected one nobody knows where, and
-     a store with a flipped bit and a file that nobody can verify; one module was replaced
+fra  a host with a corrected and an uncorrected error in named modules, another uncorrected one nobody knows where, one
+     in a cache, and a store with a flipped bit and a file that nobody can verify; one module was replaced
 nyc  a host without an EDAC driver: ECC-blind
 tok  a host where nothing is wrong
 The other clusters exist in an imported history only, at whose end a burst goes on.
@@ -25,11 +25,13 @@ from typing import Any
 from checksum import leveldb_log
 from tests.agent.edac_tree import controller
 from tests.agent.processes import Daemon, errors_metric, eventually
+from tests.agent.rasdaemon_database import CORRECTED_CACHE, RasdaemonDatabase
 from tests.agent.smbios_table import memory_device, table, write
 from tests.collectors.running import CITIES, RunningCollector, flipwatch, wait_for, write_config
 from tests.conftest import require
 
 HOSTS_IN_A_CLUSTER = 50
+UNCORRECTED = 1 << 61  # of a machine check's status
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,10 @@ def running_world(root: Path) -> Iterator[World]:
     """Runs until it's left; every metric that a dashboard asks for has been scraped twice by then."""
     with ExitStack() as later:
         stores = _sick_host(root / "fra")
+        rasdaemon = RasdaemonDatabase(root / "rasdaemon.db").create()
         _replace_a_part(root / "fra")
         agents = {
-            "fra": later.enter_context(Daemon(root / "fra", settings={"host": "fra-1"}, stores=stores)),
+            "fra": later.enter_context(Daemon(root / "fra", settings=_settings("fra", rasdaemon), stores=stores)),
             "nyc": later.enter_context(Daemon(root / "nyc", settings={"host": "nyc-1"})),
             "tok": later.enter_context(Daemon(_healthy_host(root / "tok"), settings={"host": "tok-1"})),
         }
@@ -77,7 +80,7 @@ def running_world(root: Path) -> Iterator[World]:
         config = _collector_config(root, agents, alertmanager)
         collector = later.enter_context(RunningCollector(config))
         prometheus = later.enter_context(_prometheus(root, agents, collector))
-        _make_errors(root / "fra")
+        _make_errors(root / "fra", rasdaemon)
         world = World(prometheus, collector.url)
         eventually(lambda: _is_complete(world), patience_s=120)
         yield world
@@ -125,11 +128,16 @@ def _replace_a_part(root: Path) -> None:
     _name_the_modules(root, dimm3="S-new")
 
 
-def _make_errors(root: Path) -> None:
+def _settings(host: str, rasdaemon: RasdaemonDatabase) -> dict[str, Any]:
+    return {"host": f"{host}-1", "rasdaemon_db": str(rasdaemon.path)}
+
+
+def _make_errors(root: Path, rasdaemon: RasdaemonDatabase) -> None:
     tree = controller(root / "sys")
     tree.inject("dimm0", 3)
     tree.inject("dimm1", 1, kind="ue")
     tree.inject_noinfo(1, kind="ue")
+    rasdaemon.mce_record(time.time_ns(), CORRECTED_CACHE | UNCORRECTED)
 
 
 def _collector_config(root: Path, agents: dict[str, Daemon], alertmanager: str) -> Path:
@@ -217,6 +225,7 @@ def _is_complete(world: World) -> bool:
         "flipwatch_alert_delivery_up",
         "flipwatch_cluster_novel_faults_total",
         "flipwatch_cluster_watching_hosts",
+        "flipwatch_device_mode",
         "flipwatch_scan_false_alarms_per_year",
     )
     return all(world.prometheus.value(f"min(count_over_time({name}[1m]))") not in (None, 1.0) for name in slow)
