@@ -35,7 +35,14 @@ def grafana() -> None:
 @click.option("--user", help="Instead of a token: log in by this name.")
 @click.option("--password-file", type=_FILE, help=f"File with that user's password; or set {PASSWORD}.")
 @click.option("--ca", type=_FILE, help="File with the authority (PEM) that signed the certificates.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1, 600), default=10.0, show_default=True)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.1, 600),
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait for each answer.",
+)
 @click.option("--prometheus", "prometheus_url", help="Make a data source for the Prometheus at this address.")
 @click.option("--collector", "collector_url", help="Post the bursts of the collector at this address.")
 def push_(

@@ -20,7 +20,7 @@ from flipwatch import COMMANDS
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("agent", "checksum", "collectors", "dashboards", "deploy")
 MODULES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
-CONDUCTORS = {"agent.daemon", "agent.scrubd", "collectors.server"}
+CONDUCTORS = {"agent.daemon", "agent.scrubd", "collectors.server", "dashboards.push"}
 MAY_IMPORT = {
     "checksum": set(),
     "agent": {"checksum"},

@@ -16,8 +16,9 @@ from grafana_foundation_sdk.builders import geomap, prometheus, stat, statetimel
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from dashboards import annotations
+
 TAG = "flipwatch"
-BURST_TAG = "flipwatch-burst"
 SOURCE = common.DataSourceRef(type_val="prometheus", uid="$datasource")
 GRAFANA = common.DataSourceRef(
     type_val="grafana", uid="-- Grafana --"
@@ -106,7 +107,7 @@ def board(name: str, title: str, description: str, variables: list[Any], panels:
 
 def _pushed_bursts() -> dashboards.AnnotationQuery:
     # the SDK types it as no data query, though it takes its place
-    tags: Any = dashboards.AnnotationTarget().limit(100).match_any(False).tags([BURST_TAG]).type("tags")
+    tags: Any = dashboards.AnnotationTarget().limit(100).match_any(False).tags([annotations.TAG]).type("tags")
     return (
         dashboards.AnnotationQuery()
         .name("Bursts")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dashboards.grafana.host import ACTIONS
-from dashboards.grafana.panels import RED, STATE, Column, Query, board, host_link, host_variables, lines, number, rows
+from dashboards.grafana.panels import STATE, Column, Query, board, host_link, host_variables, lines, number, rows
 
 DEVICE = "cluster, instance, device"
 WORTH = 'flipwatch_device_action{<host>,action=~"replace|drain|reset"}'
@@ -61,7 +61,7 @@ def _ranking() -> Any:
             Query(f"1000 * max by ({DEVICE}) (flipwatch_device_last_fault_timestamp_seconds{{<host>}}) {OF_THESE}"),
         ],
         {
-            "A": Column("Urgency", words={"3": ("3", RED)}),
+            "A": Column("Urgency"),
             "action": Column("Action", words=ACTIONS),
             "cluster": Column("Cluster"),
             "instance": Column("Host", link=host_link()),
