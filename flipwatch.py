@@ -15,6 +15,7 @@ COMMANDS = {
     "agent": ("agent.commands:agent", "Watch this machine's memory errors and serve them."),
     "scrubd": ("agent.commands:scrubd", "Verify the records of the configured stores in the background."),
     "doctor": ("agent.commands:doctor", "Say what can be seen of this host's memory errors, and what can't."),
+    "ack": ("agent.commands:ack", "Say that a device's errors are known, until it errs again."),
     "collector": ("collectors.commands:collector", "Pull all agents, correlate their faults, alert on bursts."),
     "verify": ("checksum.commands:verify", "Check every record of files and directories."),
     "salvage": ("checksum.commands:salvage", "Copy a file's intact records and name what was left out."),
@@ -25,8 +26,10 @@ COMMANDS = {
     "replay": ("collectors.commands:replay", "Run the correlator over a recorded history."),
     "import": ("collectors.commands:import_", "Load a recorded history into a collector's store."),
     "bursts": ("collectors.commands:bursts", "Look up the bursts that a collector has raised."),
+    "grafana": ("dashboards.commands:grafana", "Bring dashboards and bursts to a Grafana."),
     "demo": ("deploy.demo:demo", "Show all of it on this machine: a fleet, a burst, flipped bits, the alert."),
 }
+EXTRA_OF = {"grafana_api": "grafana"}  # the extra of setup.cfg that installs a package; else it is `collector`
 
 
 class LazyGroup(click.Group):
@@ -49,9 +52,10 @@ class LazyGroup(click.Group):
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
             raise click.ClickException(
-                f"'{cmd_name}' needs the Python package {error.name}, which is not installed here: "
-                f"pip install 'flipwatch[collector]'"
+                f"'{cmd_name}' needs the Python package {package}, which is not installed here: "
+                f"pip install 'flipwatch[{EXTRA_OF.get(package, 'collector')}]'"
             ) from error
         command: click.Command = getattr(module, attribute)
         return command

@@ -1,7 +1,8 @@
 """What to do about a device: the rules, each with the source that it's taken from.
 
-Enters: what is remembered of the device and the time. Leaves: the first rule of the table that holds, its action and
-the reason in words. Pure. Nothing here is ever carried out: the agent advises, people and their tools act.
+Enters: what is remembered of the device, what was acknowledged of it, and the time. Leaves: its state, the first rule
+of the table that holds, its action and the reason in words. Pure. Nothing here is ever carried out: the agent advises,
+people and their tools act.
 
     watch     nothing yet; it has erred, and those that have err again
     reset     the part mends itself when it's reset (a GPU with a row remapping pending)
@@ -9,7 +10,7 @@ the reason in words. Pure. Nothing here is ever carried out: the agent advises, 
     replace   the part
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,12 @@ from agent import evidence as evidence_of
 from agent.evidence import BANK, COLUMN, DAY_NS, SEVERAL_BANKS, Mode
 
 NONE, WATCH, RESET, DRAIN, REPLACE = "none", "watch", "reset", "drain", "replace"
-OPEN, HEALED, QUIET = "open", "healed", "quiet"
+# States of a device. Quiet: it never erred, or not of late. A part that was replaced left the device to another.
+OPEN, ACKNOWLEDGED, HEALED, GONE, REPLACED, QUIET = "open", "acknowledged", "healed", "gone", "replaced", "quiet"
 # A device's condition as its source tells it; anything else is no condition.
 REMAP_PENDING, REMAP_FAILED, REMAPPED = "remap-pending", "remap-failed", "remapped"
 
+PAGE = "page/unknown"  # what trace_events.py calls the memory of which only a page is known
 OPEN_DAYS = 7
 UNCORRECTED_DAYS = 30
 CORRECTED_A_DAY_MAX = 10
@@ -34,12 +37,16 @@ class Picture:
     """All that a rule may ask."""
 
     stream: str
-    has_place: bool
+    name: str
     condition: str
     corrected_last_day: int
     on_a_page_last_day: int
     mode: Mode
     days_since: Mapping[str, float]  # by severity
+
+    @property
+    def has_place(self) -> bool:
+        return not self.name.endswith("/unknown")
 
     def not_corrected_within(self, days: float) -> bool:
         return any(self.days_since.get(severity, days) < days for severity in ("uncorrected", "deferred", "fatal"))
@@ -86,6 +93,13 @@ RULES = (
         NONE,
         "its failing rows have been remapped",
         "NVIDIA GPU Memory Error Management, row remapping",
+    ),
+    Rule(
+        "page-offlined",
+        lambda picture: picture.name == PAGE and picture.not_corrected_within(UNCORRECTED_DAYS),
+        WATCH,
+        "a page was taken out of use and no witness saw an error in it: an administrator or a tool may have done that",
+        "mm/memory-failure.c of Linux: hard_offline_page goes the way of a real error",
     ),
     Rule(
         "uncorrected",
@@ -144,12 +158,17 @@ RULES = (
 NO_RULE = Rule("quiet", lambda _: True, NONE, "no error of late", "")
 
 
-def decide(stream: str, name: str, device: Mapping[str, Any], now_ns: int) -> Decision:
-    """What to do about the device that is remembered as `device`, and in what state it is."""
+def decide(
+    stream: str, name: str, device: Mapping[str, Any], now_ns: int, acknowledged: Mapping[str, int] | None = None
+) -> Decision:
+    """What to do about the device that is remembered as `device`, and in what state it is.
+
+    `acknowledged` are the errors by severity that somebody said to know of.
+    """
     known = device.get("evidence") or _NO_EVIDENCE
     picture = Picture(
         stream=stream,
-        has_place=not name.endswith("/unknown"),
+        name=name,
         condition=device.get("condition", ""),
         corrected_last_day=evidence_of.corrected_last_day(known, now_ns),
         on_a_page_last_day=evidence_of.most_on_a_page_last_day(known, now_ns),
@@ -163,12 +182,36 @@ def decide(stream: str, name: str, device: Mapping[str, Any], now_ns: int) -> De
         why=rule.why,
         source=rule.source,
         mode=picture.mode,
-        state=_state(picture),
+        state=_state(device, now_ns, acknowledged or {}),
         corrected_last_day=picture.corrected_last_day,
     )
 
 
-def _state(picture: Picture) -> str:
-    if picture.condition == REMAPPED:
+def open_severities(device: Mapping[str, Any], now_ns: int, acknowledged: Mapping[str, int]) -> set[str]:
+    """Of which severities the device has errors of late that nobody has acknowledged; of none if they are healed.
+
+    An acknowledgement holds for as many errors as there were then: one more, and that severity is open again.
+    """
+    if device.get("condition") == REMAPPED or device.get("is_gone"):
+        return set()
+    return set(_unacknowledged(device, now_ns, acknowledged, OPEN_DAYS))
+
+
+def _unacknowledged(
+    device: Mapping[str, Any], now_ns: int, acknowledged: Mapping[str, int], days: float
+) -> Iterator[str]:
+    for severity, last_ns in device["last_ns"].items():
+        is_known = acknowledged.get(severity) == device["errors"].get(severity)
+        if now_ns - last_ns < days * DAY_NS and not is_known:
+            yield severity
+
+
+def _state(device: Mapping[str, Any], now_ns: int, acknowledged: Mapping[str, int]) -> str:
+    if device.get("is_gone"):
+        return GONE
+    if device.get("condition") == REMAPPED:
         return HEALED
-    return OPEN if min(picture.days_since.values(), default=OPEN_DAYS) < OPEN_DAYS else QUIET
+    if open_severities(device, now_ns, acknowledged):
+        return OPEN
+    old = list(_unacknowledged(device, now_ns, {}, UNCORRECTED_DAYS))  # as long as there may be something to do
+    return ACKNOWLEDGED if old and not list(_unacknowledged(device, now_ns, acknowledged, UNCORRECTED_DAYS)) else QUIET

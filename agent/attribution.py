@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from agent import dram_place
 from agent.machine_check import BANK_FIRMWARE
 from agent.observation import ADDRESSES_MAX, Event, Moment, Observation, Role, error_class
 
@@ -149,7 +150,7 @@ def _with(event: Event, other: Event) -> Event:
         witnesses=_united(event.witnesses, other.witnesses),
         addresses=_united(event.addresses, other.addresses)[:ADDRESSES_MAX],
         time_error_s=max(event.time_error_s, other.time_error_s),
-        detail={**other.detail, **event.detail},
+        detail=dram_place.filled(event.detail, other.detail),
     )
 
 
@@ -222,7 +223,7 @@ def _explanation(rise: _Rise, event: Event, count: int) -> Account:
         counter=observation.device,
         since_ns=None,
         epoch=observation.epoch,
-        detail={**event.detail, **observation.detail},
+        detail=dram_place.filled(observation.detail, event.detail),
     )
 
 
@@ -259,7 +260,7 @@ def _unexplained(rise: _Rise, now: Moment) -> tuple[Account, Waiting]:
 
 
 def _with_witnesses(account: Account, event: Event) -> Account:
-    detail = {**event.detail, **account.detail}
+    detail = dram_place.filled(account.detail, event.detail)
     return replace(account, witnesses=event.witnesses, addresses=event.addresses, detail=detail)
 
 

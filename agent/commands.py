@@ -1,4 +1,4 @@
-"""The agent's commands: `flipwatch agent`, `flipwatch scrubd` and `flipwatch doctor`."""
+"""The agent's commands: `flipwatch agent`, `flipwatch scrubd`, `flipwatch doctor` and `flipwatch ack`."""
 
 import json
 import logging
@@ -127,9 +127,72 @@ def doctor(config_path: Path | None, wants_json: bool) -> None:
     sys.exit(ALARM if report["is_alarm"] else 0)
 
 
+@click.command()
+@click.argument("device")
+@click.option("--reason", help="Why it needs no more attention, for those who ask later.")
+@click.option("--undo", "is_undone", is_flag=True, help="Take the acknowledgement back.")
+@_config_option
+def ack(device: str, reason: str | None, is_undone: bool, config_path: Path) -> None:
+    """Say that you know of a device's errors.
+
+    DEVICE is its name as `flipwatch doctor` shows it, such as mc0/channel1/slot0. Its faults are open no more, until it
+    errs again. Takes the right to write where the agent's group may.
+    """
+    if is_undone == (reason is not None):
+        raise click.UsageError("give either --reason, or --undo to take an acknowledgement back")
+    try:
+        settings = agent_config.load(config_path).agent
+        click.echo(_withdrawn(settings, device) if reason is None else _acknowledged(settings, device, reason))
+    except SettingsError as error:
+        raise ConfigTrouble(str(error)) from error
+    except OSError as error:
+        raise ConfigTrouble(f"{error.filename}: can't be written: {error.strerror}") from error
+
+
+def _acknowledged(settings: agent_config.AgentSettings, device: str, reason: str) -> str:
+    from agent import acknowledge
+
+    state, journal = _journal(settings.state_dir / "memory")
+    if journal.trouble is not None:
+        raise ConfigTrouble(f"{journal.directory}: {journal.trouble}")
+    found = acknowledge.erring(state)
+    streams = [stream for stream, name in found if name == device]
+    if not streams:
+        names = sorted({name for _, name in found})
+        raise click.ClickException(f"no error of {device} is known; there are some of: {', '.join(names) or 'none'}")
+    for stream in streams:
+        said = acknowledge.Acknowledgement(
+            errors=found[stream, device], reason=reason, by=_user(), time_ns=time.time_ns()
+        )
+        acknowledge.write(settings.state_dir, stream, device, said)
+    errors = [f"{count} {severity}" for stream in streams for severity, count in found[stream, device].items()]
+    return f"{device}: {', '.join(errors)} acknowledged; the next one opens it again"
+
+
+def _withdrawn(settings: agent_config.AgentSettings, device: str) -> str:
+    from agent import acknowledge
+
+    streams = [stream for stream, name in acknowledge.read(settings.state_dir)[0] if name == device]
+    if not streams:
+        raise click.ClickException(f"{device} isn't acknowledged")
+    for stream in streams:
+        acknowledge.remove(settings.state_dir, stream, device)
+    return f"{device}: acknowledged no more"
+
+
+def _user() -> str:
+    import getpass
+    import os
+
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a user without a name
+        return str(os.getuid())
+
+
 def _facts(settings: agent_config.AgentSettings) -> "Facts":
     """Everything the doctor judges by, as of now."""
-    from agent import cores, host, inventory, machine
+    from agent import acknowledge, cores, host, inventory, machine
     from agent.doctor import Facts
     from agent.sources.table import SOURCES
 
@@ -154,6 +217,7 @@ def _facts(settings: agent_config.AgentSettings) -> "Facts":
         journals={"memory": memory_journal, "scrub": _journal(settings.state_dir / "scrub")[1]},
         software=_software(),
         check_interval_s=machine.check_interval_s(settings.sysfs),
+        acknowledged=acknowledge.read(settings.state_dir)[0],
     )
 
 

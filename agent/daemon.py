@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent import cores, evidence, host, inventory, systemd, trace_instance
+from agent import acknowledge, cores, evidence, host, inventory, systemd, trace_instance
 from agent.config import AgentSettings, Config
 from agent.deadline import POLL_MAX_S, Deadline
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
@@ -29,6 +29,7 @@ from agent.observation import Moment, Poll
 from agent.reconcile import Changes, State, clock_step, oldest_waiting_ns, reconcile, watching
 from agent.report import AgentHeader, Fault, JournalSpan, MemoryFault, encode
 from agent.serve import Server
+from agent.sources import tracefs
 from agent.sources.table import SOURCES, Source
 from checksum import affinity, crc32c
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 PENDING_FAULTS_MAX = 1000
 CORE_ANSWERS_S = 60.0  # a core that is kept busy by others for longer is said to be
+HIDDEN_FROM_GUESTS = {tracefs.SRAM}  # the caches' errors are reported to the machine below
 TEMPERATURE_NS = 60 * 10**9  # so long it may be taken for that of an earlier time
 # To the next poll while there is something to wait for; in a storm of events it grows.
 PROMPT_S, PROMPT_MAX_S = 0.25, 5.0
@@ -107,9 +109,12 @@ class Agent:
         if self._core_tester is not None:
             self._sources[cores.SOURCE] = Source(self._core_tester.poll, (cores.STREAM,))
         self._scrub_journal: JournalReader | None = None
+        self._acknowledged: acknowledge.Acknowledged = {}
+        self._unread_acknowledgements: tuple[str, ...] = ()
+        acknowledge.make_directory(config.agent.state_dir)
         self._lock = threading.Lock()  # guards everything below and both journals
         self._pending_faults: list[Fault] = []
-        self._pending_changes: Changes = {}
+        self._pending_changes: Changes = _for_cursors("at_start")
         self._is_writable = True
         self._written_s = 0.0
         self._statuses: dict[str, SourceStatus] = {}
@@ -161,8 +166,7 @@ class Agent:
         self._server.stop()
         thread.join()
         with self._lock:
-            for name, source in SOURCES.items():
-                self._pending_changes.update({f"{name}/{key}": value for key, value in source.at_stop.items()})
+            self._pending_changes.update(_for_cursors("at_stop"))
             self._write(force=True)
             self._journal.close()
         self._alarm.close()
@@ -247,6 +251,7 @@ class Agent:
             for name, poll in polls.items():
                 changes.update({f"{name}/{key}": value for key, value in poll.cursor.items()})
             changes["clock"] = [now.time_ns, now.boottime_ns, now.boot_id]
+            self._read_acknowledged()
             self._keep(faults, changes, state)
             self._write(force=False)
             self._boot_id = now.boot_id
@@ -293,6 +298,13 @@ class Agent:
             log.info("source %s is absent: %s", name, status.absent)
         elif old is not None:
             log.info("source %s sees everything again", name)
+
+    def _read_acknowledged(self) -> None:
+        """What people acknowledged since the last cycle; the sentences on what can't be read are logged once."""
+        self._acknowledged, trouble = acknowledge.read(self.config.agent.state_dir)
+        for sentence in set(trouble) - set(self._unread_acknowledgements):
+            log.warning("not acknowledged: %s", sentence)
+        self._unread_acknowledgements = trouble
 
     def _follow_clock(self, state: State, now: Moment) -> None:
         if "clock" not in state:
@@ -370,6 +382,8 @@ class Agent:
     def _header(self, cursor: str, spans: tuple[JournalSpan, ...]) -> AgentHeader:
         up = [self._sources[name] for name, status in self._statuses.items() if status.is_up]
         seeing = {stream for source in up for stream in source.streams}
+        if self._is_virtual:
+            seeing -= HIDDEN_FROM_GUESTS
         return AgentHeader(
             time_ns=time.time_ns(),
             complete_until_ns=self._complete_until_ns,
@@ -406,6 +420,7 @@ class Agent:
                 now_ns=time.time_ns(),
                 state=dict(self._journal.state),
                 scrub_state=scrub_state,
+                acknowledged=self._acknowledged,
                 sources=dict(self._statuses),
                 journal_bytes=self._journal.size_bytes,
                 journal_damaged_bytes=self._journal.damaged_bytes,
@@ -468,6 +483,7 @@ def prepare(config: Config) -> None:
     """
     config.agent.state_dir.mkdir(parents=True, exist_ok=True)
     group = config.agent.state_dir.stat().st_gid
+    acknowledge.make_directory(config.agent.state_dir)
     trace_instance.prepare(config.agent.tracefs, group, config.agent.trace_buffer_kib)
 
 
@@ -478,6 +494,11 @@ def _cursors(state: State) -> dict[str, dict[str, Any]]:
         name, _, rest = key.partition("/")
         found.setdefault(name, {})[rest] = value
     return found
+
+
+def _for_cursors(moment: str) -> Changes:
+    """What the table of sources wants their cursors to say at `moment`: "at_start" or "at_stop"."""
+    return {f"{name}/{key}": v for name, source in SOURCES.items() for key, v in getattr(source, moment).items()}
 
 
 def _is_heartbeat(key: str) -> bool:

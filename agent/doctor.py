@@ -13,7 +13,9 @@ from textwrap import wrap
 from typing import Any
 
 from agent import inventory
-from agent.actions import DRAIN, NONE, OPEN, QUIET, REPLACE, RESET, WATCH, decide
+from agent.acknowledge import Acknowledged
+from agent.actions import ACKNOWLEDGED, DRAIN, GONE, NONE, OPEN, QUIET, REPLACE, REPLACED, RESET, WATCH, decide
+from agent.evidence import UNKNOWN
 from agent.inventory import Inventory, Stick
 from agent.machine import Machine
 from agent.observation import Device, Poll
@@ -22,8 +24,8 @@ from agent.smbios import Module
 GIB, MIB = 1 << 30, 1 << 20
 LIVE, ABSENT, BLIND, TROUBLE = "live", "absent", "blind", "in trouble"
 WIDTH = 110  # columns of the screen
-REPLACED, GONE = "replaced", "gone"  # states of a part that is no longer there
 ACTIONS = (NONE, WATCH, RESET, DRAIN, REPLACE)  # the gravest last
+STATES = (OPEN, ACKNOWLEDGED)  # of a part with several devices, those that win over the state of the worst
 SAID_MAX = 3  # sentences of one witness that fit the screen
 CHECK_INTERVAL_S = 300  # how often the kernel looks for machine checks by itself, unless told otherwise
 
@@ -62,6 +64,7 @@ class Facts:
     journals: Mapping[str, JournalFacts]
     software: Software
     check_interval_s: int | None = None
+    acknowledged: Acknowledged = field(default_factory=dict)
 
 
 def examine(facts: Facts) -> dict[str, Any]:
@@ -229,12 +232,18 @@ def _errors(facts: Facts, names: list[str]) -> dict[str, int]:
 def _action(facts: Facts, names: list[str], stream: str = inventory.STREAM) -> dict[str, Any]:
     """What to do about a part, by the device of it that is worst off."""
     devices = [(name, facts.state.get(f"device/{stream}/{name}")) for name in names]
-    decisions = [decide(stream, name, device, facts.now_ns) for name, device in devices if device is not None]
+    known = {name: facts.acknowledged[stream, name] for name in names if (stream, name) in facts.acknowledged}
+    decisions = [
+        decide(stream, name, device, facts.now_ns, known[name].errors if name in known else None)
+        for name, device in devices
+        if device is not None
+    ]
     if not decisions:
         return {"state": QUIET, "action": NONE}
     worst = max(decisions, key=lambda decision: ACTIONS.index(decision.action))
     return {
-        "state": OPEN if any(decision.state == OPEN for decision in decisions) else worst.state,
+        "state": next((state for state in STATES if any(d.state == state for d in decisions)), worst.state),
+        "acknowledged": {name: {"by": item.by, "reason": item.reason} for name, item in known.items()},
         "action": worst.action,
         "rule": worst.rule,
         "why": worst.why,
@@ -255,7 +264,7 @@ def _elsewhere(facts: Facts, shown: set[str]) -> Iterator[dict[str, Any]]:
             continue
         if kind == "replaced":
             yield from (_left_row(name, life, REPLACED) for life in value)
-        elif kind == "device" and name not in present:
+        elif kind == "device" and name not in present and not value.get("by_events"):
             yield _left_row(name, value, GONE)
         elif kind == "device" and name not in shown and value["errors"]:
             yield _left_row(name, value, OPEN) | _action(facts, [name])
@@ -294,7 +303,7 @@ def _advice(facts: Facts) -> Iterator[str]:
     """What isn't as good as it could be, each with the way out."""
     machine, software = facts.machine, facts.software
     for row in (*_memory(facts), *_others(facts)):
-        if row["action"] in (RESET, DRAIN, REPLACE):
+        if row["action"] in (RESET, DRAIN, REPLACE) and row["state"] != ACKNOWLEDGED:
             yield _act(row)
     if facts.inventory.trouble is not None and machine.virtual is None:
         yield f"no slot and serial numbers: {facts.inventory.trouble}"
@@ -385,6 +394,7 @@ def _memory_lines(report: dict[str, Any]) -> Iterator[str]:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     size = row["size_bytes"]
     errors = ", ".join(f"{count} {severity}" for severity, count in row["errors"].items() if count)
+    mode = f" ({row['mode']})" if row.get("mode", UNKNOWN) != UNKNOWN else ""
     state = f" ({row['state']})" if row["state"] in (REPLACED, GONE) else ""
     return (
         f"{row['slot'] or '?'}{state}",
@@ -393,8 +403,8 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row.get("part") or "?",
         row.get("serial") or "?",
         " ".join(row["devices"]) or "nothing",
-        errors or "none",
-        row["action"],
+        f"{errors}{mode}" if errors else "none",
+        row["action"] + (f" ({ACKNOWLEDGED})" if row["state"] == ACKNOWLEDGED else ""),
     )
 
 

@@ -11,17 +11,18 @@ said.
 A clock that is set moves the windows of this file with it: they are a day long and heal within one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from agent import dram_place
 from agent.report import MemoryFault
 
 HOUR_NS, DAY_NS = 3600 * 10**9, 86400 * 10**9
 HOURS_KEPT = 25  # those of a day, wherever in its first hour it is asked
 PLACES_MAX = 16  # of one device, those seen last
 PAGE_SHIFT = 12
-CHIP = ("rank", "device", "bank_group", "bank", "row", "column")  # the words of a fault's detail for a place in a chip
+BANK_WORDS = ("rank", "chip_id", "device", "bank_group", "bank")
 
 TRANSIENT, SINGLE_BIT, ROW, COLUMN, BANK, SEVERAL_BANKS = (
     "transient",
@@ -73,18 +74,25 @@ def with_fault(evidence: Mapping[str, Any] | None, fault: MemoryFault) -> dict[s
 
 
 def _with_places(places: list[Any], fault: MemoryFault) -> list[Any]:
-    """The places seen last, the latest at the end. The errors of a fault with several addresses can't be told apart."""
-    chip = {word: fault.detail[word] for word in CHIP if word in fault.detail}
-    single = fault.detail.get("address")
-    addresses = fault.detail.get("addresses") or ([single] if single else [])
-    if not addresses and chip:
-        addresses = [None]
+    """The places seen last, the latest at the end. The errors of a fault with several places can't be told apart."""
+    seen = list(_seen(fault.detail))
     known = {_key(place[0], place[1]): place for place in places}
-    for address in addresses:
+    for address, chip in seen:
         before = known.pop(_key(address, chip), [address, chip, fault.time_ns, 0, 0])
-        count = fault.count if len(addresses) == 1 else 1
+        count = fault.count if len(seen) == 1 else 1
         known[_key(address, chip)] = [address, chip, before[2], fault.time_ns, before[4] + count]
     return list(known.values())[-PLACES_MAX:]
+
+
+def _seen(detail: Mapping[str, Any]) -> Iterator[tuple[str | None, dict[str, int]]]:
+    """Address and place in the chip; where no place is known, the addresses alone."""
+    places = dram_place.of_detail(detail)
+    for place in places:
+        yield place.get("address"), {word: int(place[word]) for word in dram_place.WORDS if word in place}
+    if not places:
+        single = detail.get("address")
+        for address in detail.get("addresses") or ([single] if single else []):
+            yield address, {}
 
 
 def _key(address: Any, chip: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -110,7 +118,7 @@ def most_on_a_page_last_day(evidence: Mapping[str, Any], now_ns: int) -> int:
 def mode(evidence: Mapping[str, Any]) -> Mode:
     """How the device fails, as far as the kept places tell."""
     places = evidence["places"]
-    chips = [chip for _, chip, *_ in places if "row" in chip or "column" in chip]
+    chips = [chip for _, chip, *_ in places if chip]
     errors = sum(place[4] for place in places)
     if not places:
         return Mode(UNKNOWN, "no witness told where")
@@ -120,20 +128,22 @@ def mode(evidence: Mapping[str, Any]) -> Mode:
         return Mode(SINGLE_BIT, f"{errors} errors at one place")
     if len(chips) < len(places):
         return Mode(UNKNOWN, f"{len(places)} addresses, and no witness told row and column")
-    return _mode_of_chips(chips)
+    return _mode_of_chips(chips, errors)
 
 
-def _mode_of_chips(chips: list[dict[str, Any]]) -> Mode:
-    banks = {tuple(chip.get(word) for word in CHIP[:4]) for chip in chips}
+def _mode_of_chips(chips: list[dict[str, int]], errors: int) -> Mode:
+    banks = {tuple(chip.get(word) for word in BANK_WORDS) for chip in chips}
     rows = {chip.get("row") for chip in chips}
     columns = {chip.get("column") for chip in chips}
     counted = f"{len(rows)} rows and {len(columns)} columns"
     if len(banks) > 1:
         return Mode(SEVERAL_BANKS, f"{counted} in {len(banks)} banks")
+    if None in rows | columns:
+        return Mode(UNKNOWN, f"{len(chips)} places in one bank, and no witness told both row and column")
     if len(rows) > 1 and len(columns) > 1:
         return Mode(BANK, f"{counted} of one bank")
-    return (
-        Mode(COLUMN, f"{len(rows)} rows, one column")
-        if len(rows) > 1
-        else Mode(ROW, f"one row, {len(columns)} columns")
-    )
+    if len(rows) > 1:
+        return Mode(COLUMN, f"{len(rows)} rows, one column")
+    if len(columns) > 1:
+        return Mode(ROW, f"one row, {len(columns)} columns")
+    return Mode(SINGLE_BIT, f"{errors} errors at one row and column")

@@ -6,7 +6,7 @@ the start. The families are made at each scrape; there are no `_created` series.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -14,8 +14,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent import host
-from agent.actions import NONE, decide
-from agent.novelty import QUIET_NS
+from agent.acknowledge import Acknowledged
+from agent.actions import ACKNOWLEDGED, GONE, NONE, QUIET, REPLACED, decide, open_severities
+from agent.evidence import UNKNOWN
 from agent.report import SEVERITIES
 from agent.version import VERSION
 from checksum.crc32c import implementation
@@ -48,6 +49,7 @@ class View:
     journal_lost_faults: int
     is_journal_writable: bool
     is_virtual: bool  # a virtual machine
+    acknowledged: Acknowledged = field(default_factory=dict)
 
 
 class AgentCollector(Collector):
@@ -65,15 +67,19 @@ class AgentCollector(Collector):
         yield from _host(view)
 
 
-def open_faults(state: Mapping[str, Any], now_ns: int) -> dict[tuple[str, str], int]:
-    """(stream, severity) -> devices whose last such fault is younger than seven days."""
+def open_faults(view: View) -> dict[tuple[str, str], int]:
+    """(stream, severity) -> devices whose last such fault is younger than seven days and not acknowledged."""
     found: dict[tuple[str, str], int] = {}
-    for stream, _, device in _devices(state):
+    for stream, name, device in _devices(view.state):
+        opened = open_severities(device, view.now_ns, _acknowledged(view, stream, name))
         for severity in {*_shown_severities(stream), *device["last_ns"]}:
-            last_ns = device["last_ns"].get(severity)
-            is_open = last_ns is not None and now_ns - last_ns < QUIET_NS
-            found[stream, severity] = found.get((stream, severity), 0) + is_open
+            found[stream, severity] = found.get((stream, severity), 0) + (severity in opened)
     return found
+
+
+def _acknowledged(view: View, stream: str, name: str) -> Mapping[str, int]:
+    known = view.acknowledged.get((stream, name))
+    return known.errors if known is not None else {}
 
 
 def _shown_severities(stream: str) -> tuple[str, ...]:
@@ -113,7 +119,7 @@ def _memory(view: View) -> Iterator[Metric]:
         info.add_metric([name, *(device.get(attribute, "") for attribute in ("label", "slot", "serial", "part"))], 1)
         if device["size_bytes"] is not None:
             size.add_metric([name], device["size_bytes"])
-    yield from (errors, last, info, size, *_decisions(view))
+    yield from (errors, last, info, size, *_states(view))
 
     streams = sorted({stream for stream, _, _ in _devices(view.state)})
     novel = CounterMetricFamily(
@@ -125,31 +131,44 @@ def _memory(view: View) -> Iterator[Metric]:
         novel.add_metric([stream], view.state.get(f"novel/{stream}", 0))
     yield novel
     opened = GaugeMetricFamily(
-        "flipwatch_open_faults", "Devices with a fault in the last seven days.", labels=["stream", "severity"]
+        "flipwatch_open_faults",
+        "Devices with a fault in the last seven days that is neither acknowledged nor healed.",
+        labels=["stream", "severity"],
     )
-    for (stream, severity), count in sorted(open_faults(view.state, view.now_ns).items()):
+    for (stream, severity), count in sorted(open_faults(view).items()):
         opened.add_metric([stream, severity], count)
     yield opened
 
 
-def _decisions(view: View) -> Iterator[Metric]:
+def _states(view: View) -> Iterator[Metric]:
     action = GaugeMetricFamily(
         "flipwatch_device_action",
-        "What to do about a device (watch, reset, drain, replace), and the rule that says so; always 1.",
+        "What to do about a device (watch, reset, drain, replace), and the rule that says so; always 1. Acknowledged "
+        "devices, and those that are gone, are left out.",
         labels=["device", "action", "rule"],
     )
-    condition = GaugeMetricFamily(
+    state = GaugeMetricFamily(
         "flipwatch_device_state",
-        "The state of a device that has ever erred (open, healed, quiet) and the mode in which it fails; always 1.",
-        labels=["stream", "device", "state", "mode"],
+        "Open, acknowledged, healed or gone, for each device that isn't quiet; replaced, where a part that had erred "
+        "sat; always 1.",
+        labels=["stream", "device", "state"],
+    )
+    mode = GaugeMetricFamily(
+        "flipwatch_device_mode",
+        "How a device fails (transient, single-bit, row, column, bank, several-banks), as far as is known; always 1.",
+        labels=["stream", "device", "mode"],
     )
     for stream, name, device in _devices(view.state):
-        decision = decide(stream, name, device, view.now_ns)
-        if decision.action != NONE:
+        decision = decide(stream, name, device, view.now_ns, _acknowledged(view, stream, name))
+        if decision.action != NONE and decision.state not in (ACKNOWLEDGED, GONE):
             action.add_metric([name, decision.action, decision.rule], 1)
-        if device["last_ns"]:
-            condition.add_metric([stream, name, decision.state, decision.mode.name], 1)
-    yield from (action, condition)
+        if decision.state != QUIET:
+            state.add_metric([stream, name, decision.state], 1)
+        if any(life["errors"] for life in view.state.get(f"{REPLACED}/{stream}/{name}", ())):
+            state.add_metric([stream, name, REPLACED], 1)
+        if decision.mode.name != UNKNOWN:
+            mode.add_metric([stream, name, decision.mode.name], 1)
+    yield from (action, state, mode)
 
 
 def _sources(view: View) -> Iterator[Metric]:
@@ -176,7 +195,8 @@ def _sources(view: View) -> Iterator[Metric]:
     yield from (up, absent, poll, blind)
     yield CounterMetricFamily(
         "flipwatch_trace_lost_events",
-        "Trace events that were overwritten before they were read; counters still tell how many errors there were.",
+        "Trace events that were overwritten before they were read, or read by an agent that was killed before it had "
+        "kept them; counters still tell how many errors there were.",
         value=view.state.get("tracefs/lost", 0),
     )
 

@@ -114,3 +114,5 @@ class Poll:
     blind: str | None = None  # why nothing can be seen at all
     events: tuple[Event, ...] = ()
     absent: str | None = None  # why this witness isn't there on this host, which is no trouble
+    watched: Mapping[str, int] = field(default_factory=dict)  # stream -> since when its every error is known by events
+    is_census: bool = False  # `devices` are all there are: one that isn't among them any more is gone

@@ -6,10 +6,11 @@ the state, which the journal writes together or not at all. Pure: nothing is mut
 State keys used here (all values are JSON):
     device/<stream>/<name>   label, slot, serial, part, condition, size_bytes; errors and last_ns by severity; history
                              by class of errors; life, the serial that these belong to and the boot in which it was
-                             last seen; evidence (agent/evidence.py)
+                             last seen; evidence (agent/evidence.py); source, who lists it, and is_gone, if no more
     replaced/<stream>/<name> the same of the parts that sat there before, the latest last
     novel/<stream>           how many novel faults with a time error of at most 120 s there were, for /metrics
     watch/<stream>           since when the host has watched the stream without a gap
+    watched/<stream>         since when every error of the stream is known by events, whichever device has it
     counted                  the controllers that ever had counters: first parts of device names
     waiting                  events whose errors aren't all accounted (see attribution)
 """
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from agent import dram_place
 from agent.attribution import ADDRESSES_MAX, SECOND_NS, Account, Controllers, Waiting, attribute
 from agent.novelty import History
 from agent.observation import Device, FirstSight, Gap, Moment, Poll, error_class
@@ -40,9 +42,13 @@ def reconcile(
     """
     changes: Changes = {}
     view = _Overlay(state, changes)
-    for poll in polls.values():
+    for source, poll in polls.items():
         for device in poll.devices:
             _remember_device(view, device, now)
+        if poll.is_census:
+            _remember_census(view, state, source, poll)
+        for stream, since_ns in poll.watched.items():
+            view.put(f"watched/{stream}", since_ns)
         for sight in poll.first_sights:
             _remember_first_sight(view, sight)
         for gap in poll.gaps:
@@ -78,8 +84,10 @@ def watching(state: State, streams: Iterable[str]) -> dict[str, int]:
     for stream in streams:
         devices = [value for key, value in state.items() if _is_counted(key, value, stream)]
         histories = [History.from_json(value) for device in devices for value in device["history"].values()]
-        if histories and f"watch/{stream}" in state:
-            since[stream] = max(state[f"watch/{stream}"], *(history.decidable_ns for history in histories))
+        if f"watched/{stream}" in state:
+            histories.append(History(state[f"watched/{stream}"]))
+        if histories:
+            since[stream] = max(state.get(f"watch/{stream}", 0), *(history.decidable_ns for history in histories))
     return since
 
 
@@ -102,8 +110,10 @@ def clock_step(state: State, last: Moment, now: Moment) -> Changes:
             history = {name: History.from_json(h).shifted(step_ns).as_json() for name, h in value["history"].items()}
             last_ns = {severity: time_ns + step_ns for severity, time_ns in value["last_ns"].items()}
             changes[key] = {**value, "history": history, "last_ns": last_ns}
-        elif key.startswith("watch/"):
+        elif key.startswith(("watch/", "watched/")):
             changes[key] = value + step_ns
+        elif key.endswith("/watched"):  # what a source keeps for it
+            changes[key] = History.from_json(value).shifted(step_ns).as_json()
         elif key == "waiting":
             changes[key] = [{**item, "event": _shifted(item["event"], step_ns)} for item in value]
     return changes
@@ -152,6 +162,16 @@ def _remember_device(view: _Overlay, device: Device, now: Moment) -> None:
     view.put(_key(device.stream, device.name), {**known, **attributes})
     if view.get(f"watch/{device.stream}") is None:
         view.put(f"watch/{device.stream}", now.time_ns)
+
+
+def _remember_census(view: _Overlay, state: State, source: str, poll: Poll) -> None:
+    """Which devices this source lists, and which it listed once."""
+    present = {_key(device.stream, device.name) for device in poll.devices}
+    for key in present:
+        view.put(key, {**view.get(key), "source": source, "is_gone": False})
+    for key, value in state.items():
+        if key.startswith("device/") and key not in present and value.get("source") == source:
+            view.put(key, {**view.get(key), "is_gone": True})
 
 
 def _is_replaced(known: Mapping[str, Any], device: Device, now: Moment) -> bool:
@@ -257,5 +277,5 @@ def _both(first: Account, other: Account) -> Account:
         witnesses=tuple(dict.fromkeys((*first.witnesses, *other.witnesses))),
         counter=first.counter or other.counter,
         addresses=tuple(dict.fromkeys((*first.addresses, *other.addresses)))[:ADDRESSES_MAX],
-        detail={**other.detail, **first.detail},
+        detail=dram_place.with_places(dram_place.filled(first.detail, other.detail), other.detail),
     )

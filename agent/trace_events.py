@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from agent import dram_place
 from agent.error_record import SEVERITIES
 from agent.hardware_error import SEVERITY_OF
 from agent.machine_check import CAN_COUNT, VENDORS, decode
@@ -32,7 +33,9 @@ PAGE_SHIFT = 12
 
 EDAC_SEVERITIES = ("corrected", "uncorrected", "deferred", "fatal")  # enum hw_event_mc_err_type; then: information
 CPER_SEVERITIES = tuple(SEVERITY_OF[name] for name in SEVERITIES if name in SEVERITY_OF)  # then: information
+GHES_SEVERITIES = (None, "corrected", "uncorrected", "fatal")  # include/acpi/ghes.h, for what isn't about memory
 CXL_UNCORRECTED, CXL_FATAL_LOG = 1 << 0, 3
+CXL_VALID = {"bank_group": 3, "bank": 4, "row": 5, "column": 6}  # bits of a DRAM event's validity flags
 ARM_CACHE_TYPES = (0, 1)  # cache and translation buffer; then bus and micro-architecture
 MEMORY_FAILURE_RESULTS = ("ignored", "failed", "delayed", "recovered")
 
@@ -70,9 +73,10 @@ def summary(events: Iterable[Event]) -> tuple[Event, ...]:
 
 
 def joined(first: Event, other: Event) -> Event:
-    """Both as one: errors of one device and severity, with the detail of the first."""
+    """Both as one: errors of one device and severity, with the detail of the first and the places of both."""
     return replace(
         first,
+        detail=dram_place.with_places(first.detail, other.detail),
         count=first.count + other.count,
         first_ns=min(first.first_ns, other.first_ns),
         time_ns=max(first.time_ns, other.time_ns),
@@ -82,9 +86,11 @@ def joined(first: Event, other: Event) -> Event:
     )
 
 
-def _event(role: Role, stream: str, device: str, severity: str, **parts: Any) -> Event:
+def _event(role: Role, stream: str, device: str, severity: str, /, **parts: Any) -> Event:
     """An Event with what all have in common; witness and times are added by who knows them."""
     address = parts.pop("address", None)
+    if address and dram_place.of_detail(parts):
+        parts["address"] = hex(address)
     return Event(
         witnesses=(),
         role=role,
@@ -106,6 +112,7 @@ def _mc_event(fields: Fields, machine: Machine) -> Event | None:
     if kind >= len(EDAC_SEVERITIES):
         return None
     address, syndrome = _unsigned(fields, "address"), _unsigned(fields, "syndrome")
+    driver_detail = str(fields.get("driver_detail", ""))
     return _event(
         Role.COUNTED,
         "dram",
@@ -118,7 +125,8 @@ def _mc_event(fields: Fields, machine: Machine) -> Event | None:
         grain_bytes=1 << _int(fields, "grain_bits") if address else None,
         label=fields.get("label"),
         message=fields.get("msg"),
-        driver_detail=fields.get("driver_detail"),
+        driver_detail=driver_detail,
+        **dram_place.of_text(driver_detail),
     )
 
 
@@ -194,7 +202,7 @@ def _extlog_mem_event(fields: Fields, _machine: Machine) -> Event | None:
     return _event(
         Role.SHARED,
         "dram",
-        "/".join(parts or ["page", "unknown"]),
+        "/".join(parts or ["memory", "unknown"]),
         CPER_SEVERITIES[severity],
         address=_int(fields, "pa"),
         fru_text=fields.get("fru_text"),
@@ -210,8 +218,8 @@ def _cper_place(data: Value) -> dict[str, int]:
 
 
 def _arm_event(fields: Fields, _machine: Machine) -> Event | None:
-    severity = _int(fields, "sev", CPER_SEVERITIES.index("corrected"))  # before 6.12 the kernel didn't tell
-    if severity >= len(CPER_SEVERITIES):
+    severity = _ghes_severity(fields, "corrected")  # before 6.12 the kernel didn't tell
+    if severity is None:
         return None
     errors = fields.get("pei_buf", b"")
     kind = errors[4] if isinstance(errors, bytes) and len(errors) > 4 else None  # of the first error information
@@ -219,15 +227,15 @@ def _arm_event(fields: Fields, _machine: Machine) -> Event | None:
         Role.OWN,
         "sram" if kind in ARM_CACHE_TYPES else "core",
         f"cpu-{_int(fields, 'mpidr'):x}",
-        CPER_SEVERITIES[severity],
+        severity,
         midr=hex(_int(fields, "midr")),
         severity_known=None if "sev" in fields else False,
     )
 
 
 def _non_standard_event(fields: Fields, _machine: Machine) -> Event | None:
-    severity = _int(fields, "sev")
-    if severity >= len(CPER_SEVERITIES):
+    severity = _ghes_severity(fields)
+    if severity is None:
         return None
     section = fields.get("sec_type", b"")
     kind = uuid.UUID(bytes_le=section) if isinstance(section, bytes) and len(section) == 16 else "unknown"
@@ -236,10 +244,17 @@ def _non_standard_event(fields: Fields, _machine: Machine) -> Event | None:
         Role.OWN,
         "core",
         f"firmware/{kind}",
-        CPER_SEVERITIES[severity],
+        severity,
         fru_text=fields.get("fru_text"),
         data=content[: TEXT_CHARACTERS_MAX // 2].hex() if isinstance(content, bytes) else None,
     )
+
+
+def _ghes_severity(fields: Fields, default: str | None = None) -> str | None:
+    severity = _int(fields, "sev", -1)
+    if severity < 0:
+        return default
+    return GHES_SEVERITIES[severity] if severity < len(GHES_SEVERITIES) else None
 
 
 def _cxl_media(fields: Fields, _machine: Machine) -> Event:
@@ -248,7 +263,7 @@ def _cxl_media(fields: Fields, _machine: Machine) -> Event:
     places = [f"{key}{_int(fields, key)}" for bit, key in enumerate(("channel", "rank")) if valid >> bit & 1]
     is_uncorrected = _int(fields, "descriptor") & CXL_UNCORRECTED
     severity = "fatal" if _int(fields, "log") == CXL_FATAL_LOG else "uncorrected"
-    numbers = {key: _int(fields, key) for key in ("row", "column", "bank", "bank_group") if key in fields}
+    numbers = {key: _int(fields, key) for key, bit in CXL_VALID.items() if key in fields and valid >> bit & 1}
     return _event(
         Role.OWN,
         "dram",

@@ -70,7 +70,8 @@ def _faults(overview: Overview) -> Iterator[Metric]:
         "flipwatch_cluster_info", "Where the cluster stands; always 1.", labels=["cluster", "latitude", "longitude"]
     )
     for view in overview.clusters:
-        info.add_metric([view.name, f"{view.latitude_deg:.7g}", f"{view.longitude_deg:.7g}"], 1)
+        if view.place_deg is not None:
+            info.add_metric([view.name, *(f"{angle_deg:.7g}" for angle_deg in view.place_deg)], 1)
     yield from (novel, expected, watching, info)
 
 

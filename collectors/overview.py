@@ -41,8 +41,7 @@ class ClusterView:
     expected_per_minute: Mapping[str, float]
     lag_s: float | None  # how far back the least complete of its agents lies; None: none was ever reached
     lost: int
-    latitude_deg: float
-    longitude_deg: float
+    place_deg: tuple[float, float] | None  # latitude and longitude; None: not told
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +116,13 @@ def _clusters(
     for agent in agents:
         members[agent.host.cluster].append(agent)
     lost: Counter[str] = Counter()
-    for name, loss in losses:
-        lost[name] += loss.faults
+    for cluster, loss in losses:
+        lost[cluster] += loss.faults
     expected: dict[str, dict[str, float]] = defaultdict(dict)
-    for (name, stream), rate in step.expected_per_minute.items() if step else ():
-        expected[name][stream] = rate
-    for cluster in inventory.clusters:
-        name = cluster.name
+    for (cluster, stream), rate in step.expected_per_minute.items() if step else ():
+        expected[cluster][stream] = rate
+    places = {cluster.name: (cluster.latitude_deg, cluster.longitude_deg) for cluster in inventory.clusters}
+    for name in inventory.cluster_names:
         states = Counter(agent.state for agent in members[name])
         streams = Counter(stream for agent in members[name] if agent.state == "ok" for stream in agent.watching)
         reached = [complete_until[a.host.name] for a in members[name] if a.host.name in complete_until]
@@ -135,8 +134,7 @@ def _clusters(
             expected_per_minute=expected[name],
             lag_s=max((now_ns - min(reached)) / 1e9, 0.0) if reached else None,
             lost=lost[name],
-            latitude_deg=cluster.latitude_deg,
-            longitude_deg=cluster.longitude_deg,
+            place_deg=places.get(name),
         )
 
 

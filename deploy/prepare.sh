@@ -65,7 +65,8 @@ if [ -n "$missing" ]; then
     install $missing || echo "flipwatch: not installed and not root, so less can be shown:$missing" >&2
 fi
 
-wanted=$("$python" -c 'import sys; print(sys.version)' | cat - setup.cfg setup.py pyproject.toml checksum/*.[ch] agent/*.c agent/version.py | cksum)
+types=tests/dashboards/types
+wanted=$("$python" -c 'import sys; print(sys.version)' | cat - setup.cfg setup.py pyproject.toml checksum/*.[ch] agent/*.c agent/version.py $types/*.json | cksum)
 [ "$(cat ".venv/ready-$purpose" 2>/dev/null)" = "$wanted" ] && exit 0
 if [ -e .venv/bin/python ] && [ "$(.venv/bin/python -V)" != "$("$python" -V)" ]; then
     rm -rf .venv # it was made for another Python
@@ -73,4 +74,9 @@ fi
 echo "preparing .venv with $("$python" -V)"
 [ -e .venv/bin/pip ] || "$python" -m venv .venv
 .venv/bin/pip install -q --disable-pip-version-check -e ".[$extras]"
+# Grafana's own types, which the dashboards are checked against; node and npm came with the line before.
+if [ "$purpose" = test ] && ! (cd $types && PATH=$OLDPWD/.venv/bin:$PATH npm ci --silent --no-audit --no-fund); then
+    echo "flipwatch: npm can't fetch @grafana/schema, so the types of the dashboards aren't checked" >&2
+    exit 0 # not ready: the next run tries again
+fi
 echo "$wanted" >".venv/ready-$purpose"

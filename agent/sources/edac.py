@@ -119,6 +119,7 @@ def poll(sysfs: Path, cursor: dict[str, Any], now: Moment, glances: Glances | No
             new_cursor[name] = part.cursor
             new_cursor["polled"][name] = {"time_ns": now.time_ns, "boottime_ns": now.boottime_ns}
     return Poll(
+        is_census=not any(part.trouble for part in parts),
         cursor=new_cursor,
         observations=tuple(item for part in parts for item in part.observations),
         devices=tuple(item for part in parts for item in part.devices),

@@ -19,9 +19,11 @@ and stand still while the machine sleeps, so the time error is the time since th
 import errno
 import re
 from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from agent import dram_place
 from agent.hardware_error import CPER_LINE, Section, sections
 from agent.kernel_log import KernelLog
 from agent.observation import Device, Moment, Observation, Poll
@@ -110,6 +112,7 @@ def _observations(found: list[Section], time_error_s: float, now: Moment) -> Ite
         groups.setdefault((section.stream, section.device, section.severity), []).append(section)
     for (stream, device, severity), group in groups.items():
         addresses = list(dict.fromkeys(s.detail["address"] for s in group if "address" in s.detail))
+        detail = reduce(dram_place.with_places, (section.detail for section in group))
         several = {"addresses": addresses[:ADDRESSES_MAX]} if len(addresses) > 1 else {}
         yield Observation(
             device=device,
@@ -118,5 +121,5 @@ def _observations(found: list[Section], time_error_s: float, now: Moment) -> Ite
             count=len(group),
             time_error_s=time_error_s,
             epoch=now.boot_id,
-            detail={**group[0].detail, **several, "is_floor": True},
+            detail={**detail, **several, "is_floor": True},
         )

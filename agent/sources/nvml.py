@@ -95,6 +95,7 @@ class Nvml:
         except pynvml.NVMLError as error:
             self._close(pynvml)
             return Poll(cursor=cursor, trouble=(f"the NVIDIA driver doesn't answer: {error}",))
+        is_census = not trouble
         trouble += [f"GPU {uuid} has gone" for uuid in sorted(known - {gpu.uuid for gpu in gpus}) if not trouble]
         if not (gpus or trouble):
             return _without_gpus("there is no GPU", known, cursor)
@@ -112,6 +113,7 @@ class Nvml:
             gaps=tuple(item for part in parts for item in part.gaps),
             trouble=tuple(trouble),
             absent=absent,
+            is_census=is_census,
         )
 
     def _read(self, pynvml: Any) -> tuple[list[_Gpu], list[str]]:

@@ -33,6 +33,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent import dram_place
+from agent.actions import PAGE
 from agent.machine_check import VENDORS, decode
 from agent.observation import Device, Moment, Observation, Poll
 
@@ -252,9 +254,11 @@ class _Reader:
         )
         key = (error.stream, error.device, error.severity)
         old = self._observations.get(key)
-        if old is not None:  # the errors of one poll are one fault: as old as the oldest, with the first one's place
+        if old is not None:  # the errors of one poll are one fault: as old as the oldest, with the places of all
             count = old.count + observation.count
-            observation = replace(old, count=count, time_error_s=max(old.time_error_s, observation.time_error_s))
+            detail = dram_place.with_places(old.detail, observation.detail)
+            time_error_s = max(old.time_error_s, observation.time_error_s)
+            observation = replace(old, count=count, time_error_s=time_error_s, detail=detail)
         self._observations[key] = observation
         self._devices[key[:2]] = Device(stream=error.stream, name=error.device, label=error.label)
 
@@ -304,6 +308,7 @@ def _mc_event(row: Row) -> _Error | None:
         "syndrome": _hexadecimal(row["syndrome"]),
         "message": _word(row["err_msg"]),
         "driver_detail": _word(row["driver_detail"]),
+        **dram_place.of_text(str(row["driver_detail"])),
     }
     return _Error(_mc_device(row, label), "dram", severity, _count(row["err_count"]), detail, label)
 
@@ -364,7 +369,7 @@ def _cxl_event(count_column: str) -> Callable[[Row], _Error | None]:
 
 def _memory_failure_event(row: Row) -> _Error | None:
     detail = {"pfn": _word(row["pfn"]), "page_type": _word(row["page_type"]), "action": _word(row["action_result"])}
-    return _Error("mc/unknown", "dram", "uncorrected", 1, detail)
+    return _Error(PAGE, "dram", "uncorrected", 1, detail)
 
 
 _CXL_COLUMNS = ("memdev", "log_type", "descriptor", "dpa", "hpa", "region", "channel", "rank")

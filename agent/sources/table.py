@@ -30,7 +30,8 @@ class Source:
     wakers: Callable[[AgentSettings], list[int]] = _no_wakers
     may_hang: bool = False
     unasked: Callable[[AgentSettings, dict[str, Any], Moment], Poll | None] | None = None
-    at_stop: Mapping[str, Any] = field(default_factory=dict)  # what its cursor shall say after a clean stop
+    at_start: Mapping[str, Any] = field(default_factory=dict)  # what its cursor shall say at an agent's first poll
+    at_stop: Mapping[str, Any] = field(default_factory=dict)  # and after a clean stop
     look: Callable[[AgentSettings, Moment], Poll] | None = None
 
 
@@ -59,6 +60,8 @@ SOURCES = {
     ),
     "tracefs": Source(
         lambda settings, cursor, now: tracefs.poll(settings.tracefs, settings.sysfs, cursor, now),
+        (tracefs.SRAM,),
+        at_start={"is_first": True},
         wakers=lambda settings: trace_instance.open_wakers(settings.tracefs),
         look=lambda settings, now: tracefs.look(settings.tracefs),
     ),

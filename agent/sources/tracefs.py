@@ -2,16 +2,19 @@
 
 Enters: where tracefs and sysfs are mounted, this source's cursor and the moment. Leaves: a Poll with events, each dated
 to the nanosecond, and what was lost of them. Reading takes the events out of the buffer; what was read and isn't in the
-journal when the agent is killed is gone, which the counters make up for.
+journal when the agent is killed is gone. Counters make up for it, and the kernel's count of events that were read tells
+how many they were.
 
 The buffer is made by `agent.trace_instance` and outlives the agent. Losses are counted by the kernel for each processor
 (`per_cpu/cpu*/stats`): overrun, for events overwritten before anybody read them, and dropped. The cursor keeps what
-those counters showed ("stats"), how many events were lost in all ("lost"), and since when every event is known
-("watched", a novelty History), which begins anew after too long a time without a buffer.
+those counters showed ("stats"), how many events were lost in all ("lost"), whether the agent has just been started
+("is_first"), and since when every event is known ("watched", a novelty History), which begins anew after too long a
+time without a buffer.
 """
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +40,7 @@ PAGES_MAX = 4096  # of one processor at one poll: more than a buffer holds
 CHECK_INTERVAL_S, EDAC_POLL_S = 300.0, 1.0  # the kernel's own, where they can't be read
 LOST = ("overrun", "commit overrun", "dropped events")
 READ = "read events"
+SRAM, MACHINE_CHECK = "sram", "mce/mce_record"  # the stream that the event alone shows
 PREPARE = "as root: flipwatch agent --prepare"
 
 Stats = dict[str, int]
@@ -57,27 +61,22 @@ def poll(tracefs: Path, sysfs: Path, cursor: dict[str, Any], now: Moment) -> Pol
     cpus = trace_instance.cpus(instance)
     found = summary(drain.events(cpus, sysfs))
     is_new_boot = cursor.get("boot_id") != now.boot_id
-    old: dict[str, Stats] = {} if is_new_boot else cursor.get("stats", {})
-    # a processor whose buffer was empty lost nothing; one that was never looked at may have
-    asked = [cpu for cpu in cpus if cpu in drain.drained or cpu.name not in old]
-    stats = {cpu.name: known for cpu in asked if (known := _stats(cpu / "stats", drain.trouble))}
-    lost = sum(_lost(old.get(cpu, {}), new) for cpu, new in stats.items())
-    is_remade = any(new.get(READ, 0) < old.get(cpu, {}).get(READ, 0) for cpu, new in stats.items())
-    is_lossy = bool(lost or drain.lossy)
-    if is_lossy:
-        number = lost or "some"
-        drain.trouble.append(f"{instance}: {number} events were lost unread; counters still tell how many errors")
-    watched = _watched(cursor, is_lossy or is_new_boot or is_remade, now)
+    losses = _losses(
+        {} if is_new_boot else cursor.get("stats", {}), cpus, drain, is_first=cursor.get("is_first", False)
+    )
+    watched = _watched(cursor, losses.is_gap or is_new_boot, now)
     return Poll(
         cursor={
             "boot_id": now.boot_id,
-            "stats": {**old, **stats},
-            "lost": cursor.get("lost", 0) + lost,
+            "stats": losses.stats,
+            "lost": cursor.get("lost", 0) + losses.unread + losses.forgotten,
+            "is_first": False,
             "watched": watched.as_json(),
             "polled": now.time_ns,
         },
         events=tuple(replace(item, since_ns=watched.since_ns) for item in found),
-        trouble=tuple(drain.trouble),
+        trouble=(*drain.trouble, *losses.trouble(instance)),
+        watched={SRAM: watched.since_ns} if (instance / "events" / MACHINE_CHECK).exists() else {},
     )
 
 
@@ -122,7 +121,7 @@ class _Drain:
     layout: PageLayout
     now: Moment
     trouble: list[str] = field(default_factory=list)
-    drained: set[Path] = field(default_factory=set)  # the processors that had anything
+    drained: Counter[Path] = field(default_factory=Counter)  # the processors that had anything: how many events
     lossy: set[Path] = field(default_factory=set)  # those whose pages say that events before them were lost
 
     def events(self, cpus: list[Path], sysfs: Path) -> Iterator[Event]:
@@ -136,6 +135,7 @@ class _Drain:
             except LayoutError as error:
                 unreadable[cpu] = f"{cpu}/trace_pipe_raw: {error}"
                 continue
+            self.drained[cpu] += len(page.entries)
             if page.is_lossy:
                 self.lossy.add(cpu)
             for boottime_ns, payload in page.entries:
@@ -156,7 +156,7 @@ class _Drain:
                     data = os.read(fd, self.layout.size_bytes)
                     if not data:
                         break
-                    self.drained.add(cpu)
+                    self.drained[cpu] += 0
                     yield cpu, data
             except BlockingIOError:
                 pass  # it is empty
@@ -188,6 +188,42 @@ def _formats(instance: Path, trouble: list[str]) -> Formats:
 
 
 # --- losses --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Losses:
+    """Which events nobody has: `unread` were overwritten, `forgotten` were read by somebody who didn't keep them."""
+
+    stats: dict[str, Stats]  # by processor
+    unread: int
+    forgotten: int
+    is_lossy: bool  # the pages said that events before them were lost
+    is_remade: bool
+
+    @property
+    def is_gap(self) -> bool:
+        return bool(self.unread or self.forgotten or self.is_lossy or self.is_remade)
+
+    def trouble(self, instance: Path) -> Iterator[str]:
+        if self.unread or self.is_lossy:
+            yield f"{instance}: {self.unread or 'some'} events were lost unread; counters still tell how many errors"
+        if self.forgotten:
+            yield f"{instance}: {self.forgotten} events were read and not kept, as by an agent that was killed"
+
+
+def _losses(old: dict[str, Stats], cpus: list[Path], drain: _Drain, *, is_first: bool) -> _Losses:
+    """A processor whose buffer was empty lost nothing; one that was never looked at, or by this agent, may have."""
+    asked = [cpu for cpu in cpus if is_first or cpu in drain.drained or cpu.name not in old]
+    new = {cpu.name: stats for cpu in asked if (stats := _stats(cpu / "stats", drain.trouble))}
+    read = {cpu: new[cpu].get(READ, 0) - old[cpu].get(READ, 0) for cpu in new.keys() & old.keys()}
+    drained = {cpu.name: count for cpu, count in drain.drained.items()}
+    return _Losses(
+        stats={**old, **new},
+        unread=sum(_lost(old.get(cpu, {}), stats) for cpu, stats in new.items()),
+        forgotten=sum(max(0, count - drained.get(cpu, 0)) for cpu, count in read.items()) if is_first else 0,
+        is_lossy=bool(drain.lossy),
+        is_remade=any(count < 0 for count in read.values()),
+    )
 
 
 def _stats(file: Path, trouble: list[str]) -> Stats:

@@ -43,10 +43,9 @@ def _numbers() -> list[Any]:
         ),
         number(
             "ECC-blind hosts",
-            "Hosts whose memory errors nobody sees: no driver, or counters that can't be read. "
-            "`flipwatch doctor` on the host says why.",
+            "Hosts that don't see their memory's errors: no driver, or counters that can't be read. Of a virtual "
+            "machine that's to be expected; on others `flipwatch doctor` says why.",
             Query("count(max by (cluster, instance) (flipwatch_ecc_blind{<cluster>}) == 1) or vector(0)"),
-            bad_from=1,
         ),
         number(
             "Uncorrected faults, open",

@@ -7,6 +7,7 @@ from dashboards.grafana.panels import (
     GREY,
     ORANGE,
     RED,
+    STATE,
     Column,
     Query,
     board,
@@ -24,7 +25,12 @@ ACTIONS = {
     "drain": ("drain", ORANGE),
     "replace": ("replace", RED),
 }
-STATES = {"open": ("open", ORANGE), "healed": ("healed", GREEN), "quiet": ("quiet", GREY)}
+STATES = {
+    "open": ("open", ORANGE),
+    "acknowledged": ("acknowledged", GREY),
+    "healed": ("healed", GREEN),
+    "gone": ("gone", GREY),
+}
 
 
 def build() -> Any:
@@ -90,7 +96,8 @@ def _devices() -> Any:
             Query(f'sum by ({DEVICE}) (flipwatch_memory_errors_total{{<host>,severity="corrected"}})'),
             Query(f"sum by ({DEVICE}) ({not_corrected})"),
             Query(f"1000 * max by ({DEVICE}) (flipwatch_device_last_fault_timestamp_seconds{{<host>}})"),
-            Query(f"max by ({DEVICE}, state, mode) (flipwatch_device_state{{<host>}})"),
+            Query(f"max by ({DEVICE}, state) ({STATE})"),
+            Query(f"max by ({DEVICE}, mode) (flipwatch_device_mode{{<host>}})"),
             Query(f"max by ({DEVICE}, action, rule) (flipwatch_device_action{{<host>}})"),
         ],
         {

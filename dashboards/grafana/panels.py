@@ -16,8 +16,9 @@ from grafana_foundation_sdk.builders import geomap, prometheus, stat, statetimel
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from dashboards import annotations
+
 TAG = "flipwatch"
-BURST_TAG = "flipwatch-burst"
 SOURCE = common.DataSourceRef(type_val="prometheus", uid="$datasource")
 GRAFANA = common.DataSourceRef(
     type_val="grafana", uid="-- Grafana --"
@@ -31,6 +32,9 @@ FILTERS = {"<job>": JOB, "<cluster>": CLUSTER, "<host>": HOST}
 # Two collectors may watch the same agents; each says the same, so what clusters say is taken once by max.
 PLACE = "latitude, longitude"
 PLACES = f"on (cluster) group_left ({PLACE}) max by (cluster, {PLACE}) (flipwatch_cluster_info{{<cluster>}})"
+
+# A place where a part was replaced says so beside the state of the part that sits there now.
+STATE = 'flipwatch_device_state{<host>,state!="replaced"}'
 
 GREEN, ORANGE, RED, GREY, BLUE = "green", "orange", "red", "#808080", "blue"
 Panel = Any  # each kind of panel has a builder class of its own, and they share no base with the methods used here
@@ -103,7 +107,7 @@ def board(name: str, title: str, description: str, variables: list[Any], panels:
 
 def _pushed_bursts() -> dashboards.AnnotationQuery:
     # the SDK types it as no data query, though it takes its place
-    tags: Any = dashboards.AnnotationTarget().limit(100).match_any(False).tags([BURST_TAG]).type("tags")
+    tags: Any = dashboards.AnnotationTarget().limit(100).match_any(False).tags([annotations.TAG]).type("tags")
     return (
         dashboards.AnnotationQuery()
         .name("Bursts")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dashboards.grafana.host import ACTIONS
-from dashboards.grafana.panels import RED, Column, Query, board, host_link, host_variables, lines, number, rows
+from dashboards.grafana.panels import STATE, Column, Query, board, host_link, host_variables, lines, number, rows
 
 DEVICE = "cluster, instance, device"
 WORTH = 'flipwatch_device_action{<host>,action=~"replace|drain|reset"}'
@@ -56,11 +56,12 @@ def _ranking() -> Any:
             Query(f"max by ({DEVICE}, slot, label, serial, part) (flipwatch_device_info{{<host>}}) {OF_THESE}"),
             Query(f'sum by ({DEVICE}) (flipwatch_memory_errors_total{{<host>,severity!="corrected"}}) {OF_THESE}'),
             Query(f'sum by ({DEVICE}) (flipwatch_memory_errors_total{{<host>,severity="corrected"}}) {OF_THESE}'),
-            Query(f"max by ({DEVICE}, state, mode) (flipwatch_device_state{{<host>}}) {OF_THESE}"),
+            Query(f"max by ({DEVICE}, state) ({STATE}) {OF_THESE}"),
+            Query(f"max by ({DEVICE}, mode) (flipwatch_device_mode{{<host>}}) {OF_THESE}"),
             Query(f"1000 * max by ({DEVICE}) (flipwatch_device_last_fault_timestamp_seconds{{<host>}}) {OF_THESE}"),
         ],
         {
-            "A": Column("Urgency", words={"3": ("3", RED)}),
+            "A": Column("Urgency"),
             "action": Column("Action", words=ACTIONS),
             "cluster": Column("Cluster"),
             "instance": Column("Host", link=host_link()),
@@ -74,7 +75,7 @@ def _ranking() -> Any:
             "D": Column("Corrected"),
             "mode": Column("Mode"),
             "state": Column("State"),
-            "F": Column("Last fault", "dateTimeFromNow"),
+            "G": Column("Last fault", "dateTimeFromNow"),
         },
         sort=["Urgency", "Not corrected"],
         height=14,

@@ -1,9 +1,20 @@
-"""A sysfs tree as EDAC drivers make it, to be polled, injected into and reset."""
+"""Sysfs trees as EDAC drivers make them: one to be polled, injected into and reset, and those of a real kernel."""
 
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+FIXTURES = Path(__file__).parents[1] / "fixtures/edac"  # see its README
+
+
+def unpack(fixture: Path, directory: Path) -> None:
+    """Writes the files of a fixture below `directory`, which stands for the kernel's `edac/mc`."""
+    for line in fixture.read_text().splitlines():
+        name, _, content = line.partition("\t")
+        file = directory / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{content}\n")
 
 
 @dataclass

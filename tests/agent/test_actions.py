@@ -55,9 +55,12 @@ def evidence_of(*faults: MemoryFault) -> dict[str, Any]:
 
 def remembered(*faults: MemoryFault, condition: str = "") -> dict[str, Any]:
     last_ns: dict[str, int] = {}
+    errors: dict[str, int] = {}
     for entry in faults:
         last_ns[entry.severity] = entry.time_ns
-    return {"last_ns": last_ns, "condition": condition, **({"evidence": evidence_of(*faults)} if faults else {})}
+        errors[entry.severity] = errors.get(entry.severity, 0) + entry.count
+    known = {"evidence": evidence_of(*faults)} if faults else {}
+    return {"last_ns": last_ns, "errors": errors, "condition": condition, **known}
 
 
 def decided(*faults: MemoryFault, stream: str = "dram", name: str = SLOT, condition: str = "") -> tuple[str, str]:
@@ -162,6 +165,7 @@ TEN_IN_A_DAY = [fault(count=10, hours_ago=1)]
         (decided(fault(severity="deferred")), ("replace", "uncorrected")),
         (decided(fault(severity="uncorrected", hours_ago=31 * 24)), ("none", "quiet")),
         (decided(fault(severity="uncorrected"), name="mc0/unknown"), ("drain", "uncorrected-elsewhere")),
+        (decided(fault(severity="uncorrected"), name="page/unknown"), ("watch", "page-offlined")),
         (decided(fault(severity="fatal"), stream="sram", name="cpu0/bank1"), ("drain", "uncorrected-elsewhere")),
         (decided(fault(severity="uncorrected"), stream="core", name="cpu3"), ("drain", "core")),
         (decided(stream="gpu", condition="remap-pending"), ("reset", "remap-pending")),
@@ -187,3 +191,21 @@ def test_states() -> None:
     assert state(fault(hours_ago=6 * 24)) == actions.OPEN
     assert state(fault(hours_ago=8 * 24)) == actions.QUIET
     assert state(fault(), condition=actions.REMAPPED) == actions.HEALED
+    assert decide("dram", SLOT, {**remembered(fault()), "is_gone": True}, NOW_NS).state == actions.GONE
+
+
+def test_an_acknowledgement_holds_for_as_many_errors_as_there_were() -> None:
+    def state(known: dict[str, int], *faults: MemoryFault) -> str:
+        return decide("dram", SLOT, remembered(*faults), NOW_NS, known).state
+
+    first = fault(count=3)
+    assert state({"corrected": 3}, first) == actions.ACKNOWLEDGED
+    assert state({"corrected": 3}, first, fault()) == actions.OPEN, "one more"
+    assert state({"corrected": 3}, first, fault(severity="uncorrected")) == actions.OPEN, "another kind"
+    assert state({"corrected": 3}, fault(count=3, hours_ago=31 * 24)) == actions.QUIET
+    old = fault(severity="uncorrected", hours_ago=8 * 24)
+    assert state({"uncorrected": 1}, old) == actions.ACKNOWLEDGED, "as long as it would have to be replaced"
+    assert state({"corrected": 3}, old) == actions.QUIET
+    assert state({}, first) == actions.OPEN
+    both = remembered(first, fault(severity="uncorrected"))
+    assert actions.open_severities(both, NOW_NS, {"corrected": 3}) == {"uncorrected"}

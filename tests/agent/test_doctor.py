@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from agent import machine
+from agent.acknowledge import Acknowledgement
 from agent.doctor import Facts, JournalFacts, Software, examine, render
 from agent.inventory import Inventory
 from agent.machine import Machine
@@ -171,6 +172,36 @@ def test_errors_without_a_place_drain_the_host() -> None:
         (["mc0/unknown"], "drain"),
     ]
     assert report["advice"][0].startswith("drain this host: ")
+
+
+def test_acknowledged_errors_are_shown_and_ask_for_nothing() -> None:
+    known = {"errors": {"uncorrected": 1}, "last_ns": {"uncorrected": NOW_NS}}
+    said = Acknowledgement(errors={"uncorrected": 1}, reason="part is ordered", by="ada", time_ns=NOW_NS)
+    found = facts(state={f"device/dram/{SEEN.name}": known}, acknowledged={("dram", SEEN.name): said})
+    report = examine(found)
+    (row,) = report["memory"]
+    assert (row["state"], row["action"]) == ("acknowledged", "replace") and not report["advice"]
+    assert row["acknowledged"] == {SEEN.name: {"by": "ada", "reason": "part is ordered"}}
+    assert "replace (acknowledged)" in screen(found)
+    later = {"errors": {"uncorrected": 2}, "last_ns": {"uncorrected": NOW_NS}}
+    report = examine(replace(found, state={f"device/dram/{SEEN.name}": later}))
+    assert report["memory"][0]["state"] == "open" and report["advice"][0].startswith("replace A1")
+
+
+def test_the_mode_of_failure_stands_beside_the_errors() -> None:
+    places = [[None, {"bank": 1, "row": 5, "column": column}, NOW_NS, NOW_NS, 4] for column in (1, 2)]
+    known = {"first_ns": NOW_NS, "hours": {}, "places": places}
+    device = {"errors": {"corrected": 8}, "last_ns": {"corrected": NOW_NS}, "evidence": known}
+    found = facts(state={f"device/dram/{SEEN.name}": device})
+    (row,) = examine(found)["memory"]
+    assert (row["mode"], row["mode_why"]) == ("row", "one row, 2 columns")
+    assert "8 corrected (row)" in screen(found)
+
+
+def test_a_device_that_only_events_tell_of_is_not_gone() -> None:
+    known = {"errors": {"corrected": 1}, "last_ns": {"corrected": NOW_NS}, "by_events": True}
+    rows = examine(facts(state={"device/dram/socket0/bank9": known}))["memory"]
+    assert [(row["devices"], row["state"]) for row in rows][1:] == [(["socket0/bank9"], "open")]
 
 
 def test_without_a_journal_the_kernels_counters_are_shown() -> None:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent import inventory
 from agent.sources import edac
-from tests.agent.edac_tree import Controller, controller, dimms
+from tests.agent.edac_tree import FIXTURES, Controller, controller, dimms, unpack
 from tests.agent.watcher import DAY_S, NOW, Watcher
 
 
@@ -38,6 +39,81 @@ def test_dimms_are_devices_by_location(watcher: Watcher) -> None:
     }
     assert {o.time_error_s for o in found.values()} == {5.0}
     assert not watcher.poll().observations
+
+
+@pytest.mark.parametrize(
+    ("layout", "sizes_gib", "errors"),
+    [
+        (
+            "skx",
+            {"mc0/channel0/slot0": 32, "mc0/channel0/slot1": 16, "mc0/channel2/slot0": 32}
+            | {"mc1/channel0/slot0": 32, "mc1/channel0/slot1": 16, "mc1/channel2/slot0": 32},
+            {
+                ("mc0/channel0/slot1", "corrected"): 3,
+                ("mc0/unknown", "corrected"): 1,
+                ("mc1/channel2/slot0", "uncorrected"): 1,
+                ("mc1/unknown", "corrected"): 4,
+            },
+        ),
+        (
+            "sb",
+            {"mc0/channel0/slot0": 16, "mc0/channel1/slot0": 16, "mc0/channel3/slot2": 8},
+            {
+                ("mc0/channel3/slot2", "corrected"): 1,
+                ("mc0/channel1/slot0", "uncorrected"): 1,
+                ("mc0/unknown", "corrected"): 1,
+            },
+        ),
+        (
+            "amd64",
+            {"mc0/csrow0/channel0": 16, "mc0/csrow1/channel0": 16, "mc0/csrow0/channel7": 16, "mc0/csrow1/channel7": 16}
+            | {"mc0/csrow2/channel3": 8, "mc0/csrow3/channel3": 8},
+            {
+                ("mc0/csrow2/channel3", "corrected"): 1,
+                ("mc0/csrow3/channel3", "corrected"): 1,
+                ("mc0/csrow1/channel7", "uncorrected"): 1,
+                ("mc0/unknown", "corrected"): 1,
+            },
+        ),
+    ],
+)
+def test_trees_of_a_real_kernel(
+    watcher: Watcher, layout: str, sizes_gib: dict[str, int], errors: dict[tuple[str, str], int]
+) -> None:
+    unpack(FIXTURES / f"{layout}.tree", watcher.sysfs / "devices/system/edac/mc")
+    first = watcher.poll()
+    assert not first.trouble and first.is_census and first.blind is None
+    sized = {device.name: device.size_bytes >> 30 for device in first.devices if device.size_bytes is not None}
+    assert sized == sizes_gib
+    labels = {device.label for device in first.devices if device.name in sized}
+    assert len(labels) == len(sized) and all(label.startswith(("CPU_SrcID#0_", "mc#0csrow#")) for label in labels)
+    assert watcher.counted == errors
+    assert not watcher.settle().observations
+    places = inventory.sticks(first.devices, ())
+    assert len(places) == (3 if layout == "amd64" else len(sized)), "two ranks are one module"
+
+
+@pytest.mark.parametrize("layout", ["skx", "sb", "amd64"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"-1\n", b"4294967296\n", b"0x10\n", b"\xff\xfe\n", b"7" * (1 << 20), None],
+    ids=["empty", "half-written", "negative", "too large", "no decimal", "no text", "huge", "vanished"],
+)
+def test_no_file_of_a_real_tree_makes_an_error_or_loses_one(
+    watcher: Watcher, layout: str, content: bytes | None
+) -> None:
+    root = watcher.sysfs / "devices/system/edac/mc"
+    unpack(FIXTURES / f"{layout}.tree", root)
+    watcher.settle()
+    before = dict(watcher.counted)
+    for file in [file for file in sorted(root.rglob("*")) if file.is_file()]:
+        kept = file.read_bytes()
+        file.unlink() if content is None else file.write_bytes(content)
+        watcher.poll()
+        file.write_bytes(kept)
+        watcher.poll()
+    assert not watcher.settle().trouble
+    assert watcher.counted == before
 
 
 def test_ranks_with_gaps_in_their_numbers(watcher: Watcher) -> None:

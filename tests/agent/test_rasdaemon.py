@@ -127,7 +127,7 @@ def test_tables_of_a_newer_rasdaemon(tmp_path: Path) -> None:
     )
     database.insert("arm_event", now_ns, error_count=2, mpidr=0x81000100, error_type="cache error")
     database.insert("non_standard_event", now_ns, severity="Corrected", fru_text="anything", error=b"\x00" * 64)
-    assert follower.counts() == {("mc/unknown", "uncorrected"): 1, ("cpu-mpidr0x81000100", "corrected"): 2}
+    assert follower.counts() == {("page/unknown", "uncorrected"): 1, ("cpu-mpidr0x81000100", "corrected"): 2}
     place = {"memdev": "mem0", "hpa": 1 << 40, "dpa": 4096, "channel": 1, "rank": 0, "bank": 2, "row": 77, "column": 5}
     database.insert("cxl_dram_event", now_ns, log_type="Warning", descriptor=2, cvme_count=9, **place)
     database.insert("cxl_dram_event", now_ns, log_type="Failure", descriptor=1, **place)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from agent.novelty import DAY_NS
+from agent.novelty import DAY_NS, History
 from agent.observation import Device, FirstSight, Gap, Moment, Observation, Poll
 from agent.reconcile import clock_step, reconcile, watching
 from tests.agent.watcher import NOW
@@ -125,6 +125,45 @@ def test_a_clock_set_forward_proves_no_quiet_days() -> None:
     assert clock_step(host.state, stepped, replace(stepped, time_ns=stepped.time_ns + 59 * 10**9)) == {}
     other_boot = replace(at(99), boot_id="boot-2")
     assert clock_step(host.state, at(0), other_boot) == {}, "across boots nobody can tell"
+
+
+def test_a_stream_that_only_events_show_is_watched_since_its_events_are_known() -> None:
+    host = Remembering(-30)
+    by_events = Poll(cursor={}, watched={"sram": at(1).time_ns})
+    host.poll(at(1), polled(), by_events)
+    assert watching(host.state, ["dram", "sram"]) == {"dram": at(0).time_ns, "sram": at(8).time_ns}
+    assert "sram" not in watching(host.state, ["dram"]), "not while its witness is absent"
+    host.poll(at(9), polled(), replace(by_events, watched={"sram": at(9).time_ns}))
+    assert watching(host.state, ["sram"]) == {"sram": at(16).time_ns}, "after a gap it begins anew"
+
+
+def test_a_clock_set_forward_proves_no_quiet_days_of_events_either() -> None:
+    host = Remembering(0)
+    host.poll(at(1), Poll(cursor={}, watched={"sram": at(1).time_ns}))
+    host.state["tracefs/watched"] = History(at(1).time_ns).as_json()
+    stepped = replace(at(1), time_ns=at(31).time_ns)
+    host.state |= clock_step(host.state, at(1), stepped)
+    assert watching(host.state, ["sram"]) == {"sram": at(38).time_ns}
+    assert History.from_json(host.state["tracefs/watched"]) == History(at(31).time_ns)
+
+
+def test_a_part_that_its_witness_lists_no_more_is_gone_until_it_is_back() -> None:
+    def state(*devices: Device, is_census: bool = True) -> dict[str, bool]:
+        polls = {
+            "edac": Poll(cursor={}, devices=devices, is_census=is_census),
+            "kmsg": Poll(cursor={}, devices=(replace(DIMM, name="fru/A1"),) if not host.state else ()),
+        }
+        host.state |= reconcile(polls, host.state, NOW, "h1")[1]
+        return {key: value.get("is_gone", False) for key, value in host.state.items() if key.startswith("device/")}
+
+    host = Remembering(0)
+    host.state.clear()
+    other = replace(DIMM, name="mc0/channel1/slot0")
+    first, second, named = (f"device/dram/{name}" for name in (DIMM.name, other.name, "fru/A1"))
+    assert state(DIMM, other) == {first: False, second: False, named: False}
+    assert state(DIMM, is_census=False) == {first: False, second: False, named: False}, "it may be hidden by trouble"
+    assert state(DIMM) == {first: False, second: True, named: False}, "the log lists nothing"
+    assert state(DIMM, other) == {first: False, second: False, named: False}
 
 
 class Slot(Remembering):

@@ -11,6 +11,7 @@ import pytest
 from agent import scrub
 from agent.config import MIB, StoreSettings
 from checksum.finding import Unreadable
+from tests.agent.processes import eventually
 from tests.agent.residency import resident_pages
 
 SIZE_BYTES = 4 * MIB
@@ -128,6 +129,10 @@ def test_the_volume_of_a_file(tmp_path: Path) -> None:
 # --- the page cache ------------------------------------------------------------------------------------------------
 
 
+COLD_PAGES_MAX = 8  # of a file that is dropped from the cache
+ATTEMPTS = 5
+
+
 @pytest.fixture
 def big(tmp_path: Path) -> Path:
     kind = subprocess.run(
@@ -137,11 +142,39 @@ def big(tmp_path: Path) -> Path:
         pytest.skip("a tmpfs is nothing but page cache; set TMPDIR to a disk")
     file = tmp_path / "big"
     file.write_bytes(random.Random(2).randbytes(SIZE_BYTES + 1234))
-    fd = os.open(file, os.O_RDWR)
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
+    make_cold(file)
     return file
+
+
+def make_cold(file: Path) -> None:
+    fd = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(fd)
+
+        def is_dropped() -> bool:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # a page that is in use just now stays
+            return resident_pages(file) == 0
+
+        eventually(is_dropped)
+    finally:
+        os.close(fd)
+
+
+def left_in_cache(file: Path) -> int:
+    """Pages of a cold file after a polite reading of all of it.
+
+    What the kernel itself has in hand at that moment, a page or a folio of many, can't be dropped; that happens to few
+    readings on a busy machine, while a reader that leaves pages behind does so each time.
+    """
+    pages = []
+    for _ in range(ATTEMPTS):
+        make_cold(file)
+        content = read_politely(file)
+        pages.append(resident_pages(file))
+        assert content == file.read_bytes()
+        if pages[-1] <= COLD_PAGES_MAX:
+            break
+    return min(pages)
 
 
 def read_politely(path: Path, begin: int = 0) -> bytes:
@@ -157,10 +190,7 @@ def read_politely(path: Path, begin: int = 0) -> bytes:
 
 
 def test_a_cold_file_is_cold_afterwards(big: Path) -> None:
-    assert resident_pages(big) == 0
-    content = read_politely(big)
-    assert resident_pages(big) <= 8
-    assert content == big.read_bytes()
+    assert left_in_cache(big) <= COLD_PAGES_MAX
 
 
 def test_a_hot_file_is_hot_afterwards(big: Path) -> None:
@@ -197,9 +227,7 @@ def test_single_hot_pages_among_cold_ones_stay(big: Path) -> None:
 
 def test_without_that_way_of_reading_a_cold_file_is_cold_as_well(big: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrub, "RWF_DONTCACHE", 1 << 30)  # a flag that no kernel knows
-    content = read_politely(big)
-    assert resident_pages(big) <= 8
-    assert content == big.read_bytes()
+    assert left_in_cache(big) <= COLD_PAGES_MAX
 
 
 def test_a_hole_is_no_reading(big: Path) -> None:

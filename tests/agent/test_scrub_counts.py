@@ -77,14 +77,17 @@ def run_pass(config: Config, stop_after: int | None = None) -> tuple[dict[str, A
     scrubber.commit = committed  # type: ignore[method-assign]
     thread = threading.Thread(target=scrubber.run)
     thread.start()
-    until_s = time.monotonic() + LIMIT_S
-    while time.monotonic() < until_s and commits != stop_after:
-        if scrubber.state.get(key, {}).get("finished_ns"):
-            break
+    seen, until_s = -1, 0.0
+    while commits != stop_after and not scrubber.state.get(key, {}).get("finished_ns"):
+        if commits != seen:  # each is a few fsyncs, which take a busy disk long; only standing still is an end
+            seen, until_s = commits, time.monotonic() + LIMIT_S
+        assert time.monotonic() < until_s, f"nothing was committed for {LIMIT_S} s"
+        assert thread.is_alive() or commits == stop_after, "the scrubber gave up"
         time.sleep(0.005)
     state = dict(scrubber.state)
     scrubber.stop()
     thread.join(LIMIT_S)
+    assert not thread.is_alive()
     return state, faults
 
 
@@ -114,8 +117,11 @@ def test_a_pass_that_was_killed_goes_on_and_counts_nothing_twice(
     monkeypatch.setattr(scrubd, "CHECKPOINT_S", 0.0)
     records, found = write_store(tmp_path / "store")
     told: list[RecordFault] = []
-    for _ in range(5):
-        told += run_pass(configured(tmp_path), stop_after=7)[1]
+    for _ in range(4):
+        state, new = run_pass(configured(tmp_path), stop_after=7)
+        told += new
+        finished_ns = state[f"store/{tmp_path}/store"]["finished_ns"]
+        assert finished_ns is None, "a run after the end would begin another pass, and count that too"
     state, faults = run_pass(configured(tmp_path))
     assert state[f"store/{tmp_path}/store"]["verified"] == {"leveldb-log": records}
     for path, findings in found.items():

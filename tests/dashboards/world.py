@@ -1,8 +1,9 @@
 """A small real fleet under a real Prometheus: agents, scrubbers and a collector, each with something wrong.
 
-fra  a host with a corrected and an uncorrected error in named modules, another uncorrected one nobody knows where, and
-     a store with a flipped bit and a file that nobody can verify
+fra  a host with a corrected and an uncorrected error in named modules, another uncorrected one nobody knows where, one
+     in a cache, and a store with a flipped bit and a file that nobody can verify; one module was replaced
 nyc  a host without an EDAC driver: ECC-blind
+tok  a host where nothing is wrong
 The other clusters exist in an imported history only, at whose end a burst goes on.
 """
 
@@ -23,12 +24,14 @@ from typing import Any
 
 from checksum import leveldb_log
 from tests.agent.edac_tree import controller
-from tests.agent.processes import Daemon, eventually
+from tests.agent.processes import Daemon, errors_metric, eventually
+from tests.agent.rasdaemon_database import CORRECTED_CACHE, RasdaemonDatabase
 from tests.agent.smbios_table import memory_device, table, write
 from tests.collectors.running import CITIES, RunningCollector, flipwatch, wait_for, write_config
 from tests.conftest import require
 
 HOSTS_IN_A_CLUSTER = 50
+UNCORRECTED = 1 << 61  # of a machine check's status
 
 
 @dataclass(frozen=True)
@@ -64,28 +67,29 @@ class World:
 def running_world(root: Path) -> Iterator[World]:
     """Runs until it's left; every metric that a dashboard asks for has been scraped twice by then."""
     with ExitStack() as later:
+        stores = _sick_host(root / "fra")
+        rasdaemon = RasdaemonDatabase(root / "rasdaemon.db").create()
+        _replace_a_part(root / "fra")
         agents = {
-            "fra": later.enter_context(
-                Daemon(root / "fra", settings={"host": "fra-1"}, stores=_sick_host(root / "fra"))
-            ),
+            "fra": later.enter_context(Daemon(root / "fra", settings=_settings("fra", rasdaemon), stores=stores)),
             "nyc": later.enter_context(Daemon(root / "nyc", settings={"host": "nyc-1"})),
+            "tok": later.enter_context(Daemon(_healthy_host(root / "tok"), settings={"host": "tok-1"})),
         }
-        later.enter_context(Daemon(root / "fra", "scrubd", stores=agents["fra"].stores))
+        later.enter_context(Daemon(root / "fra", "scrubd", stores=stores))
         alertmanager = later.enter_context(_alertmanager(root))
         config = _collector_config(root, agents, alertmanager)
         collector = later.enter_context(RunningCollector(config))
         prometheus = later.enter_context(_prometheus(root, agents, collector))
-        _make_errors(root / "fra")
+        _make_errors(root / "fra", rasdaemon)
         world = World(prometheus, collector.url)
-        eventually(lambda: _is_complete(world), patience_s=60)
+        eventually(lambda: _is_complete(world), patience_s=120)
         yield world
 
 
 def _sick_host(root: Path) -> list[dict[str, Any]]:
     """A tree of memory modules that the firmware names, and a store."""
-    tree = controller(root / "sys").create()
-    modules = [memory_device(f"label of {name}", serial=f"S-{name}", part="P1") for name in tree.places]
-    write(root / "sys", table(*modules))
+    controller(root / "sys").create()
+    _name_the_modules(root, dimm3="S-old")
     store = root / "store"
     store.mkdir()
     data = bytearray()
@@ -99,11 +103,41 @@ def _sick_host(root: Path) -> list[dict[str, Any]]:
     return [{"path": str(store), "rate_mib_s": 1000.0, "period_days": 1e-5, "pressure_max_percent": 100.0}]
 
 
-def _make_errors(root: Path) -> None:
+def _healthy_host(root: Path) -> Path:
+    controller(root / "sys").create()
+    return root
+
+
+def _name_the_modules(root: Path, **serials: str) -> None:
+    names = controller(root / "sys").places
+    modules = [memory_device(f"label of {name}", serial=serials.get(name, f"S-{name}"), part="P1") for name in names]
+    write(root / "sys", table(*modules))
+
+
+def _replace_a_part(root: Path) -> None:
+    """A module fails, the host is shut down, and when it starts there's another module in the slot."""
+    boot_id = root / "proc-before" / "sys/kernel/random/boot_id"
+    boot_id.parent.mkdir(parents=True)
+    boot_id.write_text("before\n")
+    broken = errors_metric("mc0/channel1/slot1", "uncorrected")
+    with Daemon(root, settings={"host": "fra-1", "proc": str(root / "proc-before")}) as agent:
+        controller(root / "sys").inject("dimm3", 1, kind="ue")
+        eventually(lambda: agent.metrics()[broken] == 1)
+        agent.stop()
+    controller(root / "sys").create()
+    _name_the_modules(root, dimm3="S-new")
+
+
+def _settings(host: str, rasdaemon: RasdaemonDatabase) -> dict[str, Any]:
+    return {"host": f"{host}-1", "rasdaemon_db": str(rasdaemon.path)}
+
+
+def _make_errors(root: Path, rasdaemon: RasdaemonDatabase) -> None:
     tree = controller(root / "sys")
     tree.inject("dimm0", 3)
     tree.inject("dimm1", 1, kind="ue")
     tree.inject_noinfo(1, kind="ue")
+    rasdaemon.mce_record(time.time_ns(), CORRECTED_CACHE | UNCORRECTED)
 
 
 def _collector_config(root: Path, agents: dict[str, Daemon], alertmanager: str) -> Path:
@@ -190,6 +224,8 @@ def _is_complete(world: World) -> bool:
         "flipwatch_records_corrupt_found_total",
         "flipwatch_alert_delivery_up",
         "flipwatch_cluster_novel_faults_total",
+        "flipwatch_cluster_watching_hosts",
+        "flipwatch_device_mode",
         "flipwatch_scan_false_alarms_per_year",
     )
     return all(world.prometheus.value(f"min(count_over_time({name}[1m]))") not in (None, 1.0) for name in slow)

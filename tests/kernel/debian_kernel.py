@@ -1,7 +1,8 @@
 """Debian's own kernels, unpacked but not installed, and the initial file systems that boot them.
 
 Enters: the name of a kernel package that always points at the newest of its series. Leaves: its image, and a cpio
-archive with busybox, the modules a guest needs, and an init script. Everything is kept under build/kernels.
+archive with busybox, the modules a guest needs, and an init script; and modules of our own. All of it is kept under
+build/kernels.
 """
 
 import lzma
@@ -15,7 +16,10 @@ ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build/kernels"
 # Loaded at boot, each after what it depends on; and those that a test loads when it wants them.
 AT_BOOT = ("virtio_pci", "virtio_net", "9p", "9pnet_virtio", "overlay")
-ON_DEMAND = ("ie31200_edac", "mce-inject", "ramoops", "loop", "crc32c_generic", "btrfs", "raid1", "nvme")
+ON_DEMAND = (
+    *("ie31200_edac", "mce-inject", "ramoops", "loop", "crc32c_generic", "btrfs", "raid1", "nvme"),
+    *("cxl_acpi", "cxl_pci", "cxl_mem"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +39,58 @@ def unpacked(package: str) -> Kernel:
     """
     depends = subprocess.run(["apt-cache", "depends", package], capture_output=True, text=True, check=True).stdout
     (image_package,) = re.findall(r"Depends: (linux-image-\S+)", depends)
-    root = CACHE / image_package
-    if not (root / "unpacked").exists():
-        shutil.rmtree(root, ignore_errors=True)
-        root.mkdir(parents=True)
-        subprocess.run(["apt-get", "download", "-q", image_package], cwd=root, check=True, capture_output=True)
-        (archive,) = root.glob("*.deb")
-        subprocess.run(["dpkg-deb", "-x", archive, root], check=True)
-        archive.unlink()
-        (root / "unpacked").touch()
+    root = _unpacked(image_package, image_package)
     release = image_package.removeprefix("linux-image-")
     modules = root / "lib/modules" / release
     if not (modules / "modules.dep").exists():
         subprocess.run(["depmod", "-b", root, release], check=True)
     return Kernel(release, root / "boot" / f"vmlinuz-{release}", _closures(modules, (*AT_BOOT, *ON_DEMAND)))
+
+
+def headers(kernel: Kernel) -> Path:
+    """The directory to build modules for `kernel` in, from the packages that Debian has for that.
+
+    Raises:
+        subprocess.CalledProcessError: they can't be downloaded.
+    """
+    package = f"linux-headers-{kernel.release}"
+    depends = subprocess.run(["apt-cache", "depends", package], capture_output=True, text=True, check=True).stdout
+    parts = re.findall(r"Depends: (linux-headers-\S+-common|linux-kbuild-\S+)", depends)
+    sources = _unpacked(package, package, *parts) / "usr/src"
+    (common,) = sources.glob("linux-headers-*-common")
+    # what the package has there names the place where it would have been installed
+    (sources / package / "Makefile").write_text(f"include {common}/Makefile\n")
+    return sources / package
+
+
+def built_module(kernel: Kernel, source: Path) -> Path:
+    """The module of one C file, built for `kernel`.
+
+    Raises:
+        subprocess.CalledProcessError: it can't be built.
+    """
+    directory = CACHE / f"modules-{kernel.release}"
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, directory)
+    (directory / "Kbuild").write_text(f"obj-m := {source.stem}.o\n")
+    # no debugging information of types: pahole, which makes it, isn't part of any of the packages
+    options = [f"M={directory}", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]
+    subprocess.run(["make", "-s", "-C", headers(kernel), *options], check=True, stdout=subprocess.DEVNULL)
+    return directory / f"{source.stem}.ko"
+
+
+def _unpacked(name: str, *packages: str) -> Path:
+    """A directory of that name with all that the packages hold."""
+    root = CACHE / name
+    if not (root / "unpacked").exists():
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(parents=True)
+        subprocess.run(["apt-get", "download", "-q", *packages], cwd=root, check=True, capture_output=True)
+        for archive in sorted(root.glob("*.deb")):
+            subprocess.run(["dpkg-deb", "-x", archive, root], check=True)
+            archive.unlink()
+        (root / "unpacked").touch()
+    return root
 
 
 def _closures(modules: Path, names: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:

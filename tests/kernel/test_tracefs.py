@@ -152,8 +152,22 @@ def test_a_killed_agent_finds_the_events_of_its_absence_dated(guest: Guest, agen
     assert agent.metrics()["flipwatch_trace_lost_events_total"] == 0
 
 
+def test_events_that_somebody_read_and_did_not_keep_are_counted(guest: Guest, agent: GuestAgent) -> None:
+    """As when the agent is killed between reading and writing its journal; here another reader takes one of them."""
+    before = counted(agent)
+    agent.kill()
+    inject_into_cache(guest, 1)
+    reads = "; ".join(f"timeout 2 cat {INSTANCE}/per_cpu/cpu{cpu}/trace_pipe_raw > /dev/null || true" for cpu in (0, 1))
+    guest.run(reads)
+    inject_into_cache(guest, 1)
+    agent.start(**SETTINGS)
+    assert agent.metrics()["flipwatch_trace_lost_events_total"] == 1
+    eventually(lambda: counted(agent) == before + 1)
+    assert "1 events were read and not kept" in guest.run(f"cat /root{STATE}/agent.log")
+
+
 def test_a_storm_that_overruns_the_buffer_loses_events_but_no_count(guest: Guest, agent: GuestAgent) -> None:
-    before = faults(agent)
+    before, lost_before = faults(agent), agent.metrics()["flipwatch_trace_lost_events_total"]
     guest.run(f"kill -STOP {agent.pid}")
     guest.bridge.inject(channel=0, rank=0)
     guest.bridge.wait_until_taken()
@@ -161,11 +175,11 @@ def test_a_storm_that_overruns_the_buffer_loses_events_but_no_count(guest: Guest
     inject_into_cache(guest, sent)
     guest.run(f"kill -CONT {agent.pid}")
     eventually(lambda: counted(agent, "mc0") == in_sysfs(guest))
-    eventually(lambda: agent.metrics()["flipwatch_trace_lost_events_total"] > 0)
+    eventually(lambda: agent.metrics()["flipwatch_trace_lost_events_total"] > lost_before)
     new = faults(agent)[len(before) :]
     seen = sum(fault.count for fault in new if fault.stream == "sram")
     has_event = any("mc_event" in fault.witnesses for fault in new)
-    lost = agent.metrics()["flipwatch_trace_lost_events_total"]
+    lost = agent.metrics()["flipwatch_trace_lost_events_total"] - lost_before
     assert seen + lost + has_event == sent + 1, "each event is either seen or known to be lost"
     guest.bridge.inject(channel=1, rank=0)
     guest.bridge.wait_until_taken()
