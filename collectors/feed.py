@@ -1,26 +1,32 @@
 """The feed: what the store has got since the last call goes into the correlator's minutes.
 
-Enters: the store and the time. Leaves: novel faults and watching hosts in a Minutes. It makes no difference whether a
-fault was pulled by this process or imported by another. Reads no clock.
+Enters: the store and the time. Leaves: novel faults and watching hosts in a Minutes, and the faults' hosts among the
+Victims. It makes no difference whether a fault was pulled by this process or imported by another. Reads no clock.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from agent.report import Fault
-from collectors.inventory import Cluster
+from collectors.factors import Attributes, Population, Victims, host_attributes
+from collectors.inventory import Cluster, Inventory, weight
 from collectors.minutes import DAY_NS, MINUTE_NS, SCANNED_STREAMS, Minutes, minute_of
-from collectors.store import Store
+from collectors.store import Store, StoredFault
 
 DELAY_MAX_S = 60.0  # a fault whose time is vaguer than this waits no longer for the others
+VICTIMS_KEPT_NS = DAY_NS  # no burst is judged again when it is older
 
 
 class Feed:
     """Remembers what was fed already. Its store is a connection of its own, used by the correlator's thread."""
 
-    def __init__(self, store: Store, minutes: Minutes, history_days: int) -> None:
+    def __init__(self, store: Store, minutes: Minutes, victims: Victims, history_days: int) -> None:
         self._store = store
         self._minutes = minutes
+        self._victims = victims
         self._history_ns = history_days * DAY_NS
         self._last_id = 0
-        self._waiting: list[Fault] = []
+        self._waiting: list[StoredFault] = []
         self._fed_until: int | None = None  # the last minute whose exposure was fed
 
     def advance(self, now_ns: int, changed_from_ns: int | None, heard_until_ns: int) -> None:
@@ -44,14 +50,15 @@ class Feed:
         for stored in self._store.novel_faults(self._last_id):
             self._last_id = stored.id
             if oldest_ns <= stored.fault.time_ns <= now_ns + MINUTE_NS:
-                waiting.append(stored.fault)
-        for fault in waiting:
-            delay_ns = int(min(fault.time_error_s, DELAY_MAX_S) * 1e9)
-            if fault.time_ns + delay_ns <= heard_until_ns:
-                self._minutes.observe(fault)
-            else:
-                self._waiting.append(fault)
+                waiting.append(stored)
+        for stored in waiting:
+            delay_ns = int(min(stored.fault.time_error_s, DELAY_MAX_S) * 1e9)
+            if stored.fault.time_ns + delay_ns > heard_until_ns:
+                self._waiting.append(stored)
+            elif self._minutes.observe(stored.fault) and stored.fault.time_ns >= now_ns - VICTIMS_KEPT_NS:
+                self._victims.add(stored.victim)
         self._minutes.forget_before(minute_of(oldest_ns))
+        self._victims.forget_before(minute_of(now_ns - VICTIMS_KEPT_NS))
 
     def _first_minute(self, oldest_ns: int, changed_from_ns: int | None) -> int | None:
         """From where on exposure must be fed: all there is at first, then what is new."""
@@ -60,6 +67,26 @@ class Feed:
             return None if first is None else max(first, minute_of(oldest_ns))
         changed = self._fed_until if changed_from_ns is None else minute_of(changed_from_ns)
         return max(min(changed, self._fed_until), minute_of(oldest_ns))
+
+
+class FleetAttributes:
+    """What each host of an inventory may share with others; `facts` are what agents told of theirs, by host name."""
+
+    def __init__(self, fleet: Inventory, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        self._hosts = fleet.hosts
+        self._of_host = {host.name: host_attributes(host.labels, facts.get(host.name, {})) for host in fleet.hosts}
+        self._of_cluster = {cluster.name: host_attributes(cluster.labels, {}) for cluster in fleet.clusters}
+
+    def of(self, fault: Fault) -> Attributes:
+        """Of the fault's host; of one that the inventory doesn't name, what all of its cluster have."""
+        return self._of_host.get(fault.host) or self._of_cluster.get(fault.cluster or "", ())
+
+    def fill(self, population: Population) -> None:
+        """Makes the population these hosts and no others."""
+        for host in self._hosts:
+            population.set_host(host.name, host.cluster, self._of_host[host.name], weight(host))
+        for name in set(population.host_names()) - self._of_host.keys():
+            population.remove_host(name)
 
 
 def same_places(one: tuple[Cluster, ...], other: tuple[Cluster, ...]) -> bool:

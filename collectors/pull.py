@@ -174,7 +174,9 @@ class Puller:
         """One request, made durable; true if the agent has more."""
         answer = parse(await self._fetch(agent))
         now_ns = self._clock_ns()
-        outcome = await self._commit(Pulled(agent.host.name, agent.host.cluster, answer.header, answer.faults, now_ns))
+        host = agent.host
+        pulled = Pulled(host.name, host.cluster, answer.header, answer.faults, now_ns, host.labels)
+        outcome = await self._commit(pulled)
         if isinstance(outcome, Conflict):
             raise PullError("conflict", outcome.sentence)
         agent.cursor = answer.header.cursor

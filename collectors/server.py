@@ -450,7 +450,7 @@ class _Correlation:
         if scanned_until is None:  # the very first start: what is older is history, not news
             scanned_until = minute_of(now_ns) - LATE_MIN
         correlator.restore([Revision.from_document(d) for d in self._store.revisions()], scanned_until)
-        self._feed = Feed(self._store, correlator.minutes, config.history_days)
+        self._feed = Feed(self._store, correlator.minutes, correlator.victims, config.history_days)
         self._correlator = correlator
         return correlator
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import resource
 import sqlite3
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,11 +227,17 @@ def test_an_imported_history_watches_where_it_says_more(store):
     assert store.watching_streams() == ["dram"]
 
 
+def imported(store, *faults) -> int:
+    """By an import of its own; how many were new."""
+    store.begin_import()
+    return store.import_faults((fault, ()) for fault in faults)
+
+
 def test_the_same_lines_imported_again_are_known(store):
     line = replace(fault(1), journal=None, seq=None, cluster="fra")
     twice = [line, replace(line, device="other"), line]  # the file itself holds one line twice: two faults
-    assert store.import_faults(twice, Counter()) == 3
-    assert store.import_faults([*twice, fault(7, cluster="fra")], Counter()) == 1
+    assert imported(store, *twice) == 3
+    assert imported(store, *twice, fault(7, cluster="fra")) == 1
     assert store.totals() == {}
 
 
