@@ -149,7 +149,7 @@ def _usable(text: bytes, cluster_names: frozenset[str]) -> Usable:
     if line.cluster is None:
         raise ReportError("the line lacks the key 'cluster', which every line of a history needs")
     if line.cluster not in cluster_names:
-        raise ReportError(f"cluster '{line.cluster}' isn't in the inventory")
+        raise ReportError(f"cluster '{line.cluster}' isn't in the inventory, or has no coordinates there")
     return line
 
 

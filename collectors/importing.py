@@ -72,9 +72,7 @@ def exposure(done: Imported, oldest_ns: int) -> Iterator[tuple[str, str, int, in
 
 def _stretches(alive: Sequence[Alive], stream: str, end: int) -> Iterator[tuple[int, int, int]]:
     """(begin, end, hosts), lines with the same number joined; of two lines in one minute the last holds."""
-    steps = {
-        minute_of(line.time_ns): hosts_watching(line, stream) for line in alive
-    }
+    steps = {minute_of(line.time_ns): hosts_watching(line, stream) for line in alive}
     hosts, begin = 0, 0
     for minute, number in [*steps.items(), (end, -1)]:
         if number != hosts:
@@ -84,7 +82,7 @@ def _stretches(alive: Sequence[Alive], stream: str, end: int) -> Iterator[tuple[
 
 def _faults(path: Path, fleet: Inventory, done: Imported, now_ns: int, oldest_ns: int) -> Iterator[Fault]:
     """The faults to store; what else the file holds goes into `done` on the way."""
-    for number, line in usable_lines(path, fleet.cluster_names, done.history):
+    for number, line in usable_lines(path, fleet.all_cluster_names, done.history):
         why = _why_misplaced(line, now_ns)
         if why:
             done.history.refuse(number, why)
