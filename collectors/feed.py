@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.report import Fault
+from collectors.correlator import VICTIMS_MIN
 from collectors.factors import Attributes, Population, Victims, host_attributes
 from collectors.inventory import Cluster, Inventory, weight
 from collectors.minutes import DAY_NS, MINUTE_NS, SCANNED_STREAMS, Minutes, minute_of
 from collectors.store import Store, StoredFault
 
 DELAY_MAX_S = 60.0  # a fault whose time is vaguer than this waits no longer for the others
-VICTIMS_KEPT_NS = DAY_NS  # no burst is judged again when it is older
 
 
 class Feed:
@@ -55,10 +55,9 @@ class Feed:
             delay_ns = int(min(stored.fault.time_error_s, DELAY_MAX_S) * 1e9)
             if stored.fault.time_ns + delay_ns > heard_until_ns:
                 self._waiting.append(stored)
-            elif self._minutes.observe(stored.fault) and stored.fault.time_ns >= now_ns - VICTIMS_KEPT_NS:
+            elif self._minutes.observe(stored.fault) and minute_of(stored.fault.time_ns) >= now_minute - VICTIMS_MIN:
                 self._victims.add(stored.victim)
         self._minutes.forget_before(minute_of(oldest_ns))
-        self._victims.forget_before(minute_of(now_ns - VICTIMS_KEPT_NS))
 
     def _first_minute(self, oldest_ns: int, changed_from_ns: int | None) -> int | None:
         """From where on exposure must be fed: all there is at first, then what is new."""
@@ -94,7 +93,7 @@ def same_places(one: tuple[Cluster, ...], other: tuple[Cluster, ...]) -> bool:
 
     def places(clusters: tuple[Cluster, ...]) -> list[tuple[object, ...]]:
         return [
-            (c.name, c.latitude_deg, c.longitude_deg, c.altitude_m, c.facing_azimuth_deg, c.facing_elevation_deg)
+            (c.name, c.latitude_deg, c.longitude_deg, c.rigidity_gv, c.facing_azimuth_deg, c.facing_elevation_deg)
             for c in clusters
         ]
 

@@ -148,7 +148,7 @@ def annotations(burst: Revision, link: str) -> dict[str, str]:
         "shared_factors": shared(burst.factors),
         "changes": ", ".join(burst.change_ids),
         "false_alarms": false_alarms(burst),
-        "runbook_url": RUNBOOK,
+        "runbook_url": f"{link}#runbook",
         "link": f"{link}#burst-{burst.burst_id}",
     }
     return {name: text for name, text in texts.items() if text}

@@ -56,6 +56,7 @@ class Step:
     expected_per_minute: Mapping[tuple[str, str], float]  # (cluster, stream)
     seconds: float
     factors_24h: tuple[Factor, ...] = ()  # what the victims of the last day share
+    calibration: Mapping[str, Any] | None = None  # to be kept; None: what is kept is up to date
 
 
 @dataclass(frozen=True, slots=True)

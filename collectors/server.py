@@ -50,6 +50,7 @@ INVENTORY_CHECK_S = 2.0
 FORGET_S = 3600.0
 REPORTS_WAIT_NS = 180 * 10**9  # the scan waits for the slowest agent at most so long
 POST_TIMEOUT_S = 10.0
+CALIBRATION = "calibration"  # the name of what the correlator slid, in the store
 CHANGE_BYTES_MAX = 1 << 16
 FACTORS_S = 3600.0  # how often what the victims of the last day share is looked for
 EXPECTED_GAP_MIN = 60  # a longer gap between two steps was an outage: nothing was expected of it
@@ -289,6 +290,8 @@ class Server:
         self._stepped.set()
 
     def _record_step(self, now_ns: int, rows: list[tuple[str, int, str, str, dict[str, Any]]], step: Step) -> None:
+        if step.calibration is not None:
+            self._store.keep_document(CALIBRATION, step.calibration)
         minute = minute_of(now_ns)
         counted = self._store.number("expected_until_minute")
         passed = minute - counted if counted is not None and 0 < minute - counted <= EXPECTED_GAP_MIN else 0
@@ -462,6 +465,7 @@ class _Correlation:
         self._import = 0
         self._last_change = 0
         self._fleet: Inventory | None = None  # whose hosts are the population
+        self._calibration: dict[str, Any] = {}
         self._factors: tuple[Factor, ...] = ()
         self._factors_s = -FACTORS_S
 
@@ -494,8 +498,14 @@ class _Correlation:
             active=tuple(correlator.active(now_ns)),
             expected_per_minute=_expected(correlator),
             factors_24h=self._factors,
+            calibration=self._new_calibration(correlator),
             seconds=time.perf_counter() - begin_s,
         )
+
+    def _new_calibration(self, correlator: Correlator) -> dict[str, Any] | None:
+        """What the store should know, if it is other than at the last step: to slide a history again takes minutes."""
+        before, self._calibration = self._calibration, correlator.calibration()
+        return self._calibration if self._calibration["blocks"] and self._calibration != before else None
 
     def _look_for_factors(self, correlator: Correlator, fleet: Inventory, now_ns: int) -> None:
         """Keeps the population up to date, and once in a while asks what the victims of the last day share."""
@@ -518,7 +528,8 @@ class _Correlation:
         scanned_until = self._store.number("scanned_until_minute")
         if scanned_until is None:  # the very first start: what is older is history, not news
             scanned_until = minute_of(now_ns) - LATE_MIN
-        correlator.restore([Revision.from_document(d) for d in self._store.revisions()], scanned_until)
+        revisions = [Revision.from_document(document) for document in self._store.revisions()]
+        correlator.restore(revisions, scanned_until, self._store.document(CALIBRATION))
         self._feed = Feed(self._store, correlator.minutes, correlator.victims, config.history_days)
         self._last_change, self._fleet = 0, None
         self._correlator = correlator
