@@ -1,8 +1,9 @@
-"""The collector's commands: `collector`, `import` and `bursts`; `simulate` and `replay` stand in commands_history.
+"""The collector's commands: `collector`, `import` and `bursts`; the others stand in commands_history, commands_change.
 
 Enters: arguments. Leaves: text or JSON on stdout, logs on stderr, exit status 0, or 2 with one sentence for trouble.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -15,8 +16,9 @@ from pathlib import Path
 import click
 
 from checksum.settings import SettingsError
+from collectors import alertmanager, inventory, notify, server
 from collectors import config as settings
-from collectors import inventory, notify, server
+from collectors.commands_change import change
 from collectors.commands_history import Trouble, replay, say_what_was_unusable, simulate
 from collectors.config import CollectorConfig
 from collectors.correlator import Revision
@@ -27,7 +29,7 @@ from collectors.page import latest_bursts
 from collectors.server import ServerError
 from collectors.store import Store, StoreError
 
-__all__ = ["bursts", "collector", "import_", "replay", "simulate"]
+__all__ = ["bursts", "change", "collector", "import_", "replay", "simulate"]
 
 _CONFIG = click.option(
     "--config",
@@ -52,11 +54,28 @@ def _sentences() -> Iterator[None]:
 
 @click.command()
 @_CONFIG
-def collector(config_path: Path) -> None:
+@click.option("--test-alert", is_flag=True, help="Send one alert, marked as a test, through the real path, and end.")
+def collector(config_path: Path, test_alert: bool) -> None:
     """Pull all agents, correlate their faults and alert. Ends cleanly on SIGTERM."""
+    if test_alert:
+        _drill(config_path)
+        return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with _sentences():
         server.serve(settings.load(config_path))
+
+
+def _drill(config_path: Path) -> None:
+    """Needs no running collector: what is tried is the way from here to Alertmanager and on."""
+    with _sentences():
+        config = settings.load(config_path)
+    if not config.alertmanager_url:
+        raise Trouble(f"{config_path}: [collector] alertmanager_url is not set, so nobody is alerted of anything")
+    link = config.page_url or f"http://{config.listen}/"
+    trouble, fate = asyncio.run(alertmanager.post_drill(config.alertmanager_url, link, time.time_ns()))
+    if trouble:
+        raise Trouble(trouble)
+    click.echo(f"{config.alertmanager_url} took the drill: {fate}; it ends by itself in {notify.LASTS_NS // 10**9} s")
 
 
 @click.command(name="import")
@@ -143,6 +162,7 @@ def _words(burst: Revision) -> Iterator[str]:
     yield f"burst {burst.burst_id}, revision {burst.rev} ({burst.kind})"
     yield f"{notify.rfc3339(burst.t_start_ns)} to {notify.rfc3339(burst.t_end_ns)}"
     yield notify.description(burst)
+    yield f"streams: {', '.join(f'{stream} {number}' for stream, number in burst.streams.items()) or 'none'}"
     yield ""
     for cause, probability in sorted(burst.posterior.items(), key=lambda item: -item[1]):
         yield f"  {cause:<12} {100 * probability:6.2f} %"

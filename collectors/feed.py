@@ -11,7 +11,7 @@ from agent.report import Fault
 from collectors.correlator import VICTIMS_MIN
 from collectors.factors import Attributes, Population, Victims, host_attributes
 from collectors.inventory import Cluster, Inventory, weight
-from collectors.minutes import DAY_NS, MINUTE_NS, SCANNED_STREAMS, Minutes, minute_of
+from collectors.minutes import DAY_NS, SCANNED_STREAMS, Minutes, minute_of
 from collectors.store import Store, StoredFault
 
 DELAY_MAX_S = 60.0  # a fault whose time is vaguer than this waits no longer for the others
@@ -34,8 +34,8 @@ class Feed:
 
         A fault waits for a later call until what happened together with it must have been told by everybody: agents
         report an error with a delay of up to their time error, and have told all until `heard_until_ns`. Else the few
-        that are first would look like the cause. A fault with a time outside [now - history, now + 1 min] is never
-        fed: its clock is wrong, it can't be placed.
+        that are first would look like the cause. So a fault from the future, whose clock is wrong, waits until then.
+        One that is older than the history is never fed.
         """
         oldest_ns = now_ns - self._history_ns
         now_minute = minute_of(now_ns)
@@ -49,7 +49,7 @@ class Feed:
         waiting, self._waiting = self._waiting, []
         for stored in self._store.novel_faults(self._last_id):
             self._last_id = stored.id
-            if oldest_ns <= stored.fault.time_ns <= now_ns + MINUTE_NS:
+            if stored.fault.time_ns >= oldest_ns:
                 waiting.append(stored)
         for stored in waiting:
             delay_ns = int(min(stored.fault.time_error_s, DELAY_MAX_S) * 1e9)

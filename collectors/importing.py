@@ -28,6 +28,7 @@ class Imported:
     new: int = 0
     known: int = 0
     old: int = 0
+    changes: list[tuple[int, Change]] = field(default_factory=list)  # as they were read, with their line numbers
     streams: set[str] = field(default_factory=set)  # that the file speaks of
 
 
@@ -46,8 +47,13 @@ def import_history(path: Path, fleet: Inventory, store: Store, now_ns: int, olde
         done.new += new
         done.known += len(batch) - new
     done.history.alive.sort(key=lambda line: line.time_ns)
-    for change in sorted(done.history.changes, key=lambda line: line.time_ns):
-        store.record_change(change)
+    for number, change in sorted(done.changes, key=lambda item: item[1].time_ns):
+        kept = store.record_change(change)
+        if kept == change:
+            done.history.changes.append(change)
+        else:
+            verb = {"open": "opened", "close": "closed"}[change.action]
+            done.history.refuse(number, f"change '{change.id}' was {verb} before, for cohort '{kept.cohort}'")
     return done
 
 
@@ -93,7 +99,7 @@ def _faults(path: Path, fleet: Inventory, done: Imported, now_ns: int, oldest_ns
             case Alive():
                 done.history.alive.append(line)
             case Change():
-                done.history.changes.append(line)
+                done.changes.append((number, line))
             case _ if line.time_ns < oldest_ns:
                 done.old += 1
             case _:

@@ -101,6 +101,18 @@ def wanted(active: Iterable[Revision], link: str) -> list[tuple[dict[str, str], 
     return alerts
 
 
+def drill(link: str, now_ns: int) -> dict[str, Any]:
+    """An alert that goes the way of a real one but says that it isn't: for routes and people to be tried out.
+
+    It has no severity that pages, and ends by itself like any alert that isn't repeated.
+    """
+    labels = {"alertname": "CorrelatedBurst", "test": "true", "severity": "info", "cause": "none"}
+    labels["burst_id"] = f"test-{now_ns // 10**9}"
+    text = "This is a drill of `flipwatch collector --test-alert`: nothing has happened, and nothing needs to be done."
+    annotations = {"summary": "DRILL: a test of the alert path", "description": text, "link": link}
+    return Said(labels, annotations, now_ns, now_ns).alert(now_ns, link)
+
+
 def members(burst: Revision) -> list[str]:
     """The clusters that take part: they saw more than the usual spread of their counts explains."""
     return [share.cluster for share in burst.clusters if takes_part(share)]

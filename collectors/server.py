@@ -30,6 +30,7 @@ from agent.report import Change, ReportError
 from collectors import changes as roll_outs
 from collectors import inventory as inventories
 from collectors import metrics, notify, overview, page
+from collectors.alertmanager import post_alerts
 from collectors.config import CollectorConfig
 from collectors.correlator import LATE_MIN, Correlator, Revision
 from collectors.factors import Factor, find_factors
@@ -37,7 +38,7 @@ from collectors.feed import Feed, FleetAttributes, same_places
 from collectors.inventory import Inventory, InventoryError
 from collectors.minutes import DAY_NS, SCANNED_STREAMS, minute_of
 from collectors.overview import Health, Step
-from collectors.pull import Puller, reason
+from collectors.pull import Puller
 from collectors.store import Conflict, Move, Pulled, Recorded, Store, StoreError
 
 T = TypeVar("T")
@@ -49,7 +50,6 @@ HEARTBEAT_S = 60.0  # Alertmanager is spoken to at least this often, so that its
 INVENTORY_CHECK_S = 2.0
 FORGET_S = 3600.0
 REPORTS_WAIT_NS = 180 * 10**9  # the scan waits for the slowest agent at most so long
-POST_TIMEOUT_S = 10.0
 CALIBRATION = "calibration"  # the name of what the correlator slid, in the store
 CHANGE_BYTES_MAX = 1 << 16
 FACTORS_S = 3600.0  # how often what the victims of the last day share is looked for
@@ -435,22 +435,6 @@ class Server:
         kept = self._store.record_change(change)
         _log.info("change %s %s for cohort %s", kept.id, kept.action, kept.cohort)
         return kept, roll_outs.warning(kept, cohorts)
-
-
-async def post_alerts(session: aiohttp.ClientSession, alertmanager_url: str, alerts: list[dict[str, Any]]) -> str:
-    """Why Alertmanager didn't take them; empty if it did."""
-    url = alertmanager_url.rstrip("/") + "/api/v2/alerts"
-    try:
-        async with session.post(url, json=alerts, timeout=aiohttp.ClientTimeout(total=POST_TIMEOUT_S)) as response:
-            if response.status == 200:
-                return ""
-            return f"{url} answers with status {response.status}: {(await response.content.read(300))!r}"
-    except TimeoutError:
-        return f"{url} doesn't answer within {POST_TIMEOUT_S:g} s"
-    except aiohttp.ClientConnectorError as error:
-        return f"{url} can't be reached: {reason(error.os_error)}"
-    except (aiohttp.ClientError, OSError) as error:
-        return f"{url} went away: {' '.join(str(error).split())}"
 
 
 class _Correlation:

@@ -256,7 +256,7 @@ class Store:
         query = f"SELECT {_FAULT_COLUMNS} FROM faults ORDER BY time_ns DESC, id DESC LIMIT ?"
         return [_stored_fault(row) for row in self._db.execute(query, (limit,))]
 
-    def open_faults(self, since_ns: int, limit: int) -> list[tuple[StoredFault, int]]:
+    def faulty_devices(self, since_ns: int, limit: int) -> list[tuple[StoredFault, int]]:
         """Per device (record faults: per file and place) its latest fault since then, and its number of errors.
 
         The corrected ones come last, so that a limit never hides what is worse behind them.

@@ -15,8 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from collectors.alertmanager import post_alerts
 from collectors.notify import Said, after, desired
-from collectors.server import post_alerts
 from collectors.store import Store
 from tests.collectors.bursts import revision
 from tests.collectors.running import CITIES, RunningCollector, flipwatch, wait_for, write_config, write_inventory
