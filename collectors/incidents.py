@@ -9,6 +9,7 @@ ones that a good judge may give.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,23 +26,42 @@ RACK_HOSTS = 40
 RACK_MIN = 5  # within so many minutes a rack's hosts fail
 EARTH_RADIUS_KM = 6371.0
 REGION_KM = 1500.0
+REGION_CLUSTERS = 3
 TENFOLD = 9.0  # the amplitude of a rise to ten times the rate
 ANNOUNCED_MIN = 10  # a roll-out is opened so long before its first host
 ROLLOUT_MIN = 30
+REGION_MIN, FLEET_MIN = 30, 20
 STAGES = 3
 BACKLOG_CLUSTER_MIN, BACKLOG_FLEET_MIN = 180, 60
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Clusters, and the shares [clusters] of each one's hosts that belong to a cohort."""
+    """Clusters, and per cohort the indices of each cluster's hosts that belong to it."""
 
     clusters: tuple[Cluster, ...]
-    cohorts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    cohorts: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=dict)
 
     @property
     def hosts(self) -> np.ndarray:
         return np.array([cluster.hosts for cluster in self.clusters])
+
+    def share(self, cohort: str) -> np.ndarray:
+        """The share [clusters] of each cluster's hosts that belongs to the cohort."""
+        return np.array([len(members) for members in self.cohorts[cohort]]) / self.hosts
+
+
+@dataclass(frozen=True, slots=True)
+class Rise:
+    """shares[minutes, clusters]: by which share of the expectation faults come on top, from `first_minute` on."""
+
+    first_minute: int
+    shares: np.ndarray
+    cohort: str | None = None  # it hits hosts of this cohort only
+
+    @property
+    def end_minute(self) -> int:
+        return self.first_minute + len(self.shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +84,24 @@ class Backlog:
     begin_minute: int
     booked_minute: int
 
+    @property
+    def end_minute(self) -> int:
+        return self.booked_minute + 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incident:
-    """rise[minutes, clusters]: by which share of the expectation faults come on top, from `first_minute` on."""
+    """All that happens for one reason."""
 
-    first_minute: int
-    rise: np.ndarray
+    rises: tuple[Rise, ...] = ()
     failures: tuple[Failures, ...] = ()
-    backlog: Backlog | None = None
+    backlogs: tuple[Backlog, ...] = ()
     changes: tuple[Change, ...] = ()
-    cohort: str | None = None  # the rise hits hosts of this cohort only
-    source: np.ndarray | None = None  # where a celestial one stands in the sky: a J2000 unit vector
 
     @property
     def end_minute(self) -> int:
         """When the last of it has happened."""
-        ends = [self.first_minute + len(self.rise), *(failures.end_minute for failures in self.failures)]
-        return max(ends if self.backlog is None else [*ends, self.backlog.booked_minute + 1])
+        return max(part.end_minute for part in (*self.rises, *self.failures, *self.backlogs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +125,12 @@ def draw(fleet: Fleet, block: Block, incidents: Sequence[Incident], random: np.r
     hosts = fleet.hosts
     parts = [_scattered(block.expected, block.first_minute, hosts, random)]
     for incident in incidents:
-        parts.append(_scattered(_excess(block, incident), block.first_minute, hosts, random))
+        parts += [_of_rise(fleet, rise, block, random) for rise in incident.rises]
         parts += [_of_rack(failures, block, hosts, random) for failures in incident.failures]
     minute, column, host, repeats = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    for incident in incidents:
-        if incident.backlog is not None:
-            late = np.isin(column, incident.backlog.columns)
-            late &= (incident.backlog.begin_minute <= minute) & (minute < incident.backlog.booked_minute)
-            minute = np.where(late, incident.backlog.booked_minute, minute)
+    for backlog in (backlog for incident in incidents for backlog in incident.backlogs):
+        late = np.isin(column, backlog.columns) & (backlog.begin_minute <= minute) & (minute < backlog.booked_minute)
+        minute = np.where(late, backlog.booked_minute, minute)
     return Drawn(minute, column, host, repeats)
 
 
@@ -127,16 +145,19 @@ def _scattered(expected: np.ndarray, first_minute: int, hosts: np.ndarray, rando
     return minute + first_minute, column, random.integers(0, hosts[column]), np.zeros(len(minute), np.int64)
 
 
-def _excess(block: Block, incident: Incident) -> np.ndarray:
-    """What the incident adds to the block's expectation [minutes, clusters]."""
-    excess = np.zeros_like(block.expected)
-    begin = max(incident.first_minute, block.first_minute)
-    end = min(incident.first_minute + len(incident.rise), block.first_minute + len(excess))
-    if begin < end:
-        inside = slice(begin - block.first_minute, end - block.first_minute)
-        rise = incident.rise[begin - incident.first_minute : end - incident.first_minute]
-        excess[inside] = block.expected[inside] * rise
-    return excess
+def _of_rise(fleet: Fleet, rise: Rise, block: Block, random: np.random.Generator) -> Part:
+    """What the rise adds to the block."""
+    begin = max(rise.first_minute, block.first_minute)
+    end = max(begin, min(rise.end_minute, block.first_minute + len(block.expected)))
+    shares = rise.shares[begin - rise.first_minute : end - rise.first_minute]
+    expected = block.expected[begin - block.first_minute : end - block.first_minute] * shares
+    part = _scattered(expected, begin, fleet.hosts, random)
+    if rise.cohort is None:
+        return part
+    minute, column, host, repeats = part
+    members = fleet.cohorts[rise.cohort]
+    chosen = [random.choice(members[index]) for index in column]
+    return minute, column, np.array(chosen, dtype=host.dtype), repeats
 
 
 def _of_rack(failures: Failures, block: Block, hosts: np.ndarray, random: np.random.Generator) -> Part:
@@ -169,11 +190,10 @@ class Burst:
     def incident(self, clusters: Sequence[Cluster]) -> Incident:
         """What it does to these clusters."""
         first = minute_of(self.start_ns)
-        rise = np.stack([self._rise(clusters, first + minute) for minute in range(self.duration_min)])
-        source = None if self.ra_dec_deg is None else unit_vectors(*map(np.array, reversed(self.ra_dec_deg)))
-        return Incident(first_minute=first, rise=rise, source=source)
+        shares = np.stack([self._shares(clusters, first + minute) for minute in range(self.duration_min)])
+        return Incident(rises=(Rise(first, shares),))
 
-    def _rise(self, clusters: Sequence[Cluster], minute: int) -> np.ndarray:
+    def _shares(self, clusters: Sequence[Cluster], minute: int) -> np.ndarray:
         if self.cluster is not None:
             return self.amplitude * np.array([cluster.name == self.cluster for cluster in clusters])
         if self.ra_dec_deg is not None:
@@ -198,40 +218,38 @@ class Kind:
     causes: frozenset[str]
 
 
-def _quiet(fleet: Fleet) -> np.ndarray:
-    return np.zeros((0, len(fleet.clusters)))
-
-
 def _one_device(fleet: Fleet, minute: int, random: np.random.Generator) -> Incident:
     column = int(random.integers(len(fleet.clusters)))
     failures = Failures(1, column, _rack(fleet, column, random), minute, minute + 1, repeats=10_000)
-    return Incident(first_minute=minute, rise=_quiet(fleet), failures=(failures,))
+    return Incident(failures=(failures,))
 
 
 def _racks(racks: int, failures_each: int) -> Make:
     """Racks of different clusters whose hosts fail within the same minutes."""
 
     def make(fleet: Fleet, minute: int, random: np.random.Generator) -> Incident:
-        columns = random.choice(len(fleet.clusters), racks, replace=False)
+        columns = random.choice(len(fleet.clusters), min(racks, len(fleet.clusters)), replace=False)
         failures = tuple(
             Failures(failures_each, int(column), _rack(fleet, int(column), random), minute, minute + RACK_MIN)
             for column in columns
         )
-        return Incident(first_minute=minute, rise=_quiet(fleet), failures=failures)
+        return Incident(failures=failures)
 
     return make
 
 
 def _region(fleet: Fleet, minute: int, random: np.random.Generator) -> Incident:
+    """A cluster that has neighbours, if any has, and all within reach of it."""
     up = zeniths(fleet.clusters)
-    cosines = up @ up[random.integers(len(up))]
-    inside = cosines > math.cos(REGION_KM / EARTH_RADIUS_KM)
-    return Incident(first_minute=minute, rise=np.tile(TENFOLD * inside, (30, 1)))
+    near = up @ up.T > math.cos(REGION_KM / EARTH_RADIUS_KM)
+    centres = np.flatnonzero(near.sum(axis=1) >= min(REGION_CLUSTERS, near.sum(axis=1).max()))
+    inside = near[random.choice(centres)]
+    return Incident(rises=(Rise(minute, np.tile(TENFOLD * inside, (REGION_MIN, 1))),))
 
 
 def _everywhere(times: float) -> Make:
     def make(fleet: Fleet, minute: int, random: np.random.Generator) -> Incident:
-        return Incident(first_minute=minute, rise=np.full((20, len(fleet.clusters)), times - 1))
+        return Incident(rises=(Rise(minute, np.full((FLEET_MIN, len(fleet.clusters)), times - 1.0)),))
 
     return make
 
@@ -239,52 +257,53 @@ def _everywhere(times: float) -> Make:
 def _cluster_backlog(fleet: Fleet, minute: int, random: np.random.Generator) -> Incident:
     column = int(random.integers(len(fleet.clusters)))
     backlog = Backlog((column,), minute - BACKLOG_CLUSTER_MIN, minute)
-    return Incident(first_minute=minute, rise=_quiet(fleet), backlog=backlog)
+    return Incident(backlogs=(backlog,))
 
 
 def _fleet_backlog(fleet: Fleet, minute: int, random: np.random.Generator) -> Incident:
     backlog = Backlog(tuple(range(len(fleet.clusters))), minute - BACKLOG_FLEET_MIN, minute)
-    return Incident(first_minute=minute, rise=_quiet(fleet), backlog=backlog)
+    return Incident(backlogs=(backlog,))
 
 
 def _cohort(fleet: Fleet, minute: int, random: np.random.Generator) -> Incident:
     """An announced roll-out to one cohort, all its hosts at once."""
-    cohort = str(random.choice(sorted(fleet.cohorts)))
-    rise = np.tile(TENFOLD * fleet.cohorts[cohort], (ROLLOUT_MIN, 1))
-    changes = _announced(f"rollout-{minute}", cohort, minute, minute + ROLLOUT_MIN)
-    return Incident(first_minute=minute, rise=rise, changes=changes, cohort=cohort)
+    return _announced(fleet, str(random.choice(sorted(fleet.cohorts))), minute)
 
 
 def _unannounced(fleet: Fleet, minute: int, random: np.random.Generator) -> Incident:
     """A fifth to three fifths of the clusters, by chance; nobody said so."""
     hit = random.random(len(fleet.clusters)) < random.uniform(0.2, 0.6)
-    return Incident(first_minute=minute, rise=np.tile(TENFOLD * hit, (ROLLOUT_MIN, 1)))
+    return Incident(rises=(Rise(minute, np.tile(TENFOLD * hit, (ROLLOUT_MIN, 1))),))
 
 
 def _staged(fleet: Fleet, minute: int, random: np.random.Generator) -> Incident:
     """An announced roll-out that goes from one cohort to the next."""
-    cohorts = [str(cohort) for cohort in random.permutation(sorted(fleet.cohorts))[:STAGES]]
-    stages = [TENFOLD * fleet.cohorts[cohort] for cohort in cohorts]
-    changes: tuple[Change, ...] = ()
-    for number, cohort in enumerate(cohorts):
-        begin = minute + number * ROLLOUT_MIN
-        changes += _announced(f"rollout-{minute}-{number + 1}", cohort, begin, begin + ROLLOUT_MIN)
-    return Incident(first_minute=minute, rise=np.repeat(stages, ROLLOUT_MIN, axis=0), changes=changes)
+    cohorts = random.permutation(sorted(fleet.cohorts))[:STAGES]
+    stages = [_announced(fleet, str(cohort), minute + n * ROLLOUT_MIN) for n, cohort in enumerate(cohorts)]
+    return Incident(
+        rises=tuple(rise for stage in stages for rise in stage.rises),
+        changes=tuple(change for stage in stages for change in stage.changes),
+    )
 
 
 def _staged_bands(fleet: Fleet, minute: int, random: np.random.Generator) -> Incident:
     """A roll-out that walks round the Earth by bands of longitude; nobody said so."""
     east_deg = (np.array([c.longitude_deg for c in fleet.clusters]) - random.uniform(0, 360)) % 360
     band = (east_deg * STAGES / 360).astype(int)
-    stages = [TENFOLD * (band == number) for number in range(STAGES)]
-    return Incident(first_minute=minute, rise=np.repeat(stages, ROLLOUT_MIN, axis=0))
+    waves = [np.tile(TENFOLD * (band == number), (ROLLOUT_MIN, 1)) for number in range(STAGES)]
+    return Incident(rises=(Rise(minute, np.concatenate(waves)),))
 
 
-def _announced(change_id: str, cohort: str, begin_minute: int, end_minute: int) -> tuple[Change, ...]:
-    opened, closed = (begin_minute - ANNOUNCED_MIN) * MINUTE_NS, end_minute * MINUTE_NS
-    return (
-        Change(time_ns=opened, id=change_id, action="open", cohort=cohort),
-        Change(time_ns=closed, id=change_id, action="close", cohort=cohort),
+def _announced(fleet: Fleet, cohort: str, minute: int) -> Incident:
+    """One stage: a change is open from a little before until the last host is done."""
+    change_id = f"{cohort}-{minute}"
+    opened_ns, closed_ns = (minute - ANNOUNCED_MIN) * MINUTE_NS, (minute + ROLLOUT_MIN) * MINUTE_NS
+    return Incident(
+        rises=(Rise(minute, np.tile(TENFOLD * fleet.share(cohort), (ROLLOUT_MIN, 1)), cohort),),
+        changes=(
+            Change(time_ns=opened_ns, id=change_id, action="open", cohort=cohort),
+            Change(time_ns=closed_ns, id=change_id, action="close", cohort=cohort),
+        ),
     )
 
 
@@ -296,28 +315,38 @@ LOCAL = frozenset({"part", "local"})
 SCATTERED = frozenset({"part", "incoherent"})
 ROLLOUT = frozenset({"rollout"})
 KINDS = {
-    "one device, 10,000 errors": Kind(_one_device, frozenset()),
-    "rack, 50 devices": Kind(_racks(1, 50), LOCAL),
-    "rack, 200 devices": Kind(_racks(1, 200), LOCAL),
-    "2 racks, 30 devices each": Kind(_racks(2, 30), SCATTERED),
-    "3 racks, 20 devices each": Kind(_racks(3, 20), SCATTERED),
-    "region x10": Kind(_region, frozenset({"region", "local"})),
-    "fleet x5": Kind(_everywhere(5), frozenset({"fleet"})),
-    "fleet x30": Kind(_everywhere(30), frozenset({"fleet"})),
-    "cluster's backlog at once": Kind(_cluster_backlog, frozenset({"local"})),
-    "fleet's backlog at once": Kind(_fleet_backlog, frozenset({"fleet"})),
-    "announced cohort x10": Kind(_cohort, ROLLOUT),
-    "some clusters x10": Kind(_unannounced, frozenset({"incoherent"})),
-    "staged, announced": Kind(_staged, ROLLOUT),
-    "staged by longitude": Kind(_staged_bands, ROLLOUT | {"region", "incoherent"}),
+    "device": Kind(_one_device, frozenset()),
+    "rack-50": Kind(_racks(1, 50), LOCAL),
+    "rack-200": Kind(_racks(1, 200), LOCAL),
+    "racks-2": Kind(_racks(2, 30), SCATTERED),
+    "racks-3": Kind(_racks(3, 20), SCATTERED),
+    "region": Kind(_region, frozenset({"region"})),
+    "fleet-5": Kind(_everywhere(5), frozenset({"fleet"})),
+    "fleet-30": Kind(_everywhere(30), frozenset({"fleet"})),
+    "cluster-backlog": Kind(_cluster_backlog, frozenset({"local"})),
+    "fleet-backlog": Kind(_fleet_backlog, frozenset({"fleet"})),
+    "cohort": Kind(_cohort, ROLLOUT),
+    "unannounced": Kind(_unannounced, frozenset({"incoherent"})),
+    "staged": Kind(_staged, ROLLOUT),
+    "staged-bands": Kind(_staged_bands, ROLLOUT | {"region", "incoherent"}),
 }
+NEED_COHORTS = ("cohort", "staged")
 
 
 def fleet_of(inventory: Inventory) -> Fleet:
     """The fleet of an inventory; its cohorts are the values of the label `cohort`."""
-    column = {name: index for index, name in enumerate(inventory.cluster_names)}
-    hosts = {cohort: np.zeros(len(column)) for cohort in sorted({h.labels.get("cohort", "") for h in inventory.hosts})}
+    cohorts: dict[str, dict[str, list[np.ndarray]]] = {}
+    first: Counter[str] = Counter()  # of each cluster's next target
     for host in inventory.hosts:
-        hosts[host.labels.get("cohort", "")][column[host.cluster]] += weight(host)
-    fleet = Fleet(inventory.clusters)
-    return Fleet(fleet.clusters, {cohort: number / fleet.hosts for cohort, number in hosts.items() if cohort})
+        indices = np.arange(first[host.cluster], first[host.cluster] + weight(host))
+        first[host.cluster] += weight(host)
+        if "cohort" in host.labels:
+            cohorts.setdefault(host.labels["cohort"], {}).setdefault(host.cluster, []).append(indices)
+    none = np.zeros(0, np.int64)
+    return Fleet(
+        inventory.clusters,
+        {
+            cohort: tuple(np.concatenate(members.get(name, [none])) for name in inventory.cluster_names)
+            for cohort, members in cohorts.items()
+        },
+    )

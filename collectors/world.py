@@ -134,15 +134,7 @@ class World:
         return day * weekend * month_end[:, None]
 
 
-def watching_changes(block: Block, told: np.ndarray) -> np.ndarray:
-    """The indices of the minutes in which a cluster's watching hosts differ from those that were told last."""
-    before = np.concatenate([told[None], block.watching[:-1]])
-    return np.flatnonzero((block.watching != before).any(axis=1))
-
-
 def _is_month_end(minutes: np.ndarray) -> np.ndarray:
     ahead = minutes // DAY_MIN + MONTH_END_DAYS
     month = ahead.astype("datetime64[D]").astype("datetime64[M]")
     return month != (minutes // DAY_MIN).astype("datetime64[D]").astype("datetime64[M]")
-
-
