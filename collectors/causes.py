@@ -31,6 +31,8 @@ class Place:
     """The mean direction of a celestial cause in the frame that turns with the Earth."""
 
     direction: np.ndarray
+    sky: np.ndarray  # [768] probability of each of directions(768)
+    area50_deg2: float
     area90_deg2: float
     amplitude: float  # the mean of its posterior's logarithm
 
@@ -87,10 +89,15 @@ class Causes:
         amplitude = float(np.exp(weights.sum(axis=1) @ np.log(AMPLITUDES) / weights.sum()))
         sky = weights.sum(axis=0).reshape(len(EXPONENTS), -1).sum(axis=0)
         sky = self._smoothing @ (sky / sky.sum())
-        heaviest = np.sort(sky)[::-1].cumsum()
-        pixels = int(np.searchsorted(heaviest, 0.9 * heaviest[-1])) + 1
+        sky /= sky.sum()
         mean = sky @ self._directions  # errs less, and seldomer by far, than the heaviest pixel does
-        return Place(mean / np.linalg.norm(mean), pixels * SPHERE_DEG2 / DIRECTIONS, amplitude)
+        return Place(mean / np.linalg.norm(mean), sky, _area_deg2(sky, 0.5), _area_deg2(sky, 0.9), amplitude)
+
+
+def _area_deg2(sky: np.ndarray, probability: float) -> float:
+    """Of the fewest pixels that hold so much of the map."""
+    heaviest = np.sort(sky)[::-1].cumsum()
+    return float((np.searchsorted(heaviest, probability) + 1) * SPHERE_DEG2 / DIRECTIONS)
 
 
 def _log_mean_exp(values: np.ndarray) -> float:

@@ -9,14 +9,16 @@ score the windows that end in new or changed minutes -> join crossings to episod
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
+from agent.report import Change
 from collectors.baseline import GUARD_H, HOUR_MIN, WARM_UP_H, Baseline
 from collectors.causes import Causes
+from collectors.factors import Factor, Population, Victims, find_factors
 from collectors.false_alarms import Tail, fit, slide_maxima
 from collectors.inventory import Cluster
 from collectors.lifecycle import Crossing, Episode, episodes, overlap
@@ -46,6 +48,7 @@ class ClusterShare:
     cluster: str
     observed: int
     expected: float
+    overdispersion: float = 1.0  # the variance of such counts over their mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +73,15 @@ class Revision:
     ra_deg: float
     dec_deg: float
     area90_deg2: float
+    area50_deg2: float = 0.0
     ground_latitude_deg: float  # where the source stood in the zenith at the best window's mid time
     ground_longitude_deg: float  # -180 to 180
-    factors: tuple[str, ...] = ()
+    antipode_latitude_deg: float = 0.0
+    antipode_longitude_deg: float = 0.0
+    streams: Mapping[str, int] = field(default_factory=dict)  # novel faults in the best window, shown streams too
+    factors: tuple[Factor, ...] = ()  # what the victims share
+    change_ids: tuple[str, ...] = ()  # roll-outs that were open
+    calibration_id: str = ""  # of the time slides that the false-alarm rate rests on
     clusters: tuple[ClusterShare, ...]
 
     def document(self) -> dict[str, Any]:
@@ -92,14 +101,17 @@ class Revision:
             "amplitude": self.amplitude,
             "ra_deg": self.ra_deg,
             "dec_deg": self.dec_deg,
+            "area50_deg2": self.area50_deg2,
             "area90_deg2": self.area90_deg2,
             "ground_latitude_deg": self.ground_latitude_deg,
             "ground_longitude_deg": self.ground_longitude_deg,
-            "factors": list(self.factors),
-            "clusters": [
-                {"cluster": share.cluster, "observed": share.observed, "expected": share.expected}
-                for share in self.clusters
-            ],
+            "antipode_latitude_deg": self.antipode_latitude_deg,
+            "antipode_longitude_deg": self.antipode_longitude_deg,
+            "streams": dict(self.streams),
+            "factors": [factor.document() for factor in self.factors],
+            "change_ids": list(self.change_ids),
+            "calibration_id": self.calibration_id,
+            "clusters": [asdict(share) for share in self.clusters],
         }
 
     @classmethod
@@ -108,7 +120,8 @@ class Revision:
         taken = dict(document)
         taken["t_start_ns"] = _time_ns(taken.pop("t_start"))
         taken["t_end_ns"] = _time_ns(taken.pop("t_end"))
-        taken["factors"] = tuple(taken["factors"])
+        taken["factors"] = tuple(Factor.from_document(factor) for factor in taken["factors"])
+        taken["change_ids"] = tuple(taken.get("change_ids", ()))
         taken["clusters"] = tuple(ClusterShare(**share) for share in taken["clusters"])
         return cls(**taken)
 
@@ -142,6 +155,9 @@ class Correlator:
         seed: int = 0,
     ) -> None:
         self.minutes = Minutes(clusters)
+        self.victims = Victims()
+        self.population = Population(self.minutes.cluster_names)
+        self._changes: dict[tuple[str, str], Change] = {}
         self._rate = false_alarms_per_year
         self._history_min = history_days * DAY_MIN
         self._gap_min = burst_end_after_min
@@ -167,6 +183,10 @@ class Correlator:
         for revision in revisions:
             self._bursts[revision.burst_id] = revision
         self._scanned_until = scanned_until_minute
+
+    def take_change(self, change: Change) -> None:
+        """A roll-out begins or ends; told twice, or in any order, it is the same."""
+        self._changes[change.id, change.action] = change
 
     def step(self, now_ns: int) -> list[Revision]:
         """Scans every minute, the current one included, that is new or changed; the revisions that follow from it."""
@@ -423,17 +443,46 @@ class Correlator:
             area90_deg2=verdict.place.area90_deg2,
             ground_latitude_deg=latitude_deg,
             ground_longitude_deg=(longitude_deg + 180) % 360 - 180,
+            antipode_latitude_deg=-latitude_deg,
+            antipode_longitude_deg=longitude_deg % 360 - 180,
+            area50_deg2=verdict.place.area50_deg2,
+            streams=self._streams(best),
+            factors=find_factors(self.victims.between(best.first_minute, best.minute + 1), self.population),
+            change_ids=self._open_changes(best),
             clusters=self._shares(rows, window),
         )
 
+    def _streams(self, best: Crossing) -> dict[str, int]:
+        begin, end = best.first_minute, best.minute + 1
+        window = WINDOWS_MIN.index(best.window_min)
+        numbers = {s: int(self.minutes.counts(s, begin, end)[window].sum()) for s in self.minutes.streams}
+        return {stream: number for stream, number in numbers.items() if number}
+
+    def _open_changes(self, best: Crossing) -> tuple[str, ...]:
+        """The roll-outs that were open in some minute of the window."""
+        begin_ns, end_ns = best.first_minute * MINUTE_NS, (best.minute + 1) * MINUTE_NS
+        opened = {c.id for c in self._changes.values() if c.action == "open" and c.time_ns < end_ns}
+        closed = {c.id for c in self._changes.values() if c.action == "close" and c.time_ns < begin_ns}
+        return tuple(sorted(opened - closed))
+
     def _shares(self, rows: Rows, window: int) -> tuple[ClusterShare, ...]:
         """Of the clusters that watched."""
-        observed, expected = rows.observed[window, 0], rows.expected[window, 0]
+        observed, expected, overdispersion = rows.row(window, 0)
         return tuple(
-            ClusterShare(name, int(observed[column]), float(expected[column]))
+            ClusterShare(name, int(observed[column]), float(expected[column]), float(overdispersion[column]))
             for column, name in enumerate(self.minutes.cluster_names)
             if expected[column] > 0
         )
+
+
+def sky_map(revision: Revision, clusters: Sequence[Cluster]) -> np.ndarray:
+    """The probability [768] of each of `directions(768)`, in the frame that turns with the Earth, were it celestial."""
+    shares = {share.cluster: share for share in revision.clusters}
+    rows = [shares.get(cluster.name, ClusterShare(cluster.name, 0, 0.0)) for cluster in clusters]
+    observed, expected, overdispersion = (
+        np.array([getattr(share, name) for share in rows]) for name in ("observed", "expected", "overdispersion")
+    )
+    return Causes(clusters).judge(observed, expected, overdispersion).place.sky
 
 
 def _says_the_same(a: Revision, b: Revision) -> bool:

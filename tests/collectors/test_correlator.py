@@ -320,7 +320,7 @@ def test_the_document_has_the_keys_of_the_contract_and_comes_back(burst_revision
     )
     assert set(contract.split()) <= set(document)
     assert document["t_start"].endswith("Z") and document["factors"] == []
-    assert set(document["clusters"][0]) == {"cluster", "observed", "expected"}
+    assert set(document["clusters"][0]) == {"cluster", "observed", "expected", "overdispersion"}
     assert Revision.from_document(document) == revision
 
 
