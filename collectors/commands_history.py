@@ -89,7 +89,9 @@ PATH = click.Path(path_type=Path)
 @click.option("--burst-cluster", help="Or: the only cluster that rises; 'all' for the whole fleet.")
 @click.option("--burst-amplitude", type=click.FloatRange(0, 1e6), default=32.0, show_default=True)
 @click.option("--burst-minutes", type=click.IntRange(1, 1440), default=10, show_default=True)
-@click.option("--incident", "happenings", type=Happening(), multiple=True, help=f"One of {', '.join(KINDS)}; repeatable.")
+@click.option(
+    "--incident", "happenings", type=Happening(), multiple=True, help=f"Of one kind: {', '.join(KINDS)}; repeatable."
+)
 @click.option("--restless", is_flag=True, help="With weekends, drifts, month-end load, reboots and upgrades.")
 @click.option(
     "--gamma-shape",

@@ -101,23 +101,20 @@ class Incident:
     @property
     def end_minute(self) -> int:
         """When the last of it has happened."""
-        return max(part.end_minute for part in (*self.rises, *self.failures, *self.backlogs))
+        ends = [rise.end_minute for rise in self.rises] + [failures.end_minute for failures in self.failures]
+        return max(ends + [backlog.end_minute for backlog in self.backlogs])
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Novel faults [faults]: when each is said to have happened, in which cluster, on its which host."""
+    """Novel faults [faults]: when each is said to have happened, in which cluster, on its which host, and how many
+    errors follow from the same device. The first `ordinary` of them would have come without any incident."""
 
     minute: np.ndarray
     column: np.ndarray
     host: np.ndarray
     repeats: np.ndarray
-
-    def counts(self, first_minute: int, minutes: int, clusters: int) -> np.ndarray:
-        """How many [minutes, clusters]; all must lie in the range."""
-        counts = np.zeros((minutes, clusters), np.int64)
-        np.add.at(counts, (self.minute - first_minute, self.column), 1)
-        return counts
+    ordinary: int
 
 
 def draw(fleet: Fleet, block: Block, incidents: Sequence[Incident], random: np.random.Generator) -> Drawn:
@@ -131,7 +128,7 @@ def draw(fleet: Fleet, block: Block, incidents: Sequence[Incident], random: np.r
     for backlog in (backlog for incident in incidents for backlog in incident.backlogs):
         late = np.isin(column, backlog.columns) & (backlog.begin_minute <= minute) & (minute < backlog.booked_minute)
         minute = np.where(late, backlog.booked_minute, minute)
-    return Drawn(minute, column, host, repeats)
+    return Drawn(minute, column, host, repeats, ordinary=len(parts[0][0]))
 
 
 Part = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
