@@ -21,7 +21,8 @@ DAYS_PER_YEAR = 365.25
 
 @dataclass(frozen=True, slots=True)
 class QuietRun:
-    """`alarms` holds the least rate per year that each burst claimed and its label; `*_days` the live time."""
+    """`alarms` holds each burst's label and the lowest configured rate at which it would have been raised; `*_days` the
+    live time."""
 
     alarms: tuple[tuple[float, str], ...]
     young_days: float  # with so little history the correlator asks for a third of the rate
@@ -32,8 +33,8 @@ class QuietRun:
         return nominal_per_year * (self.old_days + UNTRUSTED_SHARE * self.young_days) / DAYS_PER_YEAR
 
     def found(self, nominal_per_year: float) -> int:
-        """How many claimed to be no more frequent."""
-        return sum(far <= nominal_per_year for far, _ in self.alarms)
+        """How many there would have been at this rate."""
+        return sum(rate <= nominal_per_year for rate, _ in self.alarms)
 
 
 def quiet_run(hosts: int, seed: int, days: int) -> QuietRun:
@@ -47,7 +48,9 @@ def quiet_run(hosts: int, seed: int, days: int) -> QuietRun:
         block = world.advance(STEP_MIN)
         feed_counts(correlator.minutes, block, world.random.poisson(block.expected))
         for revision in correlator.step(world.minute * MINUTE_NS - 1):
-            least[revision.burst_id] = min(revision.far_per_year, least.get(revision.burst_id, revision.far_per_year))
+            share = 1.0 if revision.extrapolated_from_days is None else UNTRUSTED_SHARE
+            rate = revision.far_per_year / share
+            least[revision.burst_id] = min(rate, least.get(revision.burst_id, rate))
             labels[revision.burst_id] = revision.label
     young = max(min(days, TRUSTED_DAYS) - LEARNING_DAYS, 0)
     old = max(days - TRUSTED_DAYS, 0)
