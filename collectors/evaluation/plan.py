@@ -22,7 +22,7 @@ EPOCH_MIN = 27 * 60  # a correlator lives on for so long between the lots of its
 MIXED = {"cohort": 2.5, "unannounced": 2.5, "staged": 2.5, "staged-bands": 2.5} | {
     kind: 1.5 for kind in KINDS if kind.startswith("rack")
 }  # the commoner incidents are tried more often, by this factor
-ROBUSTNESS = ({}, {"silent": 0.25}, {"skew_min": 3}, {"backlog_min": 30})
+ROBUSTNESS: tuple[dict[str, float], ...] = ({}, {"silent": 0.25}, {"skew_min": 3}, {"backlog_min": 30})
 PROMPT = (0.5, 0.25)
 
 
@@ -177,7 +177,7 @@ def _base(plan: Plan) -> Iterator[Trial]:
 def _power(plan: Plan, hosts: int) -> Iterator[Trial]:
     if hosts == HOSTS:
         yield from _base(plan)
-        if "power" and plan.other_hosts:
+        if plan.other_hosts:
             for prompt in PROMPT:
                 yield from _bursts(plan.robustness_trials, plan.amplitudes, prompt=prompt)
     for window_min in plan.windows_min:
