@@ -80,7 +80,7 @@ class World:
         self._upgrade_from = np.full(number, -UPGRADE_MIN, np.int64)
 
     def advance(self, minutes: int) -> Block:
-        """The next block; only the last may end within a slice."""
+        """The next block; only the last may end within a slice of ten minutes."""
         slices = -(-minutes // SLICE_MIN)
         number = len(self.clusters)
         factor, away = np.empty((slices, number)), np.empty((slices, number))

@@ -12,12 +12,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from agent.report import MemoryFault
-from collectors.baseline import HOUR_MIN, Baseline
+from collectors.baseline import Baseline
 from collectors.correlator import Correlator
 from collectors.evaluation.fleets import NOVEL_PER_HOST_HOUR, racks, settle
 from collectors.incidents import Fleet
-from collectors.minutes import MINUTE_NS, WINDOWS_MIN, Minutes
+from collectors.minutes import HOUR_MIN, MINUTE_NS, WINDOWS_MIN, Events, Minutes
 from collectors.peers import Peers, window_sums
 from collectors.world import DAY_MIN, RESTLESS, Block, World
 
@@ -29,52 +28,34 @@ STREAM = "dram"
 T = TypeVar("T")
 
 
-def feed(minutes: Minutes, minute: np.ndarray, column: np.ndarray, time_error_s: float = 5.0) -> None:
-    """Counts one novel fault for each pair of minute and column."""
-    names = minutes.cluster_names
-    for when, where in zip(minute.tolist(), column.tolist(), strict=True):
-        minutes.observe(
-            MemoryFault(
-                time_ns=when * MINUTE_NS,
-                time_error_s=time_error_s,
-                cluster=names[where],
-                host="",
-                device="",
-                stream=STREAM,
-                severity="corrected",
-                count=1,
-                novel=True,
-            )
-        )
-
-
-def feed_counts(minutes: Minutes, block: Block, counts: np.ndarray) -> None:
-    """Counts what a block of quiet minutes brought."""
+def feed(minutes: Minutes, block: Block, counts: np.ndarray) -> None:
+    """Tells what a block of minutes brought; every fault was reported promptly."""
     minutes.set_watching(STREAM, block.first_minute, block.watching)
     minute, column = np.nonzero(counts)
-    number = counts[minute, column]
-    feed(minutes, np.repeat(minute, number) + block.first_minute, np.repeat(column, number))
+    minutes.add_counts(STREAM, minute + block.first_minute, column, counts[minute, column])
 
 
 class Expectation:
     """What the peers expect: the same baseline as the correlator's, learned beside it."""
 
     def __init__(self, clusters: int, first_minute: int) -> None:
-        self._baseline = Baseline(clusters)
-        self._first_hour = first_minute // HOUR_MIN
+        self._baseline = Baseline(clusters, first_minute // HOUR_MIN)
 
     def learn(self, block: Block, counts: np.ndarray) -> None:
         """Whole hours; a prompt fault counts in every window."""
-        for hour in range(len(counts) // HOUR_MIN):
-            at = slice(hour * HOUR_MIN, (hour + 1) * HOUR_MIN)
-            self._baseline.fold(np.repeat(counts[None, at], len(WINDOWS_MIN), axis=0), block.watching[at])
+        for begin in range(0, len(counts), HOUR_MIN):
+            minute, column = np.nonzero(counts[begin : begin + HOUR_MIN])
+            number = counts[begin + minute, column]
+            minute, column = np.repeat(minute, number), np.repeat(column, number)
+            events = Events(block.first_minute + begin + minute, np.zeros_like(minute), column)
+            self._baseline.fold(events, block.watching[begin : begin + HOUR_MIN])
 
     def means(self, window: int, block: Block) -> np.ndarray:
         """Expected counts of the windows that end with each minute of the block that has a longest one behind it."""
         minutes = np.arange(block.first_minute, block.first_minute + len(block.watching))
-        levels = [self._baseline.in_force(int(minute) // HOUR_MIN - self._first_hour) for minute in minutes[::HOUR_MIN]]
-        rate = np.repeat([level.rate[window] for level in levels], HOUR_MIN, axis=0)[: len(minutes)]
-        return window_sums(block.watching * rate, WINDOWS_MIN[window])
+        hours = np.unique(minutes // HOUR_MIN, return_inverse=True)
+        rates = np.stack([self._baseline.in_force(int(hour)).rate[window] for hour in hours[0]])
+        return window_sums(block.watching * rates[hours[1]], WINDOWS_MIN[window])
 
 
 class Learned:
@@ -114,7 +95,7 @@ class Learned:
     def _live(self, minutes: int, judge_peers: bool) -> None:
         block = self.world.advance(minutes)
         counts = self.world.random.poisson(block.expected)
-        feed_counts(self.correlator.minutes, block, counts)
+        feed(self.correlator.minutes, block, counts)
         if self.peers is None:
             return
         self.expectation.learn(block, counts)  # first, since it is asked for hours up to the newest

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from collectors.correlator import LEARNING_DAYS, TRUSTED_DAYS, UNTRUSTED_SHARE, Correlator
 from collectors.evaluation.fleets import NOVEL_PER_HOST_HOUR, fleet
-from collectors.evaluation.learned import FIRST_MINUTE, feed_counts
+from collectors.evaluation.learned import FIRST_MINUTE, feed
 from collectors.minutes import MINUTE_NS
 from collectors.world import DAY_MIN, RESTLESS, World
 
@@ -46,7 +46,7 @@ def quiet_run(hosts: int, seed: int, days: int) -> QuietRun:
     labels: dict[str, str] = {}
     for _ in range(days * DAY_MIN // STEP_MIN):
         block = world.advance(STEP_MIN)
-        feed_counts(correlator.minutes, block, world.random.poisson(block.expected))
+        feed(correlator.minutes, block, world.random.poisson(block.expected))
         for revision in correlator.step(world.minute * MINUTE_NS - 1):
             share = 1.0 if revision.extrapolated_from_days is None else UNTRUSTED_SHARE
             rate = revision.far_per_year / share

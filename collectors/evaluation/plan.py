@@ -5,7 +5,7 @@ All seeds follow from the plan, so a part that is evaluated alone gives the same
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,8 +22,8 @@ EPOCH_MIN = 27 * 60  # a correlator lives on for so long between the lots of its
 MIXED = {"cohort": 2.5, "unannounced": 2.5, "staged": 2.5, "staged-bands": 2.5} | {
     kind: 1.5 for kind in KINDS if kind.startswith("rack")
 }  # the commoner incidents are tried more often, by this factor
-ROBUSTNESS: tuple[dict[str, float], ...] = ({}, {"silent": 0.25}, {"skew_min": 3}, {"backlog_min": 30})
-PROMPT = (0.5, 0.25)
+PLAIN = Trial(kind=BURST, hosts=HOSTS, seed=0)
+ROBUSTNESS = (PLAIN, replace(PLAIN, silent=0.25), replace(PLAIN, skew_min=3), replace(PLAIN, backlog_min=30))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,7 @@ class Plan:
     amplitudes: tuple[float, ...]
     windows_min: tuple[int, ...]
     responses: tuple[int, ...]
+    prompt: tuple[float, ...]  # shares of a burst that are reported promptly, besides all of it
     other_hosts: tuple[int, ...]  # fleets of other sizes, for power alone
     trials: int  # of each kind of burst
     base_trials: int  # of the burst of 10 min and response 1 in the fleet of HOSTS
@@ -55,6 +56,7 @@ QUICK = Plan(
     amplitudes=(8.0, 16.0, 32.0),
     windows_min=(10,),
     responses=(1,),
+    prompt=(),
     other_hosts=(),
     trials=60,
     base_trials=60,
@@ -71,6 +73,7 @@ FULL = Plan(
     amplitudes=(4.0, 8.0, 16.0, 32.0),
     windows_min=(3, 10, 60),
     responses=(0, 1, 2, 3, 4),
+    prompt=(0.5, 0.25),
     other_hosts=(50_000, 4_000_000),
     trials=60,
     base_trials=240,
@@ -159,38 +162,34 @@ def _trials(plan: Plan, parts: Sequence[str], hosts: int) -> list[Trial]:
         wanted |= dict.fromkeys(_power(plan, hosts))
     if hosts == HOSTS:
         if "peers" in parts:
-            wanted |= dict.fromkeys(_base(plan))
+            wanted |= dict.fromkeys(_bursts(plan, PLAIN, plan.base_trials))
         if "confounders" in parts:
             wanted |= dict.fromkeys(_confounders(plan))
         if "delay" in parts:
-            wanted |= dict.fromkeys(_bursts(plan.robustness_trials, plan.amplitudes, each_minute=True))
+            wanted |= dict.fromkeys(_bursts(plan, replace(PLAIN, each_minute=True), plan.robustness_trials))
         if "robustness" in parts:
             for harder in ROBUSTNESS:
-                wanted |= dict.fromkeys(_bursts(plan.robustness_trials, plan.amplitudes, **harder))
+                wanted |= dict.fromkeys(_bursts(plan, harder, plan.robustness_trials))
     return list(wanted)
-
-
-def _base(plan: Plan) -> Iterator[Trial]:
-    yield from _bursts(plan.base_trials, plan.amplitudes)
 
 
 def _power(plan: Plan, hosts: int) -> Iterator[Trial]:
     if hosts == HOSTS:
-        yield from _base(plan)
-        if plan.other_hosts:
-            for prompt in PROMPT:
-                yield from _bursts(plan.robustness_trials, plan.amplitudes, prompt=prompt)
+        yield from _bursts(plan, PLAIN, plan.base_trials)
+        for prompt in plan.prompt:
+            yield from _bursts(plan, replace(PLAIN, prompt=prompt), plan.robustness_trials)
     for window_min in plan.windows_min:
         for response in plan.responses:
-            amplitudes = plan.amplitudes + (EXTRA_AMPLITUDES.get(hosts, ()) if response == 1 else ())
-            yield from _bursts(plan.trials, amplitudes, hosts=hosts, window_min=window_min, response=response)
+            burst = replace(PLAIN, hosts=hosts, window_min=window_min, response=response)
+            yield from _bursts(plan, burst, plan.trials)
 
 
-def _bursts(trials: int, amplitudes: Sequence[float], hosts: int = HOSTS, **other: object) -> Iterator[Trial]:
+def _bursts(plan: Plan, burst: Trial, trials: int) -> Iterator[Trial]:
     """The same directions and times for every amplitude."""
-    for amplitude in amplitudes:
+    extra = EXTRA_AMPLITUDES.get(burst.hosts, ()) if burst.response == 1 else ()
+    for amplitude in (*plan.amplitudes, *extra):
         for seed in range(trials):
-            yield Trial(kind=BURST, hosts=hosts, seed=seed, amplitude=amplitude, **other)  # type: ignore[arg-type]
+            yield replace(burst, amplitude=amplitude, seed=seed)
 
 
 def _confounders(plan: Plan) -> Iterator[Trial]:

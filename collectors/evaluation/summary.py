@@ -14,7 +14,7 @@ import numpy as np
 from collectors.evaluation.null import NOMINAL_PER_YEAR, QuietRun
 from collectors.evaluation.shared_factors import FactorCounts
 from collectors.evaluation.trials import BURST, Outcome, Trial
-from collectors.false_alarms import fit
+from collectors.false_alarms import fit, summary
 from collectors.incidents import KINDS
 
 Row = dict[str, Any]
@@ -114,7 +114,7 @@ def excess_for_power(excess: Sequence[int], found: Sequence[bool]) -> tuple[floa
 
 def peer_rows(names: Sequence[str], quiet: np.ndarray, rate_per_year: float, outcomes: Iterable[Outcome]) -> list[Row]:
     """Every peer's power beside ours, at the threshold that its own quiet hours [peers, hours] give for the rate."""
-    thresholds = [fit(hours).statistic_nats(rate_per_year) for hours in quiet]
+    thresholds = [fit([summary(hours)]).statistic_nats(rate_per_year) for hours in quiet]
     rows = []
     for (hosts, amplitude), members in sorted(grouped(outcomes, lambda t: (t.hosts, t.amplitude)).items()):
         common = {"hosts": hosts, "amplitude": amplitude, "trials": len(members)}

@@ -15,7 +15,7 @@ import numpy as np
 from agent.report import Change
 from collectors.correlator import Revision, sky_map
 from collectors.evaluation.fleets import Rack
-from collectors.evaluation.learned import STREAM, Learned, feed, in_a_copy
+from collectors.evaluation.learned import STREAM, Learned, in_a_copy
 from collectors.factors import Victim
 from collectors.incidents import BACKLOG_CLUSTER_MIN, KINDS, RACK_HOSTS, Burst, Incident, draw
 from collectors.minutes import MINUTE_NS, WINDOWS_MIN, minute_of
@@ -26,9 +26,9 @@ INCIDENT_BEFORE_MIN = BACKLOG_CLUSTER_MIN + 5
 SPREAD_MIN = 30
 AFTER_MIN = 5  # a burst's trial ends so long after the burst
 FOLLOWED_MIN = 20  # and an incident is followed for so long
-LATE_FAULT_S = 12 * 3600.0  # what isn't reported promptly is found by a patrol scrub of so many hours
 BURST = "burst"
 
+Told = tuple[np.ndarray, np.ndarray]
 Final = dict[tuple[int, int], str]  # span and label of every burst that stands in the end
 
 
@@ -92,10 +92,8 @@ class _Stage:
 
     def outcome(self) -> Outcome:
         """Runs the trial; this object is spent afterwards."""
-        prompt, late = self._told()
-        minutes = self.learned.correlator.minutes
-        minutes.set_watching(STREAM, self.begin, self.block.watching)
-        feed(minutes, *late, LATE_FAULT_S)
+        prompt = self._told_promptly()
+        self.learned.correlator.minutes.set_watching(STREAM, self.begin, self.block.watching)
         backlogged = in_a_copy(lambda: self._final_if_late(prompt)) if self.trial.backlog_min else None
         revisions = list(self._stepwise(prompt) if self.trial.each_minute else self._at_once(prompt))
         outcome = self._judge(revisions)
@@ -128,23 +126,26 @@ class _Stage:
         self.block.watching[:, silent] = 0
         self.block.expected[:, silent] = 0.0
 
-    def _told(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """Minutes and columns of the faults that are told promptly, and of those that are told late."""
+    def _told_promptly(self) -> Told:
+        """Minutes and columns of the faults that are told promptly.
+
+        The others have too vague a time to be scanned (a patrol scrub takes many hours), so the scan never meets them.
+        """
         drawn, trial = self.drawn, self.trial
         extra = np.arange(len(drawn.minute)) >= drawn.ordinary
         late = extra & (self.random.random(len(extra)) >= trial.prompt)
         self.excess -= int(late.sum())
         skew = self.random.integers(-trial.skew_min, trial.skew_min + 1, len(self.learned.fleet.clusters))
         minute = np.clip(drawn.minute + skew[drawn.column], self.begin, self.begin + len(self.block.watching) - 1)
-        return (minute[~late], drawn.column[~late]), (minute[late], drawn.column[late])
+        return minute[~late], drawn.column[~late]
 
     # --- how the correlator hears of it
 
-    def _at_once(self, prompt: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[int, Revision]]:
-        feed(self.learned.correlator.minutes, *prompt)
+    def _at_once(self, prompt: Told) -> Iterator[tuple[int, Revision]]:
+        self._tell(*prompt)
         yield from self._step(self.begin + len(self.block.watching) - 1)
 
-    def _stepwise(self, prompt: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[int, Revision]]:
+    def _stepwise(self, prompt: Told) -> Iterator[tuple[int, Revision]]:
         """Once for all that came before, then minute by minute."""
         correlator, (minute, column) = self.learned.correlator, prompt
         self._tell_victims()
@@ -152,17 +153,20 @@ class _Stage:
             if minute_of(change.time_ns) < self.start:
                 correlator.take_change(change)
         before = minute < self.start
-        feed(correlator.minutes, minute[before], column[before])
+        self._tell(minute[before], column[before])
         self._step(self.start - 1)
         last, alerted = self.begin + len(self.block.watching) - 1, False
         for now in range(self.start, last + 1):
             for change in self._changes_at(now):
                 correlator.take_change(change)
-            feed(correlator.minutes, minute[minute == now], column[minute == now])
+            self._tell(minute[minute == now], column[minute == now])
             if not alerted or now == last:
                 told = self._step(now)
                 alerted = alerted or any(self._is_ours(revision) for _, revision in told)
                 yield from told
+
+    def _tell(self, minute: np.ndarray, column: np.ndarray) -> None:
+        self.learned.correlator.minutes.add_counts(STREAM, minute, column, np.ones_like(minute))
 
     def _step(self, minute: int) -> list[tuple[int, Revision]]:
         """The revisions told at the end of this minute."""
@@ -179,14 +183,14 @@ class _Stage:
             rack = self.learned.racks[column][host // RACK_HOSTS]
             self.learned.correlator.victims.add(victim(rack, minute, host, number))
 
-    def _final_if_late(self, prompt: tuple[np.ndarray, np.ndarray]) -> Final:
+    def _final_if_late(self, prompt: Told) -> Final:
         """The same trial, but nothing is heard for a while, and then all of it at once."""
         minute, column = prompt
         last = self.begin + len(self.block.watching) - 1
         known = minute <= last - self.trial.backlog_min
-        feed(self.learned.correlator.minutes, minute[known], column[known])
+        self._tell(minute[known], column[known])
         told = self._step(last)
-        feed(self.learned.correlator.minutes, minute[~known], column[~known])
+        self._tell(minute[~known], column[~known])
         told += self._step(last)
         return _final(revision for _, revision in told)
 
@@ -221,7 +225,7 @@ class _Stage:
         covered = in_region(sky, truth, 0.9)
         return replace(outcome, error_deg=separation_deg(told, self.source), covered=covered)
 
-    def _peers(self, prompt: tuple[np.ndarray, np.ndarray]) -> tuple[float, ...]:
+    def _peers(self, prompt: Told) -> tuple[float, ...]:
         """The peers' largest statistics while the incident goes on."""
         counts = np.zeros(self.block.watching.shape)
         np.add.at(counts, (prompt[0] - self.begin, prompt[1]), 1)
