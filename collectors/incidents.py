@@ -19,7 +19,7 @@ from agent.report import Change
 from collectors.inventory import Cluster, Inventory, weight
 from collectors.minutes import MINUTE_NS, minute_of
 from collectors.scan import responses
-from collectors.sky import ground_direction, unit_vectors, zeniths
+from collectors.sky import ground_direction, rigidities_gv, unit_vectors, zeniths
 from collectors.world import Block
 
 RACK_HOSTS = 40
@@ -31,6 +31,7 @@ TENFOLD = 9.0  # the amplitude of a rise to ten times the rate
 ANNOUNCED_MIN = 10  # a roll-out is opened so long before its first host
 ROLLOUT_MIN = 30
 REGION_MIN, FLEET_MIN = 30, 20
+GROUND_LEVEL_MIN, GROUND_LEVEL_GV, GROUND_LEVEL_AMPLITUDE = 30, 2.0, 64.0
 STAGES = 3
 BACKLOG_CLUSTER_MIN, BACKLOG_FLEET_MIN = 180, 60
 
@@ -251,6 +252,12 @@ def _everywhere(times: float) -> Make:
     return make
 
 
+def _low_cutoff(fleet: Fleet, minute: int, random: np.random.Generator) -> Incident:
+    """What a ground-level enhancement does: the lower a place's cutoff rigidity, the more comes down."""
+    shares = GROUND_LEVEL_AMPLITUDE * np.exp(-rigidities_gv(fleet.clusters) / GROUND_LEVEL_GV)
+    return Incident(rises=(Rise(minute, np.tile(shares, (GROUND_LEVEL_MIN, 1))),))
+
+
 def _cluster_backlog(fleet: Fleet, minute: int, random: np.random.Generator) -> Incident:
     column = int(random.integers(len(fleet.clusters)))
     backlog = Backlog((column,), minute - BACKLOG_CLUSTER_MIN, minute)
@@ -326,6 +333,7 @@ KINDS = {
     "unannounced": Kind(_unannounced, frozenset({"incoherent"})),
     "staged": Kind(_staged, ROLLOUT),
     "staged-bands": Kind(_staged_bands, ROLLOUT | {"region", "incoherent"}),
+    "low-cutoff": Kind(_low_cutoff, frozenset({"low-cutoff"})),
 }
 NEED_COHORTS = ("cohort", "staged")
 

@@ -10,15 +10,16 @@ import numpy as np
 
 from collectors.correlator import BLOCK_H, LEARNING_DAYS, Correlator
 from collectors.evaluation.fleets import NOVEL_PER_HOST_HOUR
-from collectors.evaluation.learned import FIRST_MINUTE, SETTLED_MIN, feed
+from collectors.evaluation.learned import FIRST_MINUTE, SETTLED_MIN, STREAM, feed
 from collectors.false_alarms import SLIDES, summary
 from collectors.inventory import Cluster
 from collectors.minutes import HOUR_MIN, MINUTE_NS
 from collectors.sky import angles_deg, directions
-from collectors.world import CALM, DAY_MIN, World
+from collectors.world import CALM, DAY_MIN, Block, World
 
 CLUSTERS = (40, 400, 4000)
 HOSTS_PER_CLUSTER = 1000
+LIVED_DAYS = 2  # enough to be warm
 STEPS = 30
 
 
@@ -31,23 +32,24 @@ def step_ms(clusters: int, clock: Callable[[], float]) -> float:
     world = World(places, NOVEL_PER_HOST_HOUR, CALM, FIRST_MINUTE, seed=1)
     correlator = Correlator(places)
     correlator.restore([], None, _made_up_calibration(correlator))
-    for _ in range(LEARNING_DAYS):
-        _live(correlator, world, DAY_MIN)
-    _live(correlator, world, SETTLED_MIN)
+    # the history is as long as learning takes, though only its last days are lived through
+    correlator.minutes.set_watching(STREAM, FIRST_MINUTE, np.ones((HOUR_MIN, clusters), np.int64))
+    world.minute += (LEARNING_DAYS - LIVED_DAYS) * DAY_MIN
+    for minutes in [DAY_MIN] * LIVED_DAYS + [SETTLED_MIN]:
+        block = world.advance(minutes)
+        feed(correlator.minutes, block, world.random.poisson(block.expected))
     correlator.step(world.minute * MINUTE_NS - 1)
     assert correlator.status.state == "live"
+    block = world.advance(STEPS)
+    counts = world.random.poisson(block.expected)
     taken_s = []
-    for _ in range(STEPS):
-        _live(correlator, world, 1)
+    for index in range(STEPS):
+        minute = Block(block.first_minute + index, block.watching[index, None], block.expected[index, None])
+        feed(correlator.minutes, minute, counts[index, None])
         begun_s = clock()
-        correlator.step(world.minute * MINUTE_NS - 1)
+        correlator.step((minute.first_minute + 1) * MINUTE_NS - 1)
         taken_s.append(clock() - begun_s)
     return 1e3 * float(np.median(taken_s))
-
-
-def _live(correlator: Correlator, world: World, minutes: int) -> None:
-    block = world.advance(minutes)
-    feed(correlator.minutes, block, world.random.poisson(block.expected))
 
 
 def _made_up_calibration(correlator: Correlator) -> dict[str, object]:

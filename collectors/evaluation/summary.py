@@ -13,7 +13,7 @@ import numpy as np
 
 from collectors.evaluation.null import NOMINAL_PER_YEAR, QuietRun
 from collectors.evaluation.shared_factors import FactorCounts
-from collectors.evaluation.trials import BURST, Outcome, Trial
+from collectors.evaluation.trials import Outcome, Trial
 from collectors.false_alarms import fit, summary
 from collectors.incidents import KINDS
 
@@ -229,11 +229,6 @@ def grouped(outcomes: Iterable[Outcome], key: Callable[[Trial], Any]) -> dict[An
     for one in outcomes:
         groups.setdefault(key(one.trial), []).append(one)
     return groups
-
-
-def is_plain(trial: Trial) -> bool:
-    """A burst that everyone tells at once."""
-    return trial.kind == BURST and not (trial.each_minute or trial.silent or trial.skew_min or trial.backlog_min)
 
 
 def poisson_bounds(count: int) -> tuple[float, float]:

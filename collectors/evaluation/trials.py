@@ -1,7 +1,8 @@
 """Trials: one incident in one fleet, as the correlator meets it, and what it says.
 
-Enters: what a correlator has learned, and a Trial. Leaves: an Outcome. Each trial has a fresh background, direction and
-time, drawn from its own seed, and runs in a copy of what was learned.
+Enters: what a correlator has learned, and a Trial. Leaves: an Outcome. Each trial has a fresh background and time, drawn
+from its own seed, and runs in a copy of what was learned. The directions of successive seeds are spread evenly over the
+sky, however many there are, since chance would leave a few dozen of them lopsided.
 
 The final revision doesn't depend on how often one steps. So a trial steps once, after the end, where only the end
 matters; else every minute until the first alert, which is what people see, and then at the end.
@@ -27,6 +28,7 @@ SPREAD_MIN = 30
 AFTER_MIN = 5  # a burst's trial ends so long after the burst
 FOLLOWED_MIN = 20  # and an incident is followed for so long
 BURST = "burst"
+PLASTIC = 1.32471795724474602596  # the real root of x^3 = x + 1
 
 Told = tuple[np.ndarray, np.ndarray]
 Final = dict[tuple[int, int], str]  # span and label of every burst that stands in the end
@@ -80,7 +82,7 @@ class _Stage:
         self.begin = learned.world.minute
         before = BURST_BEFORE_MIN if trial.kind == BURST else INCIDENT_BEFORE_MIN
         self.start = self.begin + before + int(self.random.integers(SPREAD_MIN))
-        self.source = _any_direction(self.random)
+        self.source = spread_direction(trial.seed)
         self.incident = self._incident()
         self.end = self.incident.end_minute
         until = self.end + (AFTER_MIN if trial.kind == BURST else FOLLOWED_MIN)
@@ -245,10 +247,10 @@ def in_region(sky: np.ndarray, direction: np.ndarray, probability: float) -> boo
     return bool(sky[sky > sky[pixel]].sum() < probability * sky.sum())
 
 
-def _any_direction(random: np.random.Generator) -> np.ndarray:
-    vector = random.normal(size=3)  # once its length is taken away, as likely in one direction as in another
-    direction: np.ndarray = vector / np.linalg.norm(vector)
-    return direction
+def spread_direction(number: int) -> np.ndarray:
+    """The so-many-th of directions of which any first few are spread evenly (Roberts's R2 sequence)."""
+    height, turn = ((0.5 + number / PLASTIC**power) % 1 for power in (1, 2))
+    return unit_vectors(np.degrees(np.arcsin(2 * height - 1)), np.array(360 * turn))
 
 
 def _final(revisions: Iterable[Revision]) -> Final:
