@@ -21,7 +21,7 @@ import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class Victims:
         """Those of [begin_minute, end_minute), whatever the order in which they came."""
         minutes = [minute for minute in self._by_minute if begin_minute <= minute < end_minute]
         found = [victim for minute in minutes for victim in self._by_minute[minute]]
-        return sorted(found, key=lambda victim: (victim.minute, victim.host, victim.device, victim.stream))
+        return sorted(found, key=astuple)
 
     def forget_before(self, minute: int) -> None:
         for old in [other for other in self._by_minute if other < minute]:
@@ -119,8 +119,8 @@ class Population:
 
     def share(self, attribute: str, value: str) -> np.ndarray:
         """The share [clusters] of each cluster's hosts that has the value; 0 for a cluster without hosts."""
-        having, all_hosts = self._having.get(attribute, {}).get(value, {}), self._telling[CLUSTER]
-        return np.array([having.get(name, 0) / max(all_hosts[name], 1) for name in self.cluster_names])
+        having = self.hosts(attribute, value)
+        return np.array([having.get(name, 0) / max(self._telling[CLUSTER][name], 1) for name in self.cluster_names])
 
     def can_compare(self, victim: Victim, attribute: str) -> bool:
         """False if the victim's host is known, but not to have the attribute: its like isn't counted either."""
