@@ -14,6 +14,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import sqlite3
 import time
@@ -50,6 +51,7 @@ HEARTBEAT_S = 60.0  # Alertmanager is spoken to at least this often, so that its
 INVENTORY_CHECK_S = 2.0
 FORGET_S = 3600.0
 REPORTS_WAIT_NS = 180 * 10**9  # the scan waits for the slowest agent at most so long
+KEEP_OPEN_MAX_S = 100.0  # an agent cuts a connection that is idle for two minutes
 CALIBRATION = "calibration"  # the name of what the correlator slid, in the store
 CHANGE_BYTES_MAX = 1 << 16
 FACTORS_S = 3600.0  # how often what the victims of the last day share is looked for
@@ -69,12 +71,19 @@ def serve(config: CollectorConfig) -> None:
         ServerError, StoreError, InventoryError: it can't start.
     """
     fleet = inventories.load(config.inventory)
+    _allow_many_connections()
     with (
         contextlib.closing(Store(config.store_path)) as store,
         _alone(config),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(Server(config, fleet, store).run())
+
+
+def _allow_many_connections() -> None:
+    """A connection per agent stays open: as many as the system gives us without asking anybody."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager
@@ -117,7 +126,7 @@ class Server:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
+        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=self._keep_open_s)
         # answers are taken as they come: a compressed one could be larger than the bound on what is received
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
             self._puller = Puller(self._config, session, time.time_ns, self._commit)
@@ -132,6 +141,11 @@ class Server:
                     executor.shutdown()
                 self._correlation.close()
                 self._reader.close()
+
+    @property
+    def _keep_open_s(self) -> float:
+        """A connection outlives the wait for the next pull, but not the agent's patience with an idle one."""
+        return min(2 * self._config.pull_interval_s + self._config.pull_timeout_s, KEEP_OPEN_MAX_S)
 
     async def _run_until(self, stop: asyncio.Event, session: aiohttp.ClientSession) -> None:
         roads = [self._puller.run(), self._commit_forever(), self._correlate_forever()]
