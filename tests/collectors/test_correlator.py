@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from collectors.correlator import LEARNING_DAYS, Correlator, Revision
+from collectors.incidents import Burst
 from collectors.minutes import MINUTE_NS
 from collectors.scan import responses
-from collectors.incidents import Burst
 from collectors.simulate import Simulation
 from collectors.sky import ground_direction, separation_deg, unit_vectors
 from tests.collectors.fleets import background, cities, fault, feed, off_deg, steps, twelve, watch
@@ -330,7 +330,11 @@ def test_forty_cities_find_their_burst():
     source = (30.0, 10.0)
     burst = Burst(start_ns=(end - 20) * MINUTE_NS, duration_min=10, amplitude=32.0, ground_deg=source)
     correlator = Correlator(inventory.clusters)
-    feed(correlator, Simulation(inventory, begin, end, seed=4, incidents=(burst.incident(inventory.clusters),)).lines(), inventory.clusters)
+    feed(
+        correlator,
+        Simulation(inventory, begin, end, seed=4, incidents=(burst.incident(inventory.clusters),)).lines(),
+        inventory.clusters,
+    )
     last = steps(correlator, end - 25, end)[-1]
     assert last.label == "celestial" and off_deg(last, *source) < 30
     assert abs(last.t_start_ns // MINUTE_NS - (end - 20)) <= 2
