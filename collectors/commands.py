@@ -1,4 +1,6 @@
-"""The collector's commands: `collector`, `import` and `bursts`; `simulate` and `replay` stand in commands_history.
+"""The collector's commands: `collector`, `import` and `bursts`.
+
+`simulate` and `replay` stand in commands_history, `bursts plot` in commands_plot, `risk` in commands_risk.
 
 Enters: arguments. Leaves: text or JSON on stdout, logs on stderr, exit status 0, or 2 with one sentence for trouble.
 """
@@ -22,6 +24,7 @@ from checksum.settings import SettingsError
 from collectors import config as settings
 from collectors import history, inventory, notify, server
 from collectors.commands_history import Trouble, replay, say_what_was_unusable, simulate
+from collectors.commands_plot import plot
 from collectors.correlator import Revision
 from collectors.inventory import InventoryError
 from collectors.minutes import DAY_NS, SCANNED_STREAMS
@@ -124,6 +127,9 @@ def _sha256(path: Path) -> str:
 @click.group()
 def bursts() -> None:
     """The catalogue of bursts that a collector has raised."""
+
+
+bursts.add_command(plot)
 
 
 @bursts.command(name="list")
