@@ -3,8 +3,8 @@
 Enters: the path of a file_sd file (JSON, or YAML where PyYAML is installed), the same file that Prometheus reads.
 Leaves: an Inventory of clusters and hosts, or one sentence that names file, key and value.
 Format: https://prometheus.io/docs/prometheus/latest/configuration/configuration/#file_sd_config, with the labels
-`cluster`, `latitude`, `longitude` (required), `altitude_m`, `host`, `hosts`, `facing_azimuth_deg` and
-`facing_elevation_deg`. All other labels are kept as they are.
+`cluster`, `latitude`, `longitude` (required), `altitude_m`, `host`, `hosts`, `facing_azimuth_deg`,
+`facing_elevation_deg` and `rigidity_gv`. All other labels are kept as they are.
 """
 
 import json
@@ -32,6 +32,7 @@ class Cluster:
     hosts: int = 1  # how many there are; in a simulation a target's `hosts` label counts for that many
     facing_azimuth_deg: float = 0.0
     facing_elevation_deg: float = 90.0  # the zenith
+    rigidity_gv: float | None = None  # the vertical geomagnetic cutoff; None: not told
     labels: Labels = field(default_factory=dict)  # those that all its hosts have in common
 
 
@@ -173,6 +174,7 @@ _PLACE = {
     "altitude_m": _Bound(-500.0, 9000.0, 0.0),
     "facing_azimuth_deg": _Bound(-360.0, 360.0, 0.0),
     "facing_elevation_deg": _Bound(-90.0, 90.0, 90.0),
+    "rigidity_gv": _Bound(0.0, 25.0, 0.0),
 }
 
 
@@ -195,6 +197,7 @@ def _cluster(name: str, members: list[Host], path: Path) -> Cluster:
         hosts=sum(_weight(host, path) for host in members),
         facing_azimuth_deg=place["facing_azimuth_deg"],
         facing_elevation_deg=place["facing_elevation_deg"],
+        rigidity_gv=place["rigidity_gv"] if "rigidity_gv" in first.labels else None,
         labels=dict(set.intersection(*(set(host.labels.items()) for host in members))),
     )
 
