@@ -1,4 +1,4 @@
-"""The command `risk`: how worried should one be? Needs nothing of the collector's packages.
+"""The command `risk`: how worried should one be?
 
 Enters: arguments. Leaves: text or one JSON document on stdout, or exit status 2 with a sentence.
 """
@@ -6,6 +6,7 @@ Enters: arguments. Leaves: text or one JSON document on stdout, or exit status 2
 import json
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -53,6 +54,7 @@ class Number(click.FloatRange):
 @click.option("--altitude-m", type=Number(-500, 9000), default=0.0, show_default=True)
 @click.option("--latitude", type=Number(-90, 90), help="Degrees north; default: New York's magnetic field.")
 @click.option("--longitude", type=Number(-180, 180), help="Degrees east; default: the mean of all.")
+@click.option("--rigidity-gv", type=Number(0, 25), help="Cutoff rigidity; default: estimated from the place.")
 @click.option("--ecc/--no-ecc", "ecc", default=None, help="Only hosts with, or without; default: both.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
 def risk(
@@ -61,13 +63,14 @@ def risk(
     altitude_m: float,
     latitude: float | None,
     longitude: float | None,
+    rigidity_gv: float | None,
     ecc: bool | None,
     as_json: bool,
 ) -> None:
     """Say how many memory errors to expect a day, on whose word, and what nobody knows."""
     if longitude is not None and latitude is None:
         raise click.UsageError("--longitude needs --latitude")
-    place = Place(altitude_m, latitude, longitude)
+    place = Place(altitude_m, latitude, longitude, rigidity_gv)
     chosen = [line for line in estimates(memory_bytes, hosts, place) if ecc is None or line.ecc is ecc]
     if as_json:
         click.echo(json.dumps(_document(memory_bytes, hosts, place, chosen), indent=1))
@@ -82,6 +85,7 @@ def _document(memory_bytes: int, hosts: int, place: Place, chosen: Sequence[Esti
         "altitude_m": place.altitude_m,
         "latitude_deg": place.latitude_deg,
         "longitude_deg": place.longitude_deg,
+        "rigidity_gv": place.rigidity_gv,
         "relative_flux": place.flux(),
         "estimates": [line.document() for line in chosen],
         "unknown": list(UNKNOWN),
@@ -92,25 +96,32 @@ def _document(memory_bytes: int, hosts: int, place: Place, chosen: Sequence[Esti
 
 
 def _text(memory_bytes: int, hosts: int, place: Place, chosen: Sequence[Estimate]) -> Iterator[str]:
-    where = "New York's magnetic field" if place.latitude_deg is None else f"latitude {place.latitude_deg:g}"
-    if place.longitude_deg is not None:
-        where += f", longitude {place.longitude_deg:g}"
-    yield f"{_size(memory_bytes)} in each of {hosts} hosts at {place.altitude_m:g} m, {where}"
+    yield f"{_size(memory_bytes)} in each of {hosts} hosts at {place.altitude_m:g} m, {_where(place)}"
     yield f"cosmic-ray neutrons: {place.flux():.2g} times those of New York at sea level"
     for has_ecc in (False, True):
         lines = [line for line in chosen if line.ecc is has_ecc]
         if lines:
             yield ""
-            yield f"{'With ECC' if has_ecc else 'Without ECC':<48}{'typical':>9}{'low':>10}{'high':>10}   sources"
+            yield f"{'With ECC' if has_ecc else 'Without ECC':<48}{'typical':>12}{'low':>12}{'high':>12}   sources"
             for line in lines:
                 yield from _figures(line)
     yield ""
     yield "What isn't known"
-    yield from (f"  - {sentence}" for sentence in UNKNOWN)
+    yield from (_wrapped(sentence, "  - ") for sentence in UNKNOWN)
     yield ""
     yield "Sources"
     for key, source in SOURCES.items():
-        yield f"  {key}: {source.title}: {source.says} (read: {source.read})"
+        yield _wrapped(f"{key}: {source.title}: {source.says} (read: {source.read})", "  ")
+
+
+def _where(place: Place) -> str:
+    if place.rigidity_gv is not None:
+        return f"cutoff rigidity {place.rigidity_gv:g} GV"
+    if place.latitude_deg is None:
+        return "New York's magnetic field"
+    return f"latitude {place.latitude_deg:g}, " + (
+        "mean of all longitudes" if place.longitude_deg is None else f"longitude {place.longitude_deg:g}"
+    )
 
 
 def _figures(line: Estimate) -> Iterator[str]:
@@ -122,7 +133,17 @@ def _figures(line: Estimate) -> Iterator[str]:
 
 
 def _row(title: str, spread: Spread) -> str:
-    return f"{title:<48}{spread.typical:>9.2g}{spread.low:>10.2g}{spread.high:>10.2g}"
+    return f"{title:<48}{_figure(spread.typical):>12}{_figure(spread.low):>12}{_figure(spread.high):>12}"
+
+
+def _figure(value: float) -> str:
+    """Two digits are more than anybody knows."""
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:g}"
+
+
+def _wrapped(text: str, indent: str) -> str:
+    return textwrap.fill(text, 110, initial_indent=indent, subsequent_indent="    ")
 
 
 def _size(memory_bytes: int) -> str:

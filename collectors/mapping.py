@@ -18,8 +18,14 @@ from collectors.correlator import ClusterShare, Revision, sky_map
 from collectors.inventory import Cluster
 from collectors.minutes import DAY_NS, SCANNED_STREAMS, TIME_ERROR_MAX_S, minute_of
 from collectors.notify import members
-from collectors.risk import cutoff_rigidity_gv
-from collectors.sky import J2000_NS, directions, right_ascension_declination_deg, sidereal_deg, unit_vectors
+from collectors.sky import (
+    J2000_NS,
+    directions,
+    right_ascension_declination_deg,
+    rigidities_gv,
+    sidereal_deg,
+    unit_vectors,
+)
 
 GRID_DEG = 3
 KERNEL_DEG = 4.0  # between the directions of the sky map, which lie 7 degrees apart
@@ -139,10 +145,8 @@ def sun_elevation_map(time_ns: int) -> Map:
 def cutoff_map() -> Map:
     """The cutoff rigidity in GV all over the Earth, of a centred dipole."""
     latitudes, longitudes = _grid()
-    values = [
-        [cutoff_rigidity_gv(float(latitude), float(longitude)) for longitude in longitudes] for latitude in latitudes
-    ]
-    return Map(latitudes, longitudes, np.array(values))
+    places = [Cluster("", float(latitude), float(longitude)) for latitude in latitudes for longitude in longitudes]
+    return Map(latitudes, longitudes, rigidities_gv(places).reshape(len(latitudes), len(longitudes)))
 
 
 def sun_direction(time_ns: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Risk: how many memory errors should a machine or a fleet expect, and how well does anybody know?
 
 Enters: memory per host, number of hosts, a place on Earth. Leaves: expected events per day with their spread, each with
-the published figures that it rests on, and what no figure says. Pure, standard library only.
+the published figures that it rests on, and what no figure says. Pure.
 
 Three things are kept apart, because they differ by six orders of magnitude: upsets by particles (soft: the cell is fine
 afterwards), corrected errors as fleets count them (nearly all of them repeats of a few hard faults), and errors that
@@ -13,6 +13,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from collectors.inventory import Cluster
+from collectors.sky import DIPOLE_EQUATOR_GV, rigidities_gv
+
 DAY_H = 24.0
 YEAR_DAYS = 365.25
 FIT_PER_H = 1e-9  # one FIT is a failure in 1e9 hours
@@ -22,8 +25,6 @@ SCRUB_DAYS = 1.0  # patrol scrubbing that reads all memory once a day
 
 SEA_LEVEL_HPA = 1013.25
 NEW_YORK_GV = 2.08  # where the flux is 1 by convention
-DIPOLE_GV = 14.9  # vertical cutoff at the geomagnetic equator
-POLE_LATITUDE_DEG, POLE_LONGITUDE_DEG = 80.7, -72.7  # geomagnetic north pole, 2020
 # Stone (2000), table 1: relative flux of nucleons at pressure p is a + b exp(-p / 150) + c p + d p^2 + e p^3
 STONE = (
     (0, 31.8518, 250.3193, -0.083393, 7.4260e-5, -2.2397e-8),
@@ -118,7 +119,7 @@ UNKNOWN = (
     "Whether memory is patrol-scrubbed: if it isn't, an upset shows when it is next read, if ever.",
     "Caches and registers: SRAM is upset more often per bit, and isn't counted here.",
     "The Sun: the flux varies over its cycle, in storms, and with the weather. A building's concrete lowers it. "
-    "The cutoff rigidity is that of a centred dipole, which is off by some 2 GV.",
+    "Unless --rigidity-gv is given, the cutoff rigidity is that of a centred dipole, which is off by some 2 GV.",
 )
 
 
@@ -144,20 +145,30 @@ UNCORRECTED_HOSTS_PER_YEAR = Spread(0.0005, 0.013, 0.04)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the machines stand. Without a latitude it is New York's field, without a longitude the mean over all."""
+    """Where the machines stand.
+
+    The cutoff rigidity follows from latitude and longitude unless it is given; without a longitude the flux is the
+    mean over all, and with none of the three New York's.
+    """
 
     altitude_m: float = 0.0
     latitude_deg: float | None = None
     longitude_deg: float | None = None
+    rigidity_gv: float | None = None
 
     def flux(self) -> float:
         """Nucleons that come down, over New York's at sea level."""
         hpa = pressure_hpa(self.altitude_m)
-        if self.latitude_deg is None:
-            return relative_flux(hpa, NEW_YORK_GV)
-        longitudes = range(-180, 180, 10) if self.longitude_deg is None else [self.longitude_deg]
-        fluxes = [relative_flux(hpa, cutoff_rigidity_gv(self.latitude_deg, longitude)) for longitude in longitudes]
+        fluxes = [relative_flux(hpa, rigidity_gv) for rigidity_gv in self._rigidities_gv()]
         return sum(fluxes) / len(fluxes)
+
+    def _rigidities_gv(self) -> list[float]:
+        if self.rigidity_gv is not None:
+            return [self.rigidity_gv]
+        if self.latitude_deg is None:
+            return [NEW_YORK_GV]
+        longitudes = range(-180, 180, 10) if self.longitude_deg is None else [self.longitude_deg]
+        return rigidities_gv([Cluster("", self.latitude_deg, longitude) for longitude in longitudes]).tolist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,14 +239,6 @@ def pressure_hpa(altitude_m: float) -> float:
     return SEA_LEVEL_HPA * (1 - 0.0065 * altitude_m / 288.15) ** (0.03417 / 0.0065)
 
 
-def cutoff_rigidity_gv(latitude_deg: float, longitude_deg: float) -> float:
-    """Of particles from the zenith, in a centred dipole (Störmer): an estimate, off by some 2 GV."""
-    latitude, pole = math.radians(latitude_deg), math.radians(POLE_LATITUDE_DEG)
-    around = math.radians(longitude_deg - POLE_LONGITUDE_DEG)
-    sine = math.sin(latitude) * math.sin(pole) + math.cos(latitude) * math.cos(pole) * math.cos(around)
-    return DIPOLE_GV * (1 - sine * sine) ** 2
-
-
 def relative_flux(hpa: float, rigidity_gv: float) -> float:
     """Flux of nucleons at this air pressure and cutoff, over New York's at sea level (Stone 2000, equation 2)."""
     return _stone(hpa, rigidity_gv) / _stone(SEA_LEVEL_HPA, NEW_YORK_GV)
@@ -243,7 +246,7 @@ def relative_flux(hpa: float, rigidity_gv: float) -> float:
 
 def _stone(hpa: float, rigidity_gv: float) -> float:
     """Interpolated at the geomagnetic latitude of the dipole that has this cutoff; flat beyond 60 degrees."""
-    latitude_deg = math.degrees(math.acos(min(rigidity_gv / DIPOLE_GV, 1.0) ** 0.25))
+    latitude_deg = math.degrees(math.acos(min(rigidity_gv / DIPOLE_EQUATOR_GV, 1.0) ** 0.25))
     row = min(int(latitude_deg // 10), len(STONE) - 2)
     share = min(latitude_deg / 10 - row, 1.0)
     south, north = (

@@ -2,9 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -14,7 +11,6 @@ from collectors.risk import (
     NEW_YORK_GV,
     SOURCES,
     Place,
-    cutoff_rigidity_gv,
     estimates,
     meetings,
     pressure_hpa,
@@ -91,11 +87,10 @@ def test_flux_grows_with_altitude():
     assert Place(2000).flux() > Place(1000).flux() > Place().flux() > Place(-400).flux()
 
 
-def test_cutoff_of_the_dipole():
-    assert cutoff_rigidity_gv(80.7, -72.7) == pytest.approx(0, abs=1e-9)
-    assert cutoff_rigidity_gv(80.7 - 60, -72.7) == pytest.approx(14.9 * math.cos(math.radians(30)) ** 4)
-    assert cutoff_rigidity_gv(40.7, -74.0) == pytest.approx(NEW_YORK_GV, abs=1.9)
-    assert cutoff_rigidity_gv(80.7 - 90, -72.7) == pytest.approx(14.9)
+def test_a_given_rigidity_goes_before_an_estimated_one():
+    assert Place(0, 0, 0, rigidity_gv=NEW_YORK_GV).flux() == pytest.approx(1)
+    assert Place(0, 0, 110).flux() == pytest.approx(0.587, abs=0.02)  # near the geomagnetic equator
+    assert Place(0, 80.65, -72.68).flux() == pytest.approx(Place(0, rigidity_gv=0).flux())  # at the pole
 
 
 def test_without_a_longitude_it_is_the_mean():
@@ -131,6 +126,7 @@ def test_the_document():
     assert given["memory_bytes"] == 1.5 * 1024**4 and given["hosts"] == 7
     assert given["relative_flux"] == pytest.approx(Place(2231, 19, -99).flux())
     assert [one.document() for one in estimates(3 * 2**39, 7, Place(2231, 19, -99))] == given["estimates"]
+    assert document("--memory", "64GB", "--rigidity-gv", 2.08)["relative_flux"] == pytest.approx(1)
     assert document("--memory", "64GB")["memory_bytes"] == 64_000_000_000
     assert all(not one["ecc"] for one in document("--memory", "64GB", "--no-ecc")["estimates"])
 
@@ -154,10 +150,3 @@ def test_the_document():
 def test_bad_input_is_a_sentence(arguments, words):
     result = run(*arguments)
     assert result.exit_code == 2 and words in result.output and "Traceback" not in result.output
-
-
-def test_it_needs_nothing_of_the_collector():
-    program = "import sys, collectors.commands_risk; print(*sys.modules)"
-    root = Path(__file__).parents[2]
-    loaded = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
-    assert not {"numpy", "aiohttp", "matplotlib"} & set(loaded.stdout.split())
