@@ -113,7 +113,7 @@ UNKNOWN = (
     "altitude. The upsets by particles are then an estimate from beams and other memories, not a count.",
     "The upset rate of today's DDR4 and DDR5: no absolute figure was found published, by makers or by others.",
     "Whether the field's figures of 2009 still hold: that was DDR1 and DDR2. Errors per Mbit are a mean that few "
-    "machines make, and hardly grew as memories did since.",
+    "machines make, and nothing says that they grow with the memory.",
     "How much of an upset ECC lets through: codes differ (single-error correction, chipkill, on-die ECC), and so "
     "does the share of upsets that touch many bits.",
     "Whether memory is patrol-scrubbed: if it isn't, an upset shows when it is next read, if ever.",
