@@ -16,9 +16,9 @@ import click
 from checksum import durable
 from checksum.settings import SettingsError
 from collectors import config as settings
-from collectors import history, inventory, mapping
-from collectors.commands_history import PATH, Trouble, say_what_was_unusable
-from collectors.correlator import Correlator, Revision
+from collectors import inventory, mapping
+from collectors.commands_history import PATH, Trouble, judge
+from collectors.correlator import Revision
 from collectors.inventory import Cluster, InventoryError
 from collectors.mapping import Timeline
 from collectors.minutes import MINUTE_NS
@@ -104,13 +104,8 @@ def _from_history(
     burst_id: str, history_path: Path, inventory_path: Path, false_alarms_per_year: float
 ) -> tuple[Revision, Sequence[Cluster], Timeline]:
     fleet = inventory.load(inventory_path)
-    try:
-        lines = history.read(history_path, fleet.cluster_names)
-    except OSError as error:
-        raise Trouble(f"{history_path}: can't read the history: {error.strerror}") from error
-    say_what_was_unusable(lines, history_path)
-    correlator = Correlator(fleet.clusters, false_alarms_per_year=false_alarms_per_year)
-    revision = _latest(burst_id, list(history.replay(lines, correlator)))
+    lines, revisions = judge(history_path, fleet, false_alarms_per_year)
+    revision = _latest(burst_id, revisions)
     assert lines.last_time_ns is not None, "a history without a usable line was refused"
     return revision, fleet.clusters, mapping.timeline(revision, lines.faults, lines.last_time_ns)
 

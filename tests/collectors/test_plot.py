@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,7 +164,8 @@ def test_the_time_line_comes_from_the_store(tmp_path, config):
     try:
         minutes = (-500, -2, 1, 1, 39, 40)
         faults = [fault(minute_of(START_NS) + minute, "fra", host=f"h{n}") for n, minute in enumerate(minutes)]
-        store.import_faults(faults, Counter())
+        store.begin_import()
+        store.import_faults([(one, ()) for one in faults])
         store.finish_import("x", "x", [("fra", "dram", minute_of(START_NS) - 600, minute_of(START_NS) + 30, 1)])
         first, end = around(CELESTIAL)
         found = timeline(CELESTIAL, store.novel_between(first * MINUTE_NS, end * MINUTE_NS), store.watched_until_ns())
