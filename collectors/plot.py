@@ -89,6 +89,9 @@ def headline(revision: Revision) -> tuple[str, str]:
         what = f"coherent with direction RA {revision.ra_deg:.0f}°, Dec {revision.dec_deg:+.0f}°"
     retracted = "RETRACTED: " if revision.kind == "retract" else ""
     sure = _percent(revision.posterior.get(revision.label, 0.0))
+    likeliest = max(revision.posterior, key=lambda cause: revision.posterior[cause])
+    if revision.posterior[likeliest] > revision.posterior.get(revision.label, 0.0):
+        sure += f"; {likeliest}, {_percent(revision.posterior[likeliest])}, isn't sure enough to be named"
     title = f"{retracted}Burst {_printable(revision.burst_id)}: {what} ({revision.label}, {sure})"
     start, end = _utc(revision.t_start_ns), _utc(revision.t_end_ns)
     until = f"{end:%H:%M}" if start.date() == end.date() else f"{end:%Y-%m-%d %H:%M}"

@@ -66,6 +66,11 @@ def test_every_cause_has_its_words(label):
     assert title == f"Burst 20261123T1707Z: {WHAT[label]} ({label}, > 99.9 %)" and below.endswith("revision 1")
 
 
+def test_a_likelier_cause_that_was_held_back_is_told():
+    title, _ = headline(revision(label="region", posterior={"region": 0.08, "celestial": 0.92}))
+    assert title.endswith("in one region (region, 8.0 %; celestial, 92.0 %, isn't sure enough to be named)")
+
+
 def test_a_burst_over_midnight_names_both_days():
     assert "2026-11-23 17:07 to 2026-11-24 01:07" in headline(revision(t_end_ns=START_NS + 480 * MINUTE_NS))[1]
 
