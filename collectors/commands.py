@@ -1,4 +1,6 @@
-"""The collector's commands: `collector`, `import` and `bursts`; the others stand in commands_history, commands_change.
+"""The collector's commands: `collector`, `import` and `bursts`.
+
+The others stand in commands_history, commands_change, commands_plot, commands_evaluate and commands_risk.
 
 Enters: arguments. Leaves: text or JSON on stdout, logs on stderr, exit status 0, or 2 with one sentence for trouble.
 """
@@ -20,6 +22,7 @@ from collectors import alertmanager, inventory, notify, server
 from collectors import config as settings
 from collectors.commands_change import change
 from collectors.commands_history import Trouble, replay, say_what_was_unusable, simulate
+from collectors.commands_plot import plot
 from collectors.config import CollectorConfig
 from collectors.correlator import Revision
 from collectors.importing import Imported, exposure, import_history
@@ -122,6 +125,9 @@ def _import(path: Path, fleet: Inventory, config: CollectorConfig, store: Store)
 @click.group()
 def bursts() -> None:
     """The catalogue of bursts that a collector has raised."""
+
+
+bursts.add_command(plot)
 
 
 @bursts.command(name="list")

@@ -155,7 +155,15 @@ def simulate(
 @click.option("--false-alarms-per-year", type=click.FloatRange(1e-6, 1e4), default=1.0, show_default=True)
 def replay(history_path: Path, inventory_path: Path, as_json: bool, false_alarms_per_year: float) -> None:
     """Run the collector's correlator over recorded history and print every revision of every burst."""
-    inventory = _inventory(inventory_path)
+    _, revisions = judge(history_path, _inventory(inventory_path), false_alarms_per_year)
+    if as_json:
+        click.echo(json.dumps({"bursts": [revision.document() for revision in revisions]}, indent=1))
+    else:
+        click.echo("\n".join(_text(revision) for revision in revisions) or "no burst")
+
+
+def judge(history_path: Path, inventory: Inventory, false_alarms_per_year: float) -> tuple[History, list[Revision]]:
+    """The history and every revision that the correlator makes of it; what can't be used of it is said on stderr."""
     try:
         history = read(history_path, inventory.cluster_names)
     except OSError as error:
@@ -172,10 +180,7 @@ def replay(history_path: Path, inventory_path: Path, as_json: bool, false_alarms
         click.echo(
             f"{history_path}: {days:.1f} days of history; nothing is raised before {LEARNING_DAYS} days", err=True
         )
-    if as_json:
-        click.echo(json.dumps({"bursts": [revision.document() for revision in revisions]}, indent=1))
-    else:
-        click.echo("\n".join(_text(revision) for revision in revisions) or "no burst")
+    return history, revisions
 
 
 def _inventory(path: Path) -> Inventory:

@@ -253,6 +253,11 @@ class Store:
         query = f"SELECT {_FAULT_COLUMNS} FROM faults WHERE id > ? AND novel ORDER BY id"
         return (_stored_fault(row) for row in self._db.execute(query, (after_id,)))
 
+    def novel_between(self, begin_ns: int, end_ns: int) -> list[Fault]:
+        """Novel faults whose own time lies in [begin, end)."""
+        query = f"SELECT {_FAULT_COLUMNS} FROM faults WHERE time_ns >= ? AND time_ns < ? AND novel ORDER BY time_ns, id"
+        return [_stored_fault(row).fault for row in self._db.execute(query, (begin_ns, end_ns))]
+
     def latest_faults(self, limit: int) -> list[StoredFault]:
         """The latest faults by their own time, latest first."""
         query = f"SELECT {_FAULT_COLUMNS} FROM faults ORDER BY time_ns DESC, id DESC LIMIT ?"
@@ -305,6 +310,13 @@ class Store:
             UNION ALL SELECT min(begin_minute) FROM imported_watching)"""
         (minute,) = self._db.execute(query, (MINUTE_NS,)).fetchone()
         return minute
+
+    def watched_until_ns(self) -> int:
+        """Until when anything is known, 0 if nothing is."""
+        query = """SELECT max(coalesce((SELECT max(end_ns) FROM watching), 0),
+            coalesce((SELECT max(end_minute) FROM imported_watching), 0) * ?)"""
+        (until_ns,) = self._db.execute(query, (MINUTE_NS,)).fetchone()
+        return int(until_ns)
 
     def watching_hosts(self, stream: str, first_minute: int, last_minute: int, clusters: Sequence[str]) -> np.ndarray:
         """Watching hosts [minutes, clusters] from `first_minute` to `last_minute`, both included.

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from agent.report import AgentHeader, Alive, Change, encode
 from collectors.commands_history import replay as replay_command
 from collectors.commands_history import simulate
+from collectors.commands_plot import plot
 from collectors.correlator import Correlator, Revision
 from collectors.history import TROUBLES_KEPT, read, replay, watching
 from collectors.inventory import load
@@ -62,6 +63,14 @@ def test_replay_tells_it_to_people_too(fleet):
     assert result.exit_code == 0 and "celestial" in result.stdout and "false alarms a year" in result.stdout
     assert "extrapolated from 14 days" in result.stdout
     assert "coherent with RA" in result.stdout
+
+
+def test_a_burst_of_a_history_is_drawn(fleet):
+    burst_id = json.loads(run(fleet, "--json").stdout)["bursts"][-1]["burst_id"]
+    arguments = [burst_id, "--history", fleet / "history.ndjson", "--inventory", fleet / "inventory.json"]
+    result = CliRunner().invoke(plot, [str(argument) for argument in [*arguments, "--out", fleet / "burst.svg"]])
+    assert result.exit_code == 0, result.output
+    assert burst_id in (fleet / "burst.svg").read_text()
 
 
 def test_any_order_of_lines_gives_the_same_revisions(fleet):
