@@ -24,9 +24,12 @@ COMMANDS = {
     "seal": ("checksum.commands:seal", "Write checksums beside files whose format has none."),
     "simulate": ("collectors.commands:simulate", "Write a simulated history of a fleet's faults."),
     "replay": ("collectors.commands:replay", "Run the correlator over a recorded history."),
+    "evaluate": ("collectors.commands_evaluate:evaluate", "Measure what the correlator finds, misses and mistakes."),
     "import": ("collectors.commands:import_", "Load a recorded history into a collector's store."),
     "bursts": ("collectors.commands:bursts", "Look up the bursts that a collector has raised."),
     "grafana": ("dashboards.commands:grafana", "Bring dashboards and bursts to a Grafana."),
+    "change": ("collectors.commands:change", "Tell the collector that a roll-out begins or ends."),
+    "risk": ("collectors.commands_risk:risk", "Say how many memory errors to expect, and how well that is known."),
     "demo": ("deploy.demo:demo", "Show all of it on this machine: a fleet, a burst, flipped bits, the alert."),
 }
 EXTRA_OF = {"grafana_api": "grafana"}  # the extra of setup.cfg that installs a package; else it is `collector`

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -58,7 +59,7 @@ def facts(sysfs: Path, proc: Path) -> dict[str, str]:
     return found
 
 
-def virtual(sysfs: Path, proc: Path, facts: Mapping[str, str]) -> str | None:
+def virtual(sysfs: Path, proc: Path, facts: Mapping[str, Any]) -> str | None:
     """What this machine is a guest of; None: it's hardware. `facts` are those of `facts`."""
     if "control_d" in _first_line(proc / "xen/capabilities"):  # the domain that owns the hardware
         return None

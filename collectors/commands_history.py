@@ -7,20 +7,25 @@ commands own what the pure files must not: the clock (for the default end), file
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from agent.report import Line, encode
 from checksum import durable
 from collectors.correlator import LEARNING_DAYS, Correlator, Revision
+from collectors.feed import FleetAttributes
 from collectors.history import History, read
 from collectors.history import replay as revisions_of
+from collectors.incidents import KINDS, NEED_COHORTS, Burst, Incident, fleet_of
 from collectors.inventory import Inventory, InventoryError, load
 from collectors.minutes import MINUTE_NS, minute_of
-from collectors.simulate import Burst, Simulation
+from collectors.simulate import Simulation
+from collectors.world import CALM, RESTLESS
 
 WRITE_BYTES = 1 << 20
 
@@ -50,6 +55,20 @@ class Moment(click.ParamType):
         return int(moment.timestamp()) * 1_000_000_000
 
 
+class Happening(click.ParamType):
+    """An incident's kind and time like rack-50@2026-11-23T18:00:00Z."""
+
+    name = "KIND@RFC3339"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        kind, _, moment = value.partition("@")
+        if kind not in KINDS:
+            self.fail(f"'{kind}' is none of {', '.join(KINDS)}", param, ctx)
+        return kind, Moment().convert(moment, param, ctx)
+
+
 PATH = click.Path(path_type=Path)
 
 
@@ -71,6 +90,17 @@ PATH = click.Path(path_type=Path)
 @click.option("--burst-cluster", help="Or: the only cluster that rises; 'all' for the whole fleet.")
 @click.option("--burst-amplitude", type=click.FloatRange(0, 1e6), default=32.0, show_default=True)
 @click.option("--burst-minutes", type=click.IntRange(1, 1440), default=10, show_default=True)
+@click.option(
+    "--incident", "happenings", type=Happening(), multiple=True, help=f"Of one kind: {', '.join(KINDS)}; repeatable."
+)
+@click.option("--restless", is_flag=True, help="With weekends, drifts, month-end load, reboots and upgrades.")
+@click.option(
+    "--gamma-shape",
+    type=click.FloatRange(0.01, 1e6),
+    default=CALM.gamma_shape,
+    show_default=True,
+    help="Of each ten minutes' unrest: a count's variance is m + m^2 / SHAPE, and more with --restless.",
+)
 def simulate(
     inventory_path: Path,
     out: Path,
@@ -87,8 +117,11 @@ def simulate(
     burst_cluster: str | None,
     burst_amplitude: float,
     burst_minutes: int,
+    happenings: tuple[tuple[str, int], ...],
+    restless: bool,
+    gamma_shape: float,
 ) -> None:
-    """Write a simulated history of a fleet's faults, with a burst if wanted."""
+    """Write a simulated history of a fleet's faults, with a burst and other incidents if wanted."""
     inventory = _inventory(inventory_path)
     places = {
         "ra_dec_deg": _both(burst_ra, burst_dec, "--burst-ra", "--burst-dec"),
@@ -96,6 +129,8 @@ def simulate(
         "cluster": _cluster(burst_cluster, inventory),
     }
     end_minute = minute_of(time.time_ns() if end_ns is None else end_ns)
+    burst = _burst(burst_at, burst_minutes, burst_amplitude, places, end_minute, days)
+    incidents = [] if burst is None else [burst.incident(inventory.clusters)]
     simulation = Simulation(
         inventory,
         begin_minute=end_minute - days * 1440,
@@ -103,7 +138,8 @@ def simulate(
         seed=seed,
         novel_per_host_hour=novel_per_host_hour,
         repeats_per_novel=repeat,
-        burst=_burst(burst_at, burst_minutes, burst_amplitude, places, end_minute, days),
+        unrest=replace(RESTLESS if restless else CALM, gamma_shape=gamma_shape),
+        incidents=(*incidents, *_incidents(happenings, inventory, end_minute, days, seed)),
     )
     try:
         number = _write(out, simulation.lines())
@@ -119,7 +155,15 @@ def simulate(
 @click.option("--false-alarms-per-year", type=click.FloatRange(1e-6, 1e4), default=1.0, show_default=True)
 def replay(history_path: Path, inventory_path: Path, as_json: bool, false_alarms_per_year: float) -> None:
     """Run the collector's correlator over recorded history and print every revision of every burst."""
-    inventory = _inventory(inventory_path)
+    _, revisions = judge(history_path, _inventory(inventory_path), false_alarms_per_year)
+    if as_json:
+        click.echo(json.dumps({"bursts": [revision.document() for revision in revisions]}, indent=1))
+    else:
+        click.echo("\n".join(_text(revision) for revision in revisions) or "no burst")
+
+
+def judge(history_path: Path, inventory: Inventory, false_alarms_per_year: float) -> tuple[History, list[Revision]]:
+    """The history and every revision that the correlator makes of it; what can't be used of it is said on stderr."""
     try:
         history = read(history_path, inventory.cluster_names)
     except OSError as error:
@@ -128,16 +172,15 @@ def replay(history_path: Path, inventory_path: Path, as_json: bool, false_alarms
     if not history.alive:
         raise Trouble(f"{history_path}: holds no 'alive' line, so nobody was watching and nothing can be judged")
     correlator = Correlator(inventory.clusters, false_alarms_per_year=false_alarms_per_year)
-    revisions = list(revisions_of(history, correlator))
+    attributes = FleetAttributes(inventory, {})
+    attributes.fill(correlator.population)
+    revisions = list(revisions_of(history, correlator, attributes.of))
     if correlator.status.state == "learning":
         days = correlator.status.history_days
         click.echo(
             f"{history_path}: {days:.1f} days of history; nothing is raised before {LEARNING_DAYS} days", err=True
         )
-    if as_json:
-        click.echo(json.dumps({"bursts": [revision.document() for revision in revisions]}, indent=1))
-    else:
-        click.echo("\n".join(_text(revision) for revision in revisions) or "no burst")
+    return history, revisions
 
 
 def _inventory(path: Path) -> Inventory:
@@ -176,6 +219,20 @@ def _burst(
     if given.get("cluster") == "all":
         given = {}
     return Burst(start_ns=start_ns, duration_min=minutes, amplitude=amplitude, **given)
+
+
+def _incidents(
+    happenings: tuple[tuple[str, int], ...], inventory: Inventory, end_minute: int, days: int, seed: int
+) -> list[Incident]:
+    fleet = fleet_of(inventory)
+    incidents = []
+    for number, (kind, start_ns) in enumerate(happenings):
+        if not end_minute - days * 1440 <= minute_of(start_ns) < end_minute:
+            raise Trouble(f"--incident {kind} lies outside the history")
+        if kind in NEED_COHORTS and not fleet.cohorts:
+            raise Trouble(f"--incident {kind} needs an inventory whose targets have the label 'cohort'")
+        incidents.append(KINDS[kind].make(fleet, minute_of(start_ns), np.random.default_rng((seed, number))))
+    return incidents
 
 
 def _write(out: Path, lines: Iterable[Line]) -> int:

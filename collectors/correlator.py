@@ -1,28 +1,34 @@
 """The correlator: minutes in, burst revisions out.
 
-Enters: a Minutes that the caller feeds, and the time. Leaves: revisions of bursts and a status. Everything it knows is
-a function of the stored minutes, so late data and restarts end in the same place. Pure: `now` is an argument. One
-thread at a time may feed its minutes or call it.
+Enters: a Minutes that the caller feeds, changes, victims with their hosts' attributes, and the time. Leaves: revisions
+of bursts and a status. Everything it knows is a function of the stored minutes, so late data and restarts end in the
+same place. Pure: `now` is an argument. One thread at a time may feed it or call it.
 
-The road of a step: fold complete hours into the baselines -> once a day, slide past days for the false-alarm tail ->
-score the windows that end in new or changed minutes -> join crossings to episodes -> new, update, retract.
+The road of a step: fold complete hours into the baselines -> slide each complete block of days, and once a day fit the
+false-alarm tail -> score the windows that end in new or changed minutes -> join crossings to episodes -> judge their
+causes -> new, update, retract.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from collectors.baseline import GUARD_H, HOUR_MIN, WARM_UP_H, Baseline
-from collectors.causes import Causes
-from collectors.false_alarms import Tail, fit, slide_maxima
+from agent.report import Change
+from collectors.baseline import GUARD_H, WARM_UP_H, Baseline
+from collectors.causes import PRIORS, SKY, Causes, Verdict
+from collectors.factors import Factor, Population, Victims, find_factors
+from collectors.false_alarms import Maxima, Slides, Tail, coarse_scan, fit, summary
 from collectors.inventory import Cluster
 from collectors.lifecycle import Crossing, Episode, episodes, overlap
-from collectors.minutes import MINUTE_NS, WINDOWS_MIN, Minutes, minute_of
-from collectors.scan import Rows, Scan
-from collectors.sky import angles_deg, right_ascension_declination_deg
+from collectors.minutes import HOUR_MIN, MINUTE_NS, SCANNED_STREAMS, WINDOWS_MIN, Minutes, minute_of
+from collectors.scan import Scan
+from collectors.sky import SPHERE_DEG2, angles_deg, right_ascension_declination_deg, separation_deg, unit_vectors
+from collectors.windows import Row, Windows, block_stream, row
 
 DAY_MIN = 24 * HOUR_MIN
 LATE_MIN = GUARD_H * HOUR_MIN  # data may come this late and still be scanned
@@ -31,12 +37,20 @@ TRUSTED_DAYS = 90  # with less history the tail is uncertain, so the threshold i
 UNTRUSTED_SHARE = 1 / 3
 KEEP_FACTOR = 10.0  # a burst is retracted when its false-alarm rate exceeds this many times the configured one
 REMEMBERED_MIN = 12 * HOUR_MIN  # crossings this old can't change any more
+LEVELS_KEPT_H = REMEMBERED_MIN // HOUR_MIN + 2  # what a revision of a remembered crossing needs
+VICTIMS_MIN = 2 * DAY_MIN  # for the report of the last day, too
 FAULTS_MIN = 3  # one or two faults are never a burst, however rare they are
-SLIDE_BLOCK_H = 48
+BLOCK_H = 48
 UNSLID_H = 2 * WARM_UP_H  # the first levels are too rough to be judged by
+CHUNK_MINUTES = (60, 720)  # how many minutes are scored at once, at least and at most
+CHUNK_CLUSTER_MINUTES = 60_000
+STATISTIC_ERROR_NATS = 0.01  # by so much the statistic of a row may differ with the rows it is scored with
+STAGED_MIN = 4 * HOUR_MIN
+STAGED_DEG = 40.0
+STAGED_LABELS = (*SKY, "region", "rollout")
 # From these on an episode is cut out before sliding. Chance hardly ever reaches the second, so to cut there hides no
 # false alarm; without it one real burst, slid apart into a dozen lone rises, would blind the scan for months.
-INCIDENT_NATS = {"local": 12.0, "fleet": 12.0, "celestial": 24.0, "none": 24.0}
+INCIDENT_NATS = dict.fromkeys(PRIORS, 12.0) | dict.fromkeys((*SKY, "none"), 24.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +60,7 @@ class ClusterShare:
     cluster: str
     observed: int
     expected: float
+    overdispersion: float = 1.0  # the variance of such counts over their mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +85,15 @@ class Revision:
     ra_deg: float
     dec_deg: float
     area90_deg2: float
+    area50_deg2: float = 0.0
     ground_latitude_deg: float  # where the source stood in the zenith at the best window's mid time
     ground_longitude_deg: float  # -180 to 180
-    factors: tuple[str, ...] = ()
+    antipode_latitude_deg: float = 0.0
+    antipode_longitude_deg: float = 0.0
+    streams: Mapping[str, int] = field(default_factory=dict)  # novel faults in the best window, shown streams too
+    factors: tuple[Factor, ...] = ()  # what the victims share
+    change_ids: tuple[str, ...] = ()  # roll-outs that were open
+    calibration_id: str = ""  # of the time slides that the false-alarm rate rests on
     clusters: tuple[ClusterShare, ...]
 
     def document(self) -> dict[str, Any]:
@@ -92,14 +113,17 @@ class Revision:
             "amplitude": self.amplitude,
             "ra_deg": self.ra_deg,
             "dec_deg": self.dec_deg,
+            "area50_deg2": self.area50_deg2,
             "area90_deg2": self.area90_deg2,
             "ground_latitude_deg": self.ground_latitude_deg,
             "ground_longitude_deg": self.ground_longitude_deg,
-            "factors": list(self.factors),
-            "clusters": [
-                {"cluster": share.cluster, "observed": share.observed, "expected": share.expected}
-                for share in self.clusters
-            ],
+            "antipode_latitude_deg": self.antipode_latitude_deg,
+            "antipode_longitude_deg": self.antipode_longitude_deg,
+            "streams": dict(self.streams),
+            "factors": [factor.document() for factor in self.factors],
+            "change_ids": list(self.change_ids),
+            "calibration_id": self.calibration_id,
+            "clusters": [asdict(share) for share in self.clusters],
         }
 
     @classmethod
@@ -108,7 +132,8 @@ class Revision:
         taken = dict(document)
         taken["t_start_ns"] = _time_ns(taken.pop("t_start"))
         taken["t_end_ns"] = _time_ns(taken.pop("t_end"))
-        taken["factors"] = tuple(taken["factors"])
+        taken["factors"] = tuple(Factor.from_document(factor) for factor in taken["factors"])
+        taken["change_ids"] = tuple(taken.get("change_ids", ()))
         taken["clusters"] = tuple(ClusterShare(**share) for share in taken["clusters"])
         return cls(**taken)
 
@@ -123,12 +148,25 @@ class Status:
     far_per_year: float | None
     threshold_nats: float | None
     scanned_until_minute: int | None
+    late_faults: int = 0  # that came more than six hours after their minute: kept and learnt from, but never scanned
+
+
+@dataclass(frozen=True, slots=True)
+class _Judgement:
+    """What a revision of a burst was made of."""
+
+    episode: Episode
+    verdict: Verdict
+    is_staged: bool
+    change_ids: tuple[str, ...]
 
 
 class Correlator:
-    """Feed `minutes`, call `step`.
+    """Feed `minutes` (and `victims`, `population` and changes, if there are any), call `step`.
 
     burst_end_after_min: a burst ends after so many minutes without a crossing that belongs to it.
+    streams: those that are scanned; the others are only shown.
+    priors: how often each cause explains a crossing; see causes.
     seed: of the random shifts that calibrate the false-alarm rate.
     """
 
@@ -139,50 +177,93 @@ class Correlator:
         false_alarms_per_year: float = 1.0,
         history_days: int = 90,
         burst_end_after_min: int = 15,
+        streams: Sequence[str] = SCANNED_STREAMS,
+        priors: Mapping[str, float] = PRIORS,
         seed: int = 0,
     ) -> None:
         self.minutes = Minutes(clusters)
+        self.victims = Victims()
+        self.population = Population(self.minutes.cluster_names)
         self._rate = false_alarms_per_year
         self._history_min = history_days * DAY_MIN
         self._gap_min = burst_end_after_min
+        self._streams = tuple(streams)
         self._seed = seed
         self._scan = Scan(clusters)
-        self._causes = Causes(clusters)
+        self._slides = Slides(self._scan, coarse_scan(clusters))
+        self._causes = Causes(clusters, priors)
+        self._parameters = _digest([_places(clusters), self._streams, seed])
+        self._changes: dict[tuple[str, str], Change] = {}
+        self._changes_from: int | None = None  # the first minute for which a change was told since the last step
         self._bursts: dict[str, Revision] = {}  # the latest revision of each
-        self._judged: dict[str, Episode] = {}  # what that revision was made of
+        self._judged: dict[str, _Judgement] = {}  # what that revision was made of
+        self._verdicts: dict[Crossing, Verdict] = {}  # on windows that nothing new came into
         self._crossings: list[Crossing] = []
         self._crossings_from: int | None = None  # earlier minutes were never scanned, or are forgotten
         self._scanned_until: int | None = None
         self._statistic = 0.0
+        self._late_faults = 0
         self._threshold: float | None = None
         self._tail: Tail | None = None
+        self._calibration_id = ""
         self._now_minute = 0
+        self._maxima: dict[int, Maxima] = {}  # of slid blocks, by the block's number
         self._start_over()
 
-    def restore(self, revisions: Sequence[Revision], scanned_until_minute: int | None) -> None:
-        """After a restart: every revision that was told, oldest first.
+    def restore(
+        self,
+        revisions: Sequence[Revision],
+        scanned_until_minute: int | None,
+        calibration: Mapping[str, Any] | None = None,
+    ) -> None:
+        """After a restart: every revision that was told, oldest first, and the last `calibration()`, if there is one.
 
         The first step scans the last six hours again, whatever was scanned before; it finds the same bursts there.
+        A calibration of other clusters or streams is ignored, and computed anew.
         """
         for revision in revisions:
             self._bursts[revision.burst_id] = revision
         self._scanned_until = scanned_until_minute
+        if calibration is not None and calibration["parameters"] == self._parameters:
+            blocks = calibration["blocks"].items()
+            self._maxima = {int(block): Maxima.from_document(maxima) for block, maxima in blocks}
+
+    def calibration(self) -> dict[str, Any]:
+        """What `restore` needs so that no day is slid again, as a JSON object; it changes every other day."""
+        blocks = {str(block): maxima.document() for block, maxima in sorted(self._maxima.items())}
+        return {"parameters": self._parameters, "blocks": blocks}
+
+    def take_change(self, change: Change) -> None:
+        """A roll-out begins or ends; told twice, or in any order, it is the same."""
+        key, earlier = (change.id, change.action), min if change.action == "open" else max
+        known = self._changes.get(key, change)
+        self._changes[key] = earlier(known, change, key=lambda c: (c.time_ns, c.cohort))
+        minute = minute_of(change.time_ns)
+        self._changes_from = minute if self._changes_from is None else min(minute, self._changes_from)
 
     def step(self, now_ns: int) -> list[Revision]:
-        """Scans every minute, the current one included, that is new or changed; the revisions that follow from it."""
+        """Scans every minute, the current one included, that is new or changed; the revisions that follow from it.
+
+        It makes no difference to the final revisions whether every minute is stepped, or up to six hours at once.
+        """
         self._now_minute = minute_of(now_ns)
         changed = self.minutes.take_changed()
+        self._count_late(self.minutes.take_added())
         self._relearn_if_needed(changed)
         if self._first_hour is None:
             return []
-        self._fold()
+        self._learn()
         self._calibrate_if_due()
+        self.victims.forget_before(self._now_minute - VICTIMS_MIN)
         begin = self._first_to_scan(changed)
         self._scanned_until = self._now_minute
-        if begin is None or self._tail is None:
+        if self._tail is None or (begin is None and self._changes_from is None):
             return []
-        self._score(begin)
-        return self._revise()
+        if begin is not None:
+            self._score(begin)
+        news = [minute for minute in (begin, self._changes_from) if minute is not None]
+        self._changes_from = None
+        return self._revise(min(news))
 
     def active(self, now_ns: int) -> list[Revision]:
         """The latest revision of every burst that was neither retracted nor has ended, oldest first."""
@@ -199,53 +280,80 @@ class Correlator:
             far_per_year=None if self._tail is None else self._tail.far_per_year(self._statistic),
             threshold_nats=self._threshold,
             scanned_until_minute=self._scanned_until,
+            late_faults=self._late_faults,
         )
 
     def expected_per_minute(self, stream: str) -> np.ndarray:
         """Novel faults per minute [clusters] that the hosts watching in the last scanned minute should have."""
-        if self._scanned_until is None or self._first_hour is None or stream not in self._baselines:
+        if self._scanned_until is None or stream not in self._baselines:
             return np.zeros(len(self.minutes.cluster_names))
-        level = self._baselines[stream].in_force(self._scanned_until // HOUR_MIN - self._first_hour)
+        level = self._baselines[stream].in_force(self._scanned_until // HOUR_MIN)
         hosts = self.minutes.watching(stream, self._scanned_until - 1, self._scanned_until + 1)
         # the newest minute may not have been heard of yet
-        return level.rate[-1] * np.where(hosts[1] > 0, hosts[1], hosts[0])
+        expected: np.ndarray = level.rate[-1] * np.where(hosts[1] > 0, hosts[1], hosts[0])
+        return expected
 
     # --- learning
 
     def _start_over(self) -> None:
         self._first_hour: int | None = None
         self._baselines: dict[str, Baseline] = {}
-        self._maxima: dict[int, np.ndarray] = {}  # of slid blocks, by the block's number
         self._calibrated_day: int | None = None
         self._stale = False
 
+    def _count_late(self, added: np.ndarray) -> None:
+        """Before the first scan everything is history, not late."""
+        if self._crossings_from is not None:
+            self._late_faults += int((added < self._now_minute - LATE_MIN).sum())
+
     def _relearn_if_needed(self, changed: int | None) -> None:
-        """Learns anew if old minutes changed: at once while learning, else with the next calibration."""
+        """Learns anew if old minutes changed: at once while learning, else with the next calibration.
+
+        What was slid stays: a few late faults make no other tail. Only a longer history does.
+        """
         first = self.minutes.first_minute
         if first is None:
             return
         if changed is not None and self._first_hour is not None and changed < self._folded_until():
             self._stale = True
         earlier = self._first_hour is not None and first // HOUR_MIN < self._first_hour
+        if earlier:
+            self._maxima = {}
         if earlier or (self._stale and (self._tail is None or self._calibration_due())):
             self._start_over()
         if self._first_hour is None:
             self._first_hour = first // HOUR_MIN
 
     def _folded_until(self) -> int:
-        assert self._first_hour is not None
-        folded_h = max((baseline.folded_h for baseline in self._baselines.values()), default=0)
-        return (self._first_hour + folded_h) * HOUR_MIN
+        return max((baseline.folded_until * HOUR_MIN for baseline in self._baselines.values()), default=0)
 
-    def _fold(self) -> None:
-        """Folds the hours that are older than the guard."""
+    def _learn(self) -> None:
+        """Folds the hours that are older than the guard, and slides each block as soon as all of it is folded.
+
+        Levels take much memory, so none is kept for longer than its block, or a revision, needs it.
+        """
         assert self._first_hour is not None
         until = self._now_minute // HOUR_MIN - GUARD_H
-        for stream in self.minutes.streams:
-            baseline = self._baselines.setdefault(stream, Baseline(len(self.minutes.cluster_names)))
-            for hour in range(self._first_hour + baseline.folded_h, until):
+        first_block = -(-(self._first_hour + UNSLID_H + GUARD_H) // BLOCK_H)
+        folded = min((baseline.folded_until for baseline in self._baselines.values()), default=self._first_hour)
+        for block in range(max(first_block, folded // BLOCK_H), until // BLOCK_H):
+            end = (block + 1) * BLOCK_H
+            self._fold(end)
+            if block not in self._maxima and end * HOUR_MIN > self._now_minute - self._history_min:
+                self._maxima[block] = self._slide(block)
+            for baseline in self._baselines.values():
+                baseline.forget_before(min(end, until + GUARD_H - LEVELS_KEPT_H))
+        self._fold(until)
+
+    def _fold(self, until: int) -> None:
+        for stream in self._streams:
+            if stream in self.minutes.streams and stream not in self._baselines:
+                assert self._first_hour is not None
+                self._baselines[stream] = Baseline(len(self.minutes.cluster_names), self._first_hour)
+        for stream, baseline in self._baselines.items():
+            for hour in range(baseline.folded_until, until):
                 begin, end = hour * HOUR_MIN, (hour + 1) * HOUR_MIN
-                baseline.fold(self.minutes.counts(stream, begin, end), self.minutes.watching(stream, begin, end))
+                baseline.fold(self.minutes.events(stream, begin, end), self.minutes.watching(stream, begin, end))
 
     def _history_days(self) -> float:
         first = self.minutes.first_minute
@@ -255,44 +363,59 @@ class Correlator:
         return self._calibrated_day != self._now_minute // DAY_MIN and self._history_days() >= LEARNING_DAYS
 
     def _calibrate_if_due(self) -> None:
-        """The tail of time slides over all complete blocks of the history, once a day."""
+        """The tail of all slid blocks of the history, once a day."""
         if not self._calibration_due():
             return
-        assert self._first_hour is not None
         self._calibrated_day = self._now_minute // DAY_MIN
         midnight = self._calibrated_day * DAY_MIN  # so that it doesn't matter at which time of the day this happens
-        oldest = max(self._first_hour + UNSLID_H + GUARD_H, (midnight - self._history_min) // HOUR_MIN)
-        newest = midnight // HOUR_MIN - GUARD_H
-        blocks = range(-(-oldest // SLIDE_BLOCK_H), newest // SLIDE_BLOCK_H)
-        self._maxima = {block: self._maxima[block] if block in self._maxima else self._slide(block) for block in blocks}
-        self._tail = fit(np.concatenate(list(self._maxima.values())))
+        oldest, newest = (midnight - self._history_min) // HOUR_MIN, midnight // HOUR_MIN - GUARD_H
+        self._maxima = {block: m for block, m in self._maxima.items() if block * BLOCK_H >= oldest}
+        usable = {block: m for block, m in sorted(self._maxima.items()) if (block + 1) * BLOCK_H <= newest}
+        self._tail = fit(usable.values())
+        self._calibration_id = _digest([self._parameters, {str(block): m.document() for block, m in usable.items()}])
         share = UNTRUSTED_SHARE if self._history_days() < TRUSTED_DAYS else 1.0
         self._threshold = self._tail.statistic_nats(self._rate * share)
         self.minutes.forget_before(midnight - self._history_min - DAY_MIN)
 
-    def _slide(self, block: int) -> np.ndarray:
-        rows = self._rows(block * SLIDE_BLOCK_H * HOUR_MIN, (block + 1) * SLIDE_BLOCK_H * HOUR_MIN)
-        self._cut_incidents(rows)
-        return slide_maxima(self._scan, rows.counts, rows.means, rows.arrived, (self._seed, block))
+    def _slide(self, block: int) -> Maxima:
+        if not self._baselines:
+            return summary(np.zeros(0))
+        first_hour = block * BLOCK_H
+        cut = self._incidents(first_hour)
+        streams = [
+            block_stream(self.minutes, stream, baseline, first_hour, BLOCK_H).without(cut)
+            for stream, baseline in self._baselines.items()
+        ]
+        return summary(self._slides.maxima(streams, (self._seed, block)))
 
-    def _cut_incidents(self, rows: Rows) -> None:
-        """Takes out of the rows what wasn't chance, or a single rack would set everyone's threshold."""
-        statistics = self._statistics(rows)
-        suspects = _crossings(statistics, rows.begin, min(INCIDENT_NATS.values()))
+    def _incidents(self, first_hour: int) -> np.ndarray:
+        """Which hours [hours, clusters] weren't chance, or a single rack would set everyone's threshold."""
+        begin, end = first_hour * HOUR_MIN, (first_hour + BLOCK_H) * HOUR_MIN
+        cut = np.zeros((BLOCK_H, len(self.minutes.cluster_names)), bool)
+        suspects = [
+            c for part in self._chunks(begin, end) for c in self._crossings_of(part, min(INCIDENT_NATS.values()))
+        ]
         for episode in episodes(suspects, self._gap_min):
-            minute, window = episode.best.minute - rows.begin, WINDOWS_MIN.index(episode.best.window_min)
-            verdict = self._causes.judge(*rows.row(window, minute))
+            window = self._row(episode.best)
+            verdict = self._causes.judge(window)
             if episode.best.statistic_nats < INCIDENT_NATS[verdict.label]:
                 continue
-            begin, end = episode.first_minute - rows.begin, episode.last_minute - rows.begin + WINDOWS_MIN[-1]
-            columns = rows.most_raised(window, minute) if verdict.label == "local" else slice(None)
-            rows.cut(max(begin, 0), end, columns)
+            first = max(episode.first_minute // HOUR_MIN - first_hour, 0)
+            last = (episode.last_minute + WINDOWS_MIN[-1]) // HOUR_MIN - first_hour
+            columns = _most_raised(window) if verdict.label == "local" else slice(None)
+            cut[first : last + 1, columns] = True
+        return cut
 
     # --- scanning
 
-    def _rows(self, begin: int, end: int) -> Rows:
-        assert self._first_hour is not None
-        return Rows(self.minutes, self._baselines, self._first_hour, begin, end)
+    def _row(self, crossing: Crossing) -> Row:
+        return row(self.minutes, self._baselines, crossing.minute, crossing.window_min)
+
+    def _chunks(self, begin: int, end: int) -> Iterator[Windows]:
+        least, most = CHUNK_MINUTES
+        number = min(max(CHUNK_CLUSTER_MINUTES // len(self.minutes.cluster_names), least), most)
+        for start in range(begin, end, number):
+            yield Windows(self.minutes, self._baselines, start, min(start + number, end))
 
     def _first_to_scan(self, changed: int | None) -> int | None:
         """The first minute whose windows must be scored, or None if nothing is new."""
@@ -306,44 +429,102 @@ class Correlator:
     def _score(self, begin: int) -> None:
         """Scores all windows that end from `begin` to now and remembers the large ones."""
         assert self._tail is not None
-        rows = self._rows(begin, self._now_minute + 1)
-        statistics = self._statistics(rows)
-        self._statistic = float(statistics[:, -1].max())
         keep = self._tail.statistic_nats(self._rate * KEEP_FACTOR)
-        statistics[rows.observed.sum(axis=2) < FAULTS_MIN] = 0
         forgotten = self._now_minute - REMEMBERED_MIN
         self._crossings = [crossing for crossing in self._crossings if forgotten <= crossing.minute < begin]
-        self._crossings += _crossings(statistics, begin, keep)
+        for windows in self._chunks(begin, self._now_minute + 1):
+            self._crossings += self._crossings_of(windows, keep)
+        now = np.arange(windows.begin, windows.end) == self._now_minute
+        self._statistic = float(self._scan.statistics(windows.rows(now)).max())
         self._crossings_from = max(forgotten, begin if self._crossings_from is None else self._crossings_from)
 
-    def _statistics(self, rows: Rows) -> np.ndarray:
-        """Nats [windows, minutes]; 0 where no fault came in, but the last minute always shows how things stand."""
-        scored = np.array(rows.arrived.any(axis=1))
-        scored[-1] = True
-        statistics = np.zeros(rows.counts.shape[:2], np.float32)
-        shape = (-1, rows.counts.shape[2])
-        scores = self._scan.statistics(rows.counts[:, scored].reshape(shape), rows.means[:, scored].reshape(shape))
-        statistics[:, scored] = scores.reshape(len(WINDOWS_MIN), -1)
-        return statistics
+    def _crossings_of(self, windows: Windows, least_nats: float) -> list[Crossing]:
+        """The windows that reach `least_nats`; only where a fault came in can one hold more than a minute before."""
+        at = np.flatnonzero(windows.arrived)
+        if not len(at):
+            return []
+        rough = self._scan.statistics(windows.rows(windows.arrived)).reshape(len(WINDOWS_MIN), -1)
+        high = (rough >= least_nats - STATISTIC_ERROR_NATS) & (windows.totals[:, at] >= FAULTS_MIN)
+        found = []
+        for window, index in np.argwhere(high):
+            crossing = Crossing(windows.begin + int(at[index]), WINDOWS_MIN[window], 0.0)
+            # by itself, so that it doesn't matter what else was scored in the same step
+            nats = float(self._scan.statistics(self._row(crossing).scaled())[0])
+            if nats >= least_nats:
+                found.append(replace(crossing, statistic_nats=nats))
+        return found
 
     # --- telling
 
-    def _revise(self) -> list[Revision]:
+    def _revise(self, news_from: int) -> list[Revision]:
         """Compares the episodes with the bursts that were told, and tells the difference."""
         assert self._threshold is not None
-        revisions: list[Revision | None] = []
         told = self._recent_bursts()
+        found: list[tuple[Revision | None, Episode]] = []
         for episode in episodes(self._untold_crossings(told), self._gap_min):
             high = episode.best.statistic_nats >= self._threshold
             # what was told is kept on a lower statistic than it takes to tell it, or to tell it again
             same = next((b for b in told if self._same(b, episode) and (high or b.kind != "retract")), None)
             if same is not None:
                 told.remove(same)
-                revisions.append(self._updated(same, episode))
-            elif high:
-                revisions.append(self._raised(episode))
+            if same is not None or high:
+                found.append((same, episode))
+        judged = self._judge(found, told, news_from)
+        revisions = [
+            self._raised(judgement) if burst is None else self._updated(burst, judgement, news_from)
+            for (burst, _), judgement in zip(found, judged, strict=True)
+        ]
         gone = [burst for burst in told if burst.kind != "retract" and not self._partly_forgotten(burst)]
         return [r for r in revisions if r is not None] + [self._retracted(burst) for burst in gone]
+
+    def _judge(
+        self, found: Sequence[tuple[Revision | None, Episode]], told: Sequence[Revision], news_from: int
+    ) -> list[_Judgement]:
+        """The verdict on each episode, and whether it is one stage of a change, or all of them."""
+        kept = range(self._now_minute - REMEMBERED_MIN, news_from)
+        self._verdicts = {crossing: known for crossing, known in self._verdicts.items() if crossing.minute in kept}
+        spans = [_Stage(*_span(b), _ground(b), _radius_deg(b.area90_deg2)) for b in told if _may_be_stage(b)]
+        for _, episode in found:
+            spans += [stage for peak in self._alarms(episode) for stage in self._stage(peak)]
+        return [
+            _Judgement(
+                episode,
+                self._verdict(episode.best),
+                any(_is_staged(one, spans) for peak in self._alarms(episode) for one in self._stage(peak)),
+                tuple(self._open_changes(episode.best)),
+            )
+            for _, episode in found
+        ]
+
+    def _alarms(self, episode: Episode) -> list[Crossing]:
+        """The peaks that would be a burst by themselves."""
+        assert self._threshold is not None
+        return [peak for peak in episode.peaks if peak.statistic_nats >= self._threshold]
+
+    def _stage(self, peak: Crossing) -> list["_Stage"]:
+        """The peak as a stage of a change, if it may be one."""
+        verdict = self._verdict(peak)
+        if verdict.label not in STAGED_LABELS:
+            return []
+        radius_deg = _radius_deg(verdict.place.area90_deg2)
+        return [_Stage(peak.first_minute, peak.minute, verdict.place.direction, radius_deg)]
+
+    def _verdict(self, best: Crossing) -> Verdict:
+        if best in self._verdicts:
+            return self._verdicts[best]
+        changes = self._open_changes(best)
+        victims = self.victims.between(best.first_minute, best.minute + 1)
+        scanned = [victim for victim in victims if victim.stream in self._baselines]
+        cohorts = set(changes.values())
+        self._verdicts[best] = self._causes.judge(self._row(best), cohorts, scanned, self.population)
+        return self._verdicts[best]
+
+    def _open_changes(self, best: Crossing) -> dict[str, str]:
+        """The cohort of each roll-out that was open in some minute of the window, by its id."""
+        begin_ns, end_ns = best.first_minute * MINUTE_NS, (best.minute + 1) * MINUTE_NS
+        closed = {c.id for c in self._changes.values() if c.action == "close" and c.time_ns < begin_ns}
+        opened = [c for c in self._changes.values() if c.action == "open" and c.time_ns < end_ns]
+        return {c.id: c.cohort for c in sorted(opened, key=lambda c: c.id) if c.id not in closed}
 
     def _recent_bursts(self) -> list[Revision]:
         """Those that remembered crossings may belong to."""
@@ -368,20 +549,21 @@ class Correlator:
         assert self._crossings_from is not None
         return minute_of(burst.t_start_ns) < self._crossings_from
 
-    def _raised(self, episode: Episode) -> Revision:
-        burst_id = _burst_id(episode.first_minute)
+    def _raised(self, judgement: _Judgement) -> Revision:
+        burst_id = _burst_id(judgement.episode.first_minute)
         while burst_id in self._bursts:  # one that begins alike was told, but this one is not the same
             burst_id += "b"
-        self._judged[burst_id] = episode
-        self._bursts[burst_id] = self._revision(burst_id, 1, "new", episode)
+        self._judged[burst_id] = judgement
+        self._bursts[burst_id] = self._revision(burst_id, 1, "new", judgement)
         return self._bursts[burst_id]
 
-    def _updated(self, burst: Revision, episode: Episode) -> Revision | None:
+    def _updated(self, burst: Revision, judgement: _Judgement, news_from: int) -> Revision | None:
         """The next revision, or None if it would say the same."""
-        if self._judged.get(burst.burst_id) == episode and burst.kind != "retract":
+        known = self._judged.get(burst.burst_id)
+        self._judged[burst.burst_id] = judgement
+        if known == judgement and judgement.episode.best.minute < news_from and burst.kind != "retract":
             return None
-        self._judged[burst.burst_id] = episode
-        revision = self._revision(burst.burst_id, burst.rev + 1, "update", episode)
+        revision = self._revision(burst.burst_id, burst.rev + 1, "update", judgement)
         if self._partly_forgotten(burst):
             if revision.statistic_nats < burst.statistic_nats:
                 revision = replace(burst, rev=burst.rev + 1, kind="update", t_end_ns=revision.t_end_ns)
@@ -396,15 +578,17 @@ class Correlator:
         self._bursts[burst.burst_id] = replace(burst, rev=burst.rev + 1, kind="retract")
         return self._bursts[burst.burst_id]
 
-    def _revision(self, burst_id: str, rev: int, kind: str, episode: Episode) -> Revision:
+    def _revision(self, burst_id: str, rev: int, kind: str, judgement: _Judgement) -> Revision:
         assert self._tail is not None
-        best, window = episode.best, WINDOWS_MIN.index(episode.best.window_min)
-        rows = self._rows(best.minute, best.minute + 1)
-        verdict = self._causes.judge(*rows.row(window, 0))
+        episode, place, best = judgement.episode, judgement.verdict.place, judgement.episode.best
         mid_ns = (2 * best.minute + 2 - best.window_min) * MINUTE_NS // 2
-        ra_deg, dec_deg = right_ascension_declination_deg(verdict.place.direction, mid_ns)
-        latitude_deg, longitude_deg = angles_deg(verdict.place.direction)
+        ra_deg, dec_deg = right_ascension_declination_deg(place.direction, mid_ns)
+        latitude_deg, longitude_deg = angles_deg(place.direction)
         days = self._history_days()
+        posterior = dict(judgement.verdict.posterior)
+        if judgement.is_staged:  # then what looks like a place, on Earth or above, is the next stage
+            posterior["rollout"] += sum(posterior.pop(cause) for cause in (*SKY, "region"))
+            posterior |= dict.fromkeys((*SKY, "region"), 0.0)
         return Revision(
             burst_id=burst_id,
             rev=rev,
@@ -412,28 +596,105 @@ class Correlator:
             t_start_ns=episode.first_minute * MINUTE_NS,
             t_end_ns=(episode.last_minute + 1) * MINUTE_NS,
             window_min=best.window_min,
-            label=verdict.label,
-            posterior=verdict.posterior,
+            label="rollout" if judgement.is_staged else judgement.verdict.label,
+            posterior=posterior,
             far_per_year=self._tail.far_per_year(best.statistic_nats),
             extrapolated_from_days=int(days) if days < TRUSTED_DAYS else None,
             statistic_nats=best.statistic_nats,
-            amplitude=verdict.place.amplitude,
+            amplitude=place.amplitude,
             ra_deg=ra_deg,
             dec_deg=dec_deg,
-            area90_deg2=verdict.place.area90_deg2,
+            area50_deg2=place.area50_deg2,
+            area90_deg2=place.area90_deg2,
             ground_latitude_deg=latitude_deg,
             ground_longitude_deg=(longitude_deg + 180) % 360 - 180,
-            clusters=self._shares(rows, window),
+            antipode_latitude_deg=-latitude_deg,
+            antipode_longitude_deg=longitude_deg % 360 - 180,
+            streams=self._shown(best),
+            factors=find_factors(self.victims.between(best.first_minute, best.minute + 1), self.population),
+            change_ids=judgement.change_ids,
+            calibration_id=self._calibration_id,
+            clusters=self._shares(self._row(best)),
         )
 
-    def _shares(self, rows: Rows, window: int) -> tuple[ClusterShare, ...]:
-        """Of the clusters that watched."""
-        observed, expected = rows.observed[window, 0], rows.expected[window, 0]
+    def _shown(self, best: Crossing) -> dict[str, int]:
+        """Novel faults in the window of each stream that had any, whether it was scanned or not."""
+        window = WINDOWS_MIN.index(best.window_min)
+        events = {s: self.minutes.events(s, best.first_minute, best.minute + 1) for s in self.minutes.streams}
+        numbers = {stream: int((each.windows <= window).sum()) for stream, each in events.items()}
+        return {stream: number for stream, number in numbers.items() if number}
+
+    def _shares(self, window: Row) -> tuple[ClusterShare, ...]:
+        """Of the clusters that watched; what the streams expect and how much it spreads, together."""
+        observed, expected = window.observed.sum(axis=0), window.expected.sum(axis=0)
+        scaled = (window.expected / window.overdispersion).sum(axis=0)
         return tuple(
-            ClusterShare(name, int(observed[column]), float(expected[column]))
-            for column, name in enumerate(self.minutes.cluster_names)
-            if expected[column] > 0
+            ClusterShare(name, int(observed[c]), float(expected[c]), float(expected[c] / scaled[c]))
+            for c, name in enumerate(self.minutes.cluster_names)
+            if expected[c] > 0
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """First and last minute (both included) of what may be one stage of a change, and where it struck."""
+
+    first_minute: int
+    last_minute: int
+    direction: np.ndarray
+    radius_deg: float  # of the area that holds the direction with 90 %
+
+
+def _is_staged(one: _Stage, stages: Sequence[_Stage]) -> bool:
+    """True if another place was struck within four hours: sources in the sky don't jump, roll-outs do."""
+    span = (one.first_minute, one.last_minute)
+    return any(
+        not overlap(*span, other.first_minute, other.last_minute, -1)
+        and overlap(*span, other.first_minute, other.last_minute, STAGED_MIN)
+        and separation_deg(one.direction, other.direction) > max(STAGED_DEG, one.radius_deg, other.radius_deg)
+        for other in stages
+    )
+
+
+def _may_be_stage(burst: Revision) -> bool:
+    return burst.kind != "retract" and burst.label in STAGED_LABELS
+
+
+def _radius_deg(area_deg2: float) -> float:
+    """Of a cap with this area."""
+    return float(np.degrees(np.arccos(np.clip(1 - 2 * area_deg2 / SPHERE_DEG2, -1, 1))))
+
+
+def _ground(burst: Revision) -> np.ndarray:
+    return unit_vectors(np.array(burst.ground_latitude_deg), np.array(burst.ground_longitude_deg))
+
+
+def _most_raised(window: Row) -> int:
+    """The cluster whose count lies furthest above its expectation, against its spread."""
+    counts, means = (window.observed / window.overdispersion), (window.expected / window.overdispersion)
+    return int(((counts - means) / np.sqrt(means + 1)).max(axis=0).argmax())
+
+
+def _places(clusters: Sequence[Cluster]) -> list[list[Any]]:
+    return [
+        [c.name, c.latitude_deg, c.longitude_deg, c.facing_azimuth_deg, c.facing_elevation_deg, c.rigidity_gv]
+        for c in clusters
+    ]
+
+
+def _digest(content: Any) -> str:
+    """A short name for something that can be written as JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def sky_map(revision: Revision, clusters: Sequence[Cluster]) -> np.ndarray:
+    """The probability [768] of each of `directions(768)`, in the frame that turns with the Earth, were it celestial."""
+    shares = {share.cluster: share for share in revision.clusters}
+    rows = [shares.get(cluster.name, ClusterShare(cluster.name, 0, 0.0)) for cluster in clusters]
+    observed, expected, overdispersion = (
+        np.array([[getattr(share, name) for share in rows]]) for name in ("observed", "expected", "overdispersion")
+    )
+    return Causes(clusters).place(Row(observed, expected, overdispersion)).sky
 
 
 def _says_the_same(a: Revision, b: Revision) -> bool:
@@ -441,15 +702,9 @@ def _says_the_same(a: Revision, b: Revision) -> bool:
 
     def essence(r: Revision) -> tuple[Any, ...]:
         counts = tuple((share.cluster, share.observed) for share in r.clusters)
-        return r.t_start_ns, r.t_end_ns, r.window_min, r.label, counts
+        return r.t_start_ns, r.t_end_ns, r.window_min, r.label, counts, r.change_ids, r.factors
 
     return essence(a) == essence(b)
-
-
-def _crossings(statistics: np.ndarray, begin: int, least_nats: float) -> list[Crossing]:
-    """The windows of statistics[windows, minutes from `begin`] that scored and reach `least_nats`."""
-    high = np.argwhere((statistics >= least_nats) & (statistics > 0))
-    return [Crossing(begin + int(m), WINDOWS_MIN[w], float(statistics[w, m])) for w, m in high]
 
 
 def _span(burst: Revision) -> tuple[int, int]:

@@ -1,27 +1,35 @@
 """False alarms: how often would a statistic this large appear if nothing had happened?
 
-Enters: scaled rows of past days from which known incidents were cut out. Leaves: a Tail, which turns a statistic into a
-rate per year and back. Pure, numpy only; the random shifts come from a seed.
+Enters: past days from which known incidents were cut out. Leaves: a Tail, which turns a statistic into a rate per year
+and back. Pure, numpy only; the random shifts come from a seed.
 
 Method: time slides. Every cluster's series is shifted by its own random number of whole hours, which destroys what
 clusters have in common and keeps everything else. The largest statistic of each hour of the slid series is a draw from
 "nothing happened". Above the u that the largest of them exceed, their tail is exponential:
 FAR(x) = r_u * exp(-(x - u) / b), with r_u the rate of hours above u and b their mean excess.
+
+A block of days is slid once, when it is complete, and what remains of it are its largest maxima. So another day costs
+one block at most, and a restart costs none.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from collectors.baseline import HOUR_MIN
-from collectors.scan import Scan
+from collectors.inventory import Cluster
+from collectors.minutes import HOUR_MIN
+from collectors.scan import AMPLITUDES, Scan, StreamRows
+from collectors.windows import BlockStream
 
 SLIDES = 12
 TAIL_HOURS = 120  # how many of the largest hourly maxima the tail is fitted to
 TAIL_HOURS_MIN = 20
 YEAR_H = 8766.0
-SCORED_AT_ONCE = 1024
+COARSE_DIRECTIONS = 48
+COARSE_EXPONENTS = (0, 1)
+ROWS_PER_HOUR = 8  # so many of an hour's rows, those that a coarse scan finds the largest, are scored in full
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,62 +50,90 @@ class Tail:
         return self.start_nats + self.scale_nats * float(np.log(self.per_year / far_per_year))
 
 
-def fit(hourly_maxima: np.ndarray) -> Tail:
-    """The tail of the maxima of slid hours [hours]; hours without any fault are among them as zeros."""
-    years = max(len(hourly_maxima), 1) / YEAR_H
+@dataclass(frozen=True, slots=True)
+class Maxima:
+    """What a tail needs to know of slid hours: how many there were, how many had a fault, and the largest maxima."""
+
+    hours: int
+    positive: int
+    largest: tuple[float, ...]  # descending, in nats
+
+    def document(self) -> dict[str, Any]:
+        """As JSON; `from_document` is the way back."""
+        return asdict(self) | {"largest": list(self.largest)}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "Maxima":
+        return cls(int(document["hours"]), int(document["positive"]), tuple(map(float, document["largest"])))
+
+
+def summary(hourly_maxima: np.ndarray) -> Maxima:
+    """Of the maxima of slid hours [hours]; hours without any fault are among them as zeros."""
     positive = np.sort(hourly_maxima[hourly_maxima > 0])[::-1]
-    if len(positive) < TAIL_HOURS_MIN:
+    largest = positive[: TAIL_HOURS + 1].astype(float).round(4)  # what is stored and read again must be the same
+    return Maxima(len(hourly_maxima), len(positive), tuple(largest.tolist()))
+
+
+def fit(parts: Iterable[Maxima]) -> Tail:
+    """The tail of all these maxima together."""
+    kept = list(parts)
+    years = max(sum(part.hours for part in kept), 1) / YEAR_H
+    positive = sum(part.positive for part in kept)
+    largest = np.sort(np.array([value for part in kept for value in part.largest]))[::-1]
+    if positive < TAIL_HOURS_MIN:
         # too few to fit: all of them, and the three that a Poisson count of none doesn't exclude, may reach the largest
-        return Tail(float(positive.max(initial=0.0)), (len(positive) + 3) / years, 1.0)
-    number = min(TAIL_HOURS, len(positive) // 2)
-    start = float(positive[number])
+        return Tail(float(largest.max(initial=0.0)), (positive + 3) / years, 1.0)
+    number = min(TAIL_HOURS, positive // 2)
+    start = float(largest[number])
     # a log-likelihood ratio of one free amplitude falls no faster than exp(-x), whatever a short sample says
-    scale = max(float((positive[:number] - start).mean()), 1.0)
+    scale = max(float((largest[:number] - start).mean()), 1.0)
     return Tail(start, number / years, scale)
 
 
-def slide_maxima(
-    scan: Scan, counts: np.ndarray, means: np.ndarray, arrived: np.ndarray, seed: Sequence[int]
-) -> np.ndarray:
-    """Hourly maxima [SLIDES * hours] of slid rows.
+class Slides:
+    """Slides blocks of days of one set of clusters."""
 
-    counts, means: [windows, minutes, clusters], scaled; arrived: [minutes, clusters]; minutes a multiple of 60.
-    """
-    random = np.random.default_rng(seed)
-    minutes, clusters = arrived.shape
-    maxima = []
-    for _ in range(SLIDES):
-        shifts = random.integers(0, minutes // HOUR_MIN, clusters) * HOUR_MIN
-        source = (np.arange(minutes)[:, None] - shifts) % minutes
-        # only where a fault just came in can a window hold more than it did a minute before
-        scored = np.flatnonzero(np.take_along_axis(arrived, source, axis=0).any(axis=1))
-        at = source[scored]
-        slid_counts = np.take_along_axis(counts, at[None], axis=1).reshape(-1, clusters)
-        slid_means = np.take_along_axis(means, at[None], axis=1).reshape(-1, clusters)
-        hours = np.tile(scored // HOUR_MIN, len(counts))
-        maxima.append(_hourly_maxima(scan, slid_counts, slid_means, hours, minutes // HOUR_MIN))
-    return np.concatenate(maxima)
+    def __init__(self, scan: Scan, coarse: Scan) -> None:
+        self._scan = scan
+        self._coarse = coarse
 
+    def maxima(self, streams: Sequence[BlockStream], seed: Sequence[int]) -> np.ndarray:
+        """Hourly maxima [SLIDES * hours] of the slid block, 0 where no fault came in.
 
-def _hourly_maxima(scan: Scan, counts: np.ndarray, means: np.ndarray, hours: np.ndarray, number: int) -> np.ndarray:
-    """The largest statistic of each of `number` hours, exact for the largest third of them.
+        A cluster's streams are shifted together. Rows are ranked by a coarser scan, and only an hour's best are scored
+        in full: what the coarse scan misjudges by is much less than what lies between an hour's rows.
+        """
+        random = np.random.default_rng(seed)
+        hours, _, clusters = streams[0].means.shape
+        maxima = np.zeros((SLIDES, hours))
+        for slide in range(SLIDES):
+            shifts: np.ndarray = random.integers(0, hours, size=clusters)
+            targets = [(stream.hours + shifts[stream.columns]) % hours for stream in streams]
+            for hour in range(hours):
+                rows = [_slid(stream, shifts, at == hour, hour) for stream, at in zip(streams, targets, strict=True)]
+                maxima[slide, hour] = self._maximum(rows)
+        return maxima.ravel()
 
-    Rows are scored from the most to the least promising, until none left can enter the largest third: only these
-    matter for the tail, and most rows need no scoring.
-    """
-    bounds = _bounds(counts, means)
-    order = np.argsort(-bounds, kind="stable")
-    maxima = np.zeros(number, np.float32)
-    for start in range(0, len(order), SCORED_AT_ONCE):
-        part = order[start : start + SCORED_AT_ONCE]
-        if bounds[part[0]] < np.partition(maxima, -(number // 3))[-(number // 3)]:
-            break
-        np.maximum.at(maxima, hours[part], scan.statistics(counts[part], means[part]))
-    return maxima
+    def _maximum(self, streams: list[StreamRows]) -> float:
+        some = np.any([rows.counts.any(axis=1) for rows in streams], axis=0)
+        streams = [rows.take(some) for rows in streams]
+        if not len(streams[0].counts):
+            return 0.0
+        rough = self._coarse.statistics(streams)
+        best = np.argsort(-rough, kind="stable")[:ROWS_PER_HOUR]
+        return float(self._scan.statistics([rows.take(best) for rows in streams]).max())
 
 
-def _bounds(counts: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """No template can score more than every cluster's own best rise together: n ln(n / m) - n + m where n > m."""
-    above = (counts > means) & (means > 0)
-    ratio = np.divide(counts, means, out=np.ones_like(counts), where=above)
-    return np.where(above, counts * np.log(ratio) - counts + means, 0).sum(axis=1)
+def coarse_scan(clusters: Sequence[Cluster]) -> Scan:
+    """Finds nearly the same rows large as the full scan, at a twentieth of its cost."""
+    return Scan(clusters, number=COARSE_DIRECTIONS, exponents=COARSE_EXPONENTS, amplitudes=AMPLITUDES[::2])
+
+
+def _slid(stream: BlockStream, shifts: np.ndarray, pieces: np.ndarray, hour: int) -> StreamRows:
+    """The rows [windows * 60] of one slid hour."""
+    hours, windows, clusters = stream.means.shape
+    chosen = np.flatnonzero(pieces)
+    chosen = chosen[np.argsort(stream.columns[chosen])]  # a cluster has at most one piece in a slid hour
+    counts = stream.counts[chosen].reshape(-1, windows * HOUR_MIN).T
+    means = stream.means[(hour - shifts) % hours, :, np.arange(clusters)].T
+    return StreamRows(counts, stream.columns[chosen], np.repeat(means, HOUR_MIN, axis=0))

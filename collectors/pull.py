@@ -13,11 +13,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
+from yarl import URL
 
 from agent.report import AgentHeader, Fault, Line, MemoryFault, RecordFault, ReportError, decode
 from collectors import tls
 from collectors.config import CollectorConfig
 from collectors.inventory import Host
+from collectors.minutes import DAY_NS, MINUTE_NS
 from collectors.store import Conflict, Pulled, Recorded, StoreError
 
 STATES = ("ok", "silent", "slow", "garbage", "refused", "conflict")
@@ -26,6 +28,7 @@ TICK_S = 0.05  # how finely the requests of one interval are spread
 CLOCK_OFF_S = 30.0  # an agent whose clock is further off than this is told about
 CHUNK_BYTES = 1 << 16
 NOT_ASKED = "not asked yet"
+JOURNALS_MAX = 100  # an agent has two
 SEQ_MAX = 2**62  # beyond it the sums of what was lost would outgrow 64 bits
 
 Commit = Callable[[Pulled], Awaitable[Recorded | Conflict]]
@@ -60,6 +63,16 @@ class Agent:
     is_in_flight: bool = False
     watching: frozenset[str] = frozenset()  # the streams it watched in its last answer
     complete_until_ns: int = 0  # all it saw before this time has been told
+    _url: URL | None = None
+    _url_is_of: tuple[str, str | None, int] = ("", None, 0)
+
+    def url(self, scheme: str) -> URL:
+        """What to ask. Kept, since an agent without news is asked the same again, and it takes a tenth of a pull."""
+        asked = (f"{scheme}://{self.host.target}", self.cursor, self.faults_max)
+        if self._url is None or asked != self._url_is_of:
+            query = {"limit": str(self.faults_max)} | ({"after": self.cursor} if self.cursor else {})
+            self._url, self._url_is_of = URL(f"{asked[0]}/v1/faults").with_query(query), asked
+        return self._url
 
 
 def parse(body: bytes) -> Answer:
@@ -74,6 +87,8 @@ def parse(body: bytes) -> Answer:
     header = _decode(lines[0], 1)
     if not isinstance(header, AgentHeader):
         raise PullError("garbage", "the first line of its answer is not of kind 'agent'")
+    if len(header.journals) > JOURNALS_MAX:
+        raise PullError("garbage", f"it names {len(header.journals)} journals; more than {JOURNALS_MAX} is no host")
     if any(span.last_seq > SEQ_MAX or span.first_seq > SEQ_MAX for span in header.journals):
         raise PullError("garbage", f"its journals count beyond {SEQ_MAX}")
     faults = tuple(_fault(line, number) for number, line in enumerate(lines[1:], start=2))
@@ -120,6 +135,7 @@ class Puller:
         self._clock_ns = clock_ns
         self._commit = commit
         self._tls = tls.of_agents(config)
+        self._timeout = aiohttp.ClientTimeout(total=config.pull_timeout_s)
         self._slots = asyncio.Semaphore(config.pull_concurrency)
         self._buckets: list[list[Agent]] = [[] for _ in range(max(round(config.pull_interval_s / TICK_S), 1))]
         self._tasks: set[asyncio.Task[None]] = set()
@@ -182,7 +198,9 @@ class Puller:
         """One request, made durable; true if the agent has more."""
         answer = parse(await self._fetch(agent))
         now_ns = self._clock_ns()
-        outcome = await self._commit(Pulled(agent.host.name, agent.host.cluster, answer.header, answer.faults, now_ns))
+        host = agent.host
+        pulled = Pulled(host.name, host.cluster, answer.header, answer.faults, now_ns, host.labels)
+        outcome = await self._commit(pulled)
         if isinstance(outcome, Conflict):
             raise PullError("conflict", outcome.sentence)
         agent.cursor = answer.header.cursor
@@ -191,7 +209,10 @@ class Puller:
         agent.faults_max = min(2 * agent.faults_max, self._faults_max)
         for loss in outcome.losses:
             _log.warning("%s lost %d faults of journal %s before they were read", loss.host, loss.faults, loss.journal)
-        self._note(agent, "ok", _clock_sentence(answer.header.time_ns, now_ns))
+        odd = _times_sentence(answer.faults, now_ns, self._config.history_days)
+        if odd:
+            _log.warning("%s: %s", host.name, odd)
+        self._note(agent, "ok", _clock_sentence(answer.header.time_ns, now_ns) or odd)
         return outcome.is_behind and outcome.faults > 0
 
     async def _fetch(self, agent: Agent) -> bytes:
@@ -201,17 +222,9 @@ class Puller:
             PullError: no whole answer came, or it isn't one of /v1/faults.
         """
         target, timeout_s = agent.host.target, self._config.pull_timeout_s
-        query = {"limit": str(agent.faults_max)} | ({"after": agent.cursor} if agent.cursor else {})
         try:
-            timeout = aiohttp.ClientTimeout(total=timeout_s)
-            scheme = agent.host.labels.get("__scheme__", self._config.agent_scheme)
-            request = self._session.get(
-                f"{scheme}://{target}/v1/faults",
-                params=query,
-                timeout=timeout,
-                allow_redirects=False,
-                ssl=self._tls.context,
-            )
+            url = agent.url(agent.host.labels.get("__scheme__", self._config.agent_scheme))
+            request = self._session.get(url, timeout=self._timeout, allow_redirects=False, ssl=self._tls.context)
             async with request as response:
                 _check_head(response, agent)
                 return await self._body(response, agent)
@@ -229,10 +242,13 @@ class Puller:
             raise PullError("silent", f"went away at {target}: {_one_line(error)}") from error
 
     async def _body(self, response: aiohttp.ClientResponse, agent: Agent) -> bytes:
+        length_max = self._config.answer_mib_max << 20
+        if response.content_length is not None and response.content_length <= length_max:
+            return await response.read()  # the quick way of nearly every answer
         body = bytearray()
         async for chunk in response.content.iter_chunked(CHUNK_BYTES):
             body += chunk
-            if len(body) > self._config.answer_mib_max << 20:
+            if len(body) > length_max:
                 agent.faults_max = max(agent.faults_max // 2, 1)  # its faults may be long: ask for fewer
                 raise PullError("garbage", f"its answer is longer than answer_mib_max = {self._config.answer_mib_max}")
         return bytes(body)
@@ -264,6 +280,15 @@ def _clock_sentence(agent_ns: int, now_ns: int) -> str:
     if abs(off_s) <= CLOCK_OFF_S:
         return ""
     return f"its clock is {abs(off_s):.0f} s {'ahead of' if off_s > 0 else 'behind'} the collector's"
+
+
+def _times_sentence(faults: Sequence[Fault], now_ns: int, history_days: int) -> str:
+    """What becomes of faults whose times can't be right; empty if there are none."""
+    ahead = sum(fault.time_ns > now_ns + MINUTE_NS for fault in faults)
+    past = sum(fault.time_ns < now_ns - history_days * DAY_NS for fault in faults)
+    parts = [f"{ahead} of {len(faults)} new faults lie in the future and wait until then"] if ahead else []
+    parts += [f"{past} of {len(faults)} new faults are older than history_days and only counted"] if past else []
+    return ", ".join(parts)
 
 
 def reason(error: OSError) -> str:

@@ -1,23 +1,23 @@
 """The scan: how much better does a rise in one direction explain these counts than the baseline does?
 
 Enters: counts and expectations of rows (a row is one window ending at one minute), each divided by the cluster's
-over-dispersion. Leaves: the statistic of each row in nats, the largest log-likelihood ratio over all templates.
-Pure, numpy only.
+over-dispersion, stream by stream. Leaves: the statistic of each row in nats, the largest log-likelihood ratio over all
+templates. Pure, numpy only.
 
-A template is a direction in the frame that turns with the Earth, a response and an amplitude A: the expectation of a
-cluster grows by the factor 1 + A f, with f = max(0, cos(angle between direction and boards)) ** n. Where the source is
-below the horizon f is 0, whatever the boards face. The log-likelihood ratio of a row is
-sum over clusters of count * ln(1 + A f) - A f * expected (Poisson, scaled by the over-dispersion). Independent streams
-add up, so a row may hold the sums over streams.
+A template is a direction in the frame that turns with the Earth and a response: the expectation of a cluster grows by
+the factor 1 + A f, with f = max(0, cos(angle between direction and boards)) ** n. Where the source is below the horizon
+f is 0, whatever the boards face. A stream's log-likelihood ratio is
+sum over clusters of count * ln(1 + A f) - A f * expected (Poisson, scaled by the over-dispersion). Streams are
+independent, so theirs add up. Each stream has an amplitude A of its own, the best one or 0: what lifts caches tenfold
+may leave memory as it is, and a common amplitude would drown the few faults of one in the many of the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from collectors.baseline import HOUR_MIN, Baseline
 from collectors.inventory import Cluster
-from collectors.minutes import WINDOWS_MIN, Minutes
 from collectors.sky import directions, facings, zeniths
 
 DIRECTIONS = 192
@@ -25,6 +25,7 @@ EXPONENTS = (0, 1, 3)
 # the last two are for small fleets, where a handful of faults is already hundreds of times the expectation
 AMPLITUDES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 128.0, 512.0)
 CHUNK_FLOATS = 400_000  # what a core's second-level cache holds
+TABLE_FLOATS_MAX = 40_000_000  # a larger table of logarithms isn't kept but computed where it is needed
 
 
 def responses(clusters: Sequence[Cluster], sources: np.ndarray, exponent: int) -> np.ndarray:
@@ -34,88 +35,75 @@ def responses(clusters: Sequence[Cluster], sources: np.ndarray, exponent: int) -
     return np.where(above & (facing > 0), np.maximum(facing, 0.0) ** exponent, 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class StreamRows:
+    """Rows of one stream, scaled. Counts are told for some of the clusters only: elsewhere there are none."""
+
+    counts: np.ndarray  # [rows, columns]
+    columns: np.ndarray  # [columns] of which clusters
+    means: np.ndarray  # [rows, clusters]
+
+    def take(self, rows: slice | np.ndarray) -> "StreamRows":
+        return StreamRows(self.counts[rows], self.columns, self.means[rows])
+
+
+class Templates:
+    """Shapes f [templates, clusters] and amplitudes, ready to be held against many rows."""
+
+    def __init__(self, shapes: np.ndarray, amplitudes: Iterable[float]) -> None:
+        self.shapes = np.asarray(shapes, np.float32)
+        self.amplitudes = tuple(amplitudes)
+        self._by_cluster = np.ascontiguousarray(self.shapes.T)
+        fits = self.shapes.size * len(self.amplitudes) <= TABLE_FLOATS_MAX
+        self._logs = [np.log1p(np.float32(a) * self._by_cluster) for a in self.amplitudes] if fits else None
+
+    def __deepcopy__(self, memo: object) -> "Templates":
+        """Nothing in it ever changes, so copies share it."""
+        return self
+
+    def ratios(self, rows: StreamRows) -> Iterator[np.ndarray]:
+        """For each amplitude the log-likelihood ratios [rows, templates]."""
+        counts = rows.counts.astype(np.float32, copy=False)
+        losses = rows.means.astype(np.float32, copy=False) @ self._by_cluster
+        some = slice(None) if len(rows.columns) == len(self._by_cluster) else rows.columns
+        for index, amplitude in enumerate(self.amplitudes):
+            if self._logs is None:
+                logs = np.log1p(np.float32(amplitude) * self._by_cluster[some])
+            else:
+                logs = self._logs[index][some]
+            yield counts @ logs - np.float32(amplitude) * losses
+
+
 class Scan:
     """The templates of one set of clusters, ready to be applied to many rows at once."""
 
-    def __init__(self, clusters: Sequence[Cluster]) -> None:
-        sources = directions(DIRECTIONS)
-        every = np.concatenate([responses(clusters, sources, exponent) for exponent in EXPONENTS])
+    def __init__(
+        self,
+        clusters: Sequence[Cluster],
+        *,
+        number: int = DIRECTIONS,
+        exponents: Sequence[int] = EXPONENTS,
+        amplitudes: Sequence[float] = AMPLITUDES,
+    ) -> None:
+        sources = directions(number)
+        every = np.concatenate([responses(clusters, sources, exponent) for exponent in exponents])
         # few clusters see many directions alike: one template is enough for them
         distinct = np.unique(every.round(6), axis=0)
-        rises = np.concatenate([amplitude * distinct[distinct.any(axis=1)] for amplitude in AMPLITUDES])
-        self._weights = np.concatenate([np.log1p(rises), -rises], axis=1).T.astype(np.float32)
+        self._templates = Templates(distinct[distinct.any(axis=1)], amplitudes)
 
-    def statistics(self, counts: np.ndarray, expected: np.ndarray) -> np.ndarray:
-        """Nats [rows] of scaled counts and expectations [rows, clusters]; never below 0."""
-        rows = np.concatenate([counts, expected], axis=1, dtype=np.float32)
-        best = np.zeros(len(rows), np.float32)
-        chunk = max(1, CHUNK_FLOATS // self._weights.shape[1])
-        scores = np.empty((chunk, self._weights.shape[1]), np.float32)
-        for start in range(0, len(rows), chunk):
-            part = rows[start : start + chunk]
-            np.matmul(part, self._weights, out=scores[: len(part)])
-            scores[: len(part)].max(axis=1, out=best[start : start + chunk])
-        return np.maximum(best, 0)
+    def statistics(self, streams: Sequence[StreamRows]) -> np.ndarray:
+        """Nats [rows], never below 0; all streams tell of the same rows."""
+        number = len(streams[0].counts)
+        best = np.zeros(number, np.float32)
+        chunk = max(1, CHUNK_FLOATS // len(self._templates.shapes))
+        for start in range(0, number, chunk):
+            part = slice(start, start + chunk)
+            best[part] = np.sum([self._best(rows.take(part)) for rows in streams], axis=0).max(axis=1)
+        return best
 
-
-class Rows:
-    """Observed, expected and scaled counts of every window ending in a range of minutes, summed over streams.
-
-    All arrays are [windows, minutes, clusters]; `arrived` [minutes, clusters] tells where a fault came in that minute.
-    The expectation of the newest minute is that of the whole minute while its counts are still coming in, so that a
-    statistic taken early never exceeds the final one.
-    """
-
-    def __init__(self, minutes: Minutes, baselines: dict[str, Baseline], first_hour: int, begin: int, end: int) -> None:
-        shape = (len(WINDOWS_MIN), end - begin, len(minutes.cluster_names))
-        self.begin = begin
-        self.observed, self.expected = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        self.counts, self.means = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        self.arrived = np.zeros(shape[1:], bool)
-        for stream, baseline in baselines.items():
-            self._add(minutes, stream, baseline, first_hour)
-
-    def row(self, window: int, minute: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Observed, expected and over-dispersion [clusters] of one row, given by its indices."""
-        expected, means = self.expected[window, minute], self.means[window, minute]
-        overdispersion = np.divide(expected, means, out=np.ones_like(expected), where=means > 0)
-        return self.observed[window, minute], expected, overdispersion
-
-    def most_raised(self, window: int, minute: int) -> int:
-        """The cluster whose count lies furthest above its expectation, against its spread."""
-        counts, means = self.counts[window, minute], self.means[window, minute]
-        return int(((counts - means) / np.sqrt(means + 1)).argmax())
-
-    def cut(self, begin: int, end: int, columns: int | slice) -> None:
-        """Masks clusters from the row index `begin` to `end`, as if they hadn't been watching."""
-        for rows in (self.observed, self.expected, self.counts, self.means):
-            rows[:, begin:end, columns] = 0
-        self.arrived[begin:end, columns] = False
-
-    def _add(self, minutes: Minutes, stream: str, baseline: Baseline, first_hour: int) -> None:
-        end = self.begin + self.arrived.shape[0]
-        earliest = self.begin - WINDOWS_MIN[-1] + 1
-        counts = minutes.counts(stream, earliest, end)
-        watching = minutes.watching(stream, earliest, end)
-        self.arrived |= counts[-1, WINDOWS_MIN[-1] - 1 :] > 0
-        observed = np.stack([_window_sums(counts[i], window_min) for i, window_min in enumerate(WINDOWS_MIN)])
-        exposure = np.stack([_window_sums(watching, window_min) for window_min in WINDOWS_MIN])
-        hours = np.arange(self.begin, end) // HOUR_MIN - first_hour
-        for hour in np.unique(hours):
-            at = slice(*np.searchsorted(hours, [hour, hour + 1]))
-            level = baseline.in_force(int(hour))
-            expected = level.rate[:, None, :] * exposure[:, at]
-            phi = level.overdispersion(expected)
-            seen = np.where(expected > 0, observed[:, at], 0)
-            self.observed[:, at] += seen
-            self.expected[:, at] += expected
-            self.counts[:, at] += seen / phi
-            self.means[:, at] += expected / phi
-
-
-def _window_sums(minutes: np.ndarray, window_min: int) -> np.ndarray:
-    """Sums over the last `window_min` minutes, for each minute that has WINDOWS_MIN[-1] - 1 others before it."""
-    longest = WINDOWS_MIN[-1]
-    running = np.concatenate([np.zeros((1, minutes.shape[1])), minutes.cumsum(axis=0, dtype=np.float64)])
-    ends = running[longest:]
-    return ends - running[longest - window_min : len(running) - window_min]
+    def _best(self, rows: StreamRows) -> np.ndarray:
+        """The log-likelihood ratio [rows, templates] at each template's own best amplitude."""
+        best = np.zeros((len(rows.counts), len(self._templates.shapes)), np.float32)
+        for ratios in self._templates.ratios(rows):
+            np.maximum(best, ratios, out=best)
+        return best

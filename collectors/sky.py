@@ -15,6 +15,8 @@ from collectors.minutes import DAY_NS
 J2000_NS = 946_728_000_000_000_000  # 2000-01-01 12:00
 CENTURY_DAYS = 36_525.0
 SPHERE_DEG2 = 4 * np.pi * np.degrees(1) ** 2
+DIPOLE_POLE_DEG = (80.65, -72.68)
+DIPOLE_EQUATOR_GV = 14.9
 GOLDEN_ANGLE_RAD = np.pi * (3 - np.sqrt(5))
 
 
@@ -55,6 +57,18 @@ def facings(clusters: Sequence[Cluster]) -> np.ndarray:
     elevation = np.radians([cluster.facing_elevation_deg for cluster in clusters])[:, None]
     level = np.cos(azimuth) * north + np.sin(azimuth) * east
     return np.cos(elevation) * level + np.sin(elevation) * up
+
+
+def rigidities_gv(clusters: Sequence[Cluster]) -> np.ndarray:
+    """The vertical geomagnetic cutoff rigidity of each cluster [clusters]: the inventory's, else a dipole's estimate.
+
+    The estimate is 14.9 GV cos^4 of the geomagnetic latitude (Stoermer), in a centred dipole whose axis is that of
+    IGRF-13 for 2020; it errs by some 2 GV.
+    """
+    latitude_sine = zeniths(clusters) @ unit_vectors(*(np.array(angle) for angle in DIPOLE_POLE_DEG))
+    estimates = DIPOLE_EQUATOR_GV * (1 - latitude_sine**2) ** 2
+    given = [np.nan if cluster.rigidity_gv is None else cluster.rigidity_gv for cluster in clusters]
+    return np.where(np.isnan(given), estimates, given)
 
 
 def directions(number: int) -> np.ndarray:

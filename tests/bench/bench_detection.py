@@ -19,9 +19,10 @@ import numpy as np
 from agent.report import Alive, MemoryFault
 from collectors.correlator import LEARNING_DAYS, UNTRUSTED_SHARE, Correlator
 from collectors.history import History, replay
+from collectors.incidents import Burst
 from collectors.inventory import Host, Inventory
 from collectors.minutes import MINUTE_NS, minute_of
-from collectors.simulate import Burst, Simulation
+from collectors.simulate import Simulation
 from collectors.sky import angles_deg, separation_deg, unit_vectors
 from tests.collectors.fleets import cities, fault, twelve
 

@@ -11,7 +11,7 @@ from collectors.inventory import Cluster, Inventory, load
 from collectors.minutes import MINUTE_NS, Minutes, minute_of
 from collectors.sky import separation_deg, unit_vectors
 
-CITIES = Path(__file__).parent.parent / "fixtures" / "cities40.json"
+CITIES = Path(__file__).parents[2] / "collectors" / "evaluation" / "cities40.json"
 
 
 def cities() -> Inventory:

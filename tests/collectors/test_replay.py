@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from agent.report import AgentHeader, Alive, Change, encode
 from collectors.commands_history import replay as replay_command
 from collectors.commands_history import simulate
+from collectors.commands_plot import plot
 from collectors.correlator import Correlator, Revision
 from collectors.history import TROUBLES_KEPT, read, replay, watching
 from collectors.inventory import load
@@ -36,7 +37,7 @@ def fleet(tmp_path_factory):
     (folder / "inventory.json").write_text(json.dumps(groups))
     options = ["--fleet", folder / "inventory.json", "--out", folder / "history.ndjson", "--seed", 3]
     options += ["--end", "2026-11-23T18:00:00Z", "--novel-per-host-hour", 0.05, "--burst-at", "2026-11-23T17:00:00Z"]
-    options += ["--burst-latitude", 25, "--burst-longitude", 15, "--burst-amplitude", 800]
+    options += ["--burst-latitude", 50, "--burst-longitude", 30, "--burst-amplitude", 800]
     result = CliRunner().invoke(simulate, [str(option) for option in options])
     assert result.exit_code == 0, result.output
     return folder
@@ -53,7 +54,7 @@ def test_replay_finds_the_simulated_burst(fleet):
     bursts = json.loads(result.stdout)["bursts"]
     last = Revision.from_document(bursts[-1])
     assert bursts[0]["kind"] == "new" and len({burst["burst_id"] for burst in bursts}) == 1
-    assert last.label == "celestial" and off_deg(last, 25, 15) < 30
+    assert last.label == "celestial" and off_deg(last, 50, 30) < 30
     assert bursts[-1]["t_start"].startswith("2026-11-23T1") and last.far_per_year < 0.01
 
 
@@ -62,6 +63,14 @@ def test_replay_tells_it_to_people_too(fleet):
     assert result.exit_code == 0 and "celestial" in result.stdout and "false alarms a year" in result.stdout
     assert "extrapolated from 14 days" in result.stdout
     assert "coherent with RA" in result.stdout
+
+
+def test_a_burst_of_a_history_is_drawn(fleet):
+    burst_id = json.loads(run(fleet, "--json").stdout)["bursts"][-1]["burst_id"]
+    arguments = [burst_id, "--history", fleet / "history.ndjson", "--inventory", fleet / "inventory.json"]
+    result = CliRunner().invoke(plot, [str(argument) for argument in [*arguments, "--out", fleet / "burst.svg"]])
+    assert result.exit_code == 0, result.output
+    assert burst_id in (fleet / "burst.svg").read_text()
 
 
 def test_any_order_of_lines_gives_the_same_revisions(fleet):

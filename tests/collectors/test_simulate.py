@@ -7,9 +7,10 @@ from click.testing import CliRunner
 
 from agent.report import Alive, MemoryFault
 from collectors.commands_history import simulate
+from collectors.incidents import Burst
 from collectors.inventory import Inventory, load
 from collectors.minutes import DAY_NS, MINUTE_NS, minute_of
-from collectors.simulate import Burst, Simulation
+from collectors.simulate import Simulation
 from tests.collectors.fleets import CITIES, cities
 
 END = 29_000_000
@@ -98,7 +99,7 @@ def test_repeats_follow_their_novel_fault(two_clusters):
 
 def rises(inventory, burst):
     """Novel faults in the burst's minutes, per cluster, for each expected without it."""
-    lines = novel(lines_of(inventory, days=1, burst=burst))
+    lines = novel(lines_of(inventory, days=1, incidents=(burst.incident(inventory.clusters),)))
     first = minute_of(burst.start_ns)
     inside = Counter(line.cluster for line in lines if first <= minute_of(line.time_ns) < first + burst.duration_min)
     return {

@@ -1,0 +1,1 @@
+"""What `flipwatch evaluate` judges the correlator on, and how."""

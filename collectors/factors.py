@@ -1,0 +1,345 @@
+"""What do the victims share? A rack, a part number, a kernel: values that stand out among the hosts that had a fault.
+
+Enters: victims (hosts with a novel fault) and the population of exposed hosts with their attributes. Leaves: at most
+five factors, the most telling first. Pure: no clock, no input or output.
+
+A value is tested by what its clusters don't explain already, since faults gather in clusters for many reasons (a sky
+source, a hot room, a cluster of old machines), and each rack of a struck cluster would else be "over-represented":
+
+- where some of a cluster's hosts have the value and some don't, the cluster's number of victims is taken as given. How
+  many of them have the value by chance is hypergeometric; the sum over clusters is tested exactly.
+- where a cluster has it wholly or not at all (a region, a vendor, the cluster's own name), clusters with are compared
+  with clusters without. Clusters differ more than chance alone makes them differ, so the counts are divided by the
+  dispersion within the two groups (quasi-likelihood: McCullagh and Nelder 1989, section 4.5).
+
+All values together keep the false discovery rate below FALSE_DISCOVERY_RATE (Benjamini and Hochberg 1995). Those that
+pass are ranked by how far they stand out in the whole fleet, n KL(k/n || K/N), the exponent of the tail's bound
+(Hoeffding 1963): a rack then comes before the cluster that it stands in, and the cluster before what merely names it.
+"""
+
+import math
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from agent.report import Fault
+from collectors.minutes import MINUTE_NS
+
+CLUSTER = "cluster"  # an attribute that every host has
+FALSE_DISCOVERY_RATE = 0.05
+FACTORS_MAX = 5
+SHARED_BY_MIN = 2  # what only one host has is shared by nobody
+
+# Labels that say where a host is or how to reach it; the rest is worth testing.
+PLACE_LABELS = frozenset({"cluster", "host", "hosts", "latitude", "longitude", "altitude_m", "rigidity_gv"})
+PLACE_LABELS |= {"facing_azimuth_deg", "facing_elevation_deg"}
+PART, PARTS = "part", "parts"  # a fault's detail names its part; an agent's facts list all the parts of its host
+
+Attributes = tuple[tuple[str, str], ...]  # (attribute, value); a host may have several values of one attribute
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """A novel fault's minute and place, with what was known of its host and device then."""
+
+    minute: int
+    cluster: str
+    host: str
+    stream: str
+    device: str
+    attributes: Attributes = ()
+
+
+class Victims:
+    """The victims of late, by minute. One that is added twice is kept once."""
+
+    def __init__(self) -> None:
+        self._by_minute: dict[int, dict[Victim, None]] = {}
+
+    def add(self, victim: Victim) -> None:
+        self._by_minute.setdefault(victim.minute, {})[victim] = None
+
+    def between(self, begin_minute: int, end_minute: int) -> list[Victim]:
+        """Those of [begin_minute, end_minute), whatever the order in which they came."""
+        minutes = [minute for minute in self._by_minute if begin_minute <= minute < end_minute]
+        found = [victim for minute in minutes for victim in self._by_minute[minute]]
+        return sorted(found, key=astuple)
+
+    def forget_before(self, minute: int) -> None:
+        for old in [other for other in self._by_minute if other < minute]:
+            del self._by_minute[old]
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    cluster: str
+    attributes: Attributes
+    hosts: int
+
+
+class Population:
+    """The exposed hosts: how many of each cluster have which value."""
+
+    def __init__(self, cluster_names: Sequence[str]) -> None:
+        self.cluster_names = tuple(cluster_names)
+        self._hosts: dict[str, _Host] = {}
+        self._having: dict[str, dict[str, Counter[str]]] = {CLUSTER: {}}  # attribute -> value -> cluster -> hosts
+        self._telling: dict[str, Counter[str]] = {CLUSTER: Counter()}  # attribute -> cluster -> hosts with any value
+        self._alike: dict[Attributes, Attributes] = {}  # hosts of one rack keep one tuple between them
+
+    def set_host(self, host: str, cluster: str, attributes: Attributes, hosts: int = 1) -> None:
+        """Adds a host, or says anew where it stands and what it has; `hosts` is for how many it stands."""
+        known = _Host(cluster, self._alike.setdefault(attributes, attributes), hosts)
+        if self._hosts.get(host) == known:
+            return
+        self.remove_host(host)
+        self._hosts[host] = known
+        self._count(known, hosts)
+
+    def remove_host(self, host: str) -> None:
+        """A host that is no longer exposed; one that isn't known is no news."""
+        known = self._hosts.pop(host, None)
+        if known is not None:
+            self._count(known, -known.hosts)
+
+    def host_names(self) -> tuple[str, ...]:
+        return tuple(self._hosts)
+
+    def attributes(self) -> Iterator[str]:
+        """The attributes that some host has; `cluster` is one of them."""
+        return (attribute for attribute, telling in self._telling.items() if telling)
+
+    def values(self, attribute: str) -> Iterator[str]:
+        """The values that some host has."""
+        return iter(self._having.get(attribute, {}))
+
+    def hosts(self, attribute: str, value: str) -> dict[str, int]:
+        """How many hosts of each cluster have the value."""
+        return dict(self._having.get(attribute, {}).get(value, {}))
+
+    def telling(self, attribute: str) -> dict[str, int]:
+        """How many hosts of each cluster have any value of the attribute; the others can't be compared."""
+        return dict(self._telling.get(attribute, {}))
+
+    def share(self, attribute: str, value: str) -> np.ndarray:
+        """The share [clusters] of each cluster's hosts that has the value; 0 for a cluster without hosts."""
+        having = self.hosts(attribute, value)
+        return np.array([having.get(name, 0) / max(self._telling[CLUSTER][name], 1) for name in self.cluster_names])
+
+    def can_compare(self, victim: Victim, attribute: str) -> bool:
+        """False if the victim's host is known, but not to have the attribute: its like isn't counted either."""
+        known = self._hosts.get(victim.host)
+        return known is None or attribute == CLUSTER or any(name == attribute for name, _ in known.attributes)
+
+    def _count(self, host: _Host, number: int) -> None:
+        for attribute in {CLUSTER, *(name for name, _ in host.attributes)}:
+            _add(self._telling.setdefault(attribute, Counter()), host.cluster, number)
+        for attribute, value in {(CLUSTER, host.cluster), *host.attributes}:
+            values = self._having.setdefault(attribute, {})
+            _add(values.setdefault(value, Counter()), host.cluster, number)
+            if not values[value]:
+                del values[value]
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A value that the victims share more often than chance allows. All four numbers count hosts."""
+
+    attribute: str
+    value: str
+    victims: int  # victims that have it
+    victims_total: int  # victims of which it is known
+    hosts: int  # exposed hosts that have it
+    hosts_total: int  # exposed hosts of which it is known
+    p_value: float
+    q_value: float  # the false discovery rate at which it is named
+
+    def document(self) -> dict[str, Any]:
+        """As JSON; `from_document` is the way back."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "Factor":
+        return cls(**document)
+
+
+def host_attributes(labels: Mapping[str, str], facts: Mapping[str, Any]) -> Attributes:
+    """What a host may share with others: inventory labels, the agent's facts (a label goes before), and its parts.
+
+    Labels that begin with `__` are Prometheus's own.
+    """
+    shared = {name: value for name, value in facts.items() if isinstance(value, str)}
+    shared |= {name: value for name, value in labels.items() if name not in PLACE_LABELS and name[:2] != "__"}
+    listed = facts.get(PARTS, ())
+    parts = listed if isinstance(listed, list | tuple) and PART not in shared else ()
+    found = {*shared.items(), *((PART, part) for part in parts if isinstance(part, str))}
+    return tuple(sorted((name, value) for name, value in found if value))
+
+
+def victim_of(fault: Fault, attributes: Attributes) -> Victim:
+    """The victim of a fault on a host with these attributes; of the host's parts it is the one that failed."""
+    part = fault.detail.get(PART)
+    if isinstance(part, str) and part:
+        attributes = (*(pair for pair in attributes if pair[0] != PART), (PART, part))
+    minute, cluster = fault.time_ns // MINUTE_NS, fault.cluster or ""
+    return Victim(minute, cluster, fault.host, fault.stream, fault.device, attributes)
+
+
+def find_factors(victims: Iterable[Victim], population: Population) -> tuple[Factor, ...]:
+    """At most five factors of these victims, the one that stands out most first.
+
+    A host counts as one victim, however many of its devices failed.
+    """
+    struck = tuple(victims)
+    tested, tables = 0, []
+    for attribute in population.attributes():
+        number, found = _tables(attribute, struck, population)
+        tested += number
+        tables += found
+    p_values = [table.p_value() for table in tables]
+    q_values = _q_values(p_values, tested)
+    named = [
+        (table, p_value, q_value)
+        for table, p_value, q_value in zip(tables, p_values, q_values, strict=True)
+        if q_value <= FALSE_DISCOVERY_RATE
+    ]
+    named.sort(key=lambda item: item[0].rank)
+    return tuple(table.factor(p_value, q_value) for table, p_value, q_value in named[:FACTORS_MAX])
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """One value's numbers [clusters]: victims with it, victims, hosts with it, hosts; the last three never less."""
+
+    attribute: str
+    value: str
+    k: np.ndarray
+    n: np.ndarray
+    K: np.ndarray
+    N: np.ndarray
+
+    @property
+    def rank(self) -> tuple[float, bool, str, str]:
+        """What stands out most sorts first; of two that name the same hosts, the cluster."""
+        n, k = int(self.n.sum()), int(self.k.sum())
+        share, chance = k / n, self.K.sum() / self.N.sum()
+        nats = n * (_relative(share, chance) + _relative(1 - share, 1 - chance))
+        return -round(nats, 9), self.attribute != CLUSTER, self.attribute, self.value
+
+    def p_value(self) -> float:
+        """How often chance gives so many victims the value. Of two tests on different clusters the better, doubled."""
+        mixed = (self.K > 0) & (self.K < self.N)
+        tests = [test for test in (self._within(mixed), self._between(~mixed & (self.N > 0))) if test is not None]
+        return min([1.0, *(len(tests) * test for test in tests)])
+
+    def factor(self, p_value: float, q_value: float) -> Factor:
+        k, n, K, N = (int(counts.sum()) for counts in (self.k, self.n, self.K, self.N))
+        least = sys.float_info.min  # no double is smaller, and nothing here was ever impossible
+        return Factor(self.attribute, self.value, k, n, K, N, max(p_value, least), max(q_value, least))
+
+    def _within(self, mixed: np.ndarray) -> float | None:
+        """Given each mixed cluster's number of victims; None if none of them has victims."""
+        columns = np.flatnonzero(mixed & (self.n > 0))
+        if not len(columns):
+            return None
+        n, K, N = (counts[columns] for counts in (self.n, self.K, self.N))
+        k = int(self.k[columns].sum())
+        if k <= (n * K / N).sum():
+            return 1.0
+        chances = np.ones(1)
+        for cluster in zip(n.tolist(), K.tolist(), N.tolist(), strict=True):
+            chances = np.convolve(chances, _hypergeometric(*cluster))
+        return float(min(chances[k:].sum(), 1.0))
+
+    def _between(self, whole: np.ndarray) -> float | None:
+        """Clusters that have it wholly against those that don't at all; None if there is nothing to compare."""
+        groups = [whole & (self.K > 0), whole & (self.K == 0)]
+        if not all(group.any() for group in groups) or whole.sum() < 3:
+            return None
+        n, K, N = (int(counts[whole].sum()) for counts in (self.n, self.K, self.N))
+        k = int(self.n[groups[0]].sum())
+        if k <= n * K / N:
+            return 1.0
+        spread = sum(_pearson(self.n[group], self.N[group]) for group in groups)
+        dispersion = max(1.0, spread / (whole.sum() - len(groups)))
+        n, k = math.ceil(n / dispersion), math.floor(k / dispersion)
+        return float(min(_hypergeometric(n, K, N)[k:].sum(), 1.0))
+
+
+def _tables(attribute: str, victims: Sequence[Victim], population: Population) -> tuple[int, list[_Table]]:
+    """How many values of the attribute are tested, and the tables of those that can come out at all."""
+    having: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # value -> (cluster, host)
+    for victim in victims:
+        if population.can_compare(victim, attribute):
+            for value in _values(victim, attribute):
+                having[value].add((victim.cluster, victim.host))
+    sizes = {value: sum(population.hosts(attribute, value).values()) for value in population.values(attribute)}
+    sizes |= {value: max(sizes.get(value, 0), len(hosts)) for value, hosts in having.items()}
+    if len(sizes) < 2:
+        return 0, []
+    told = population.telling(attribute)
+    everyone: set[tuple[str, str]] = set().union(*having.values())
+    hit = Counter(cluster for cluster, _ in everyone)
+    names = sorted({*told, *hit})
+    n = _column(hit, names)
+    tables = []
+    for value, hosts in having.items():
+        if len(hosts) >= SHARED_BY_MIN:
+            k = _column(Counter(cluster for cluster, _ in hosts), names)
+            # a victim may have left the population since
+            K = np.maximum(_column(population.hosts(attribute, value), names), k)
+            tables.append(_Table(attribute, value, k, n, K, np.maximum(_column(told, names), np.maximum(n, K))))
+    return sum(size >= SHARED_BY_MIN for size in sizes.values()), tables
+
+
+def _values(victim: Victim, attribute: str) -> Iterator[str]:
+    if attribute == CLUSTER:
+        yield victim.cluster
+    yield from (value for name, value in victim.attributes if name == attribute)
+
+
+def _column(counts: Mapping[str, int], names: Sequence[str]) -> np.ndarray:
+    return np.array([counts.get(name, 0) for name in names])
+
+
+def _hypergeometric(n: int, K: int, N: int) -> np.ndarray:
+    """The chances [0 .. min(n, K)] that so many of n drawn from N belong to the K."""
+    low, high = max(0, n + K - N), min(n, K)
+    chances = np.zeros(high + 1)
+    for k in range(low, high + 1):
+        chances[k] = math.exp(_log_choose(K, k) + _log_choose(N - K, n - k) - _log_choose(N, n))
+    return chances
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def _pearson(n: np.ndarray, N: np.ndarray) -> float:
+    """Pearson's sum of squares of victims over hosts, when all clusters have one rate."""
+    expected = N * n.sum() / N.sum()
+    return float((((n - expected) ** 2) / np.where(expected > 0, expected, 1)).sum())
+
+
+def _relative(share: float, chance: float) -> float:
+    return share * math.log(share / chance) if share > 0 else 0.0
+
+
+def _q_values(p_values: Sequence[float], tested: int) -> list[float]:
+    """Benjamini and Hochberg's, of `tested` values; those that aren't listed have a p-value of 1."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index], reverse=True)
+    q_values, least = [1.0] * len(p_values), 1.0
+    for rank, index in zip(range(len(order), 0, -1), order, strict=True):
+        least = min(least, p_values[index] * tested / rank)
+        q_values[index] = least
+    return q_values
+
+
+def _add(counts: Counter[str], name: str, number: int) -> None:
+    counts[name] += number
+    if not counts[name]:
+        del counts[name]
