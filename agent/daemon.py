@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent import acknowledge, cores, evidence, host, inventory, systemd, trace_instance
+from agent import acknowledge, cores, evidence, host, inventory, suspicion, systemd, trace_instance
 from agent.config import AgentSettings, Config
 from agent.deadline import POLL_MAX_S, Deadline
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
@@ -111,6 +111,7 @@ class Agent:
         self._scrub_journal: JournalReader | None = None
         self._acknowledged: acknowledge.Acknowledged = {}
         self._unread_acknowledgements: tuple[str, ...] = ()
+        self._told_suspect_ns = suspicion.read(config.agent.state_dir)
         acknowledge.make_directory(config.agent.state_dir)
         self._lock = threading.Lock()  # guards everything below and both journals
         self._pending_faults: list[Fault] = []
@@ -250,10 +251,14 @@ class Agent:
             changes = evidence.remember(faults, state, changes)
             for name, poll in polls.items():
                 changes.update({f"{name}/{key}": value for key, value in poll.cursor.items()})
+            suspect_ns = suspicion.latest_ns(faults)
+            if suspect_ns is not None:
+                changes["suspect_ns"] = suspect_ns
             changes["clock"] = [now.time_ns, now.boottime_ns, now.boot_id]
             self._read_acknowledged()
             self._keep(faults, changes, state)
             self._write(force=False)
+            self._tell_scrubber()
             self._boot_id = now.boot_id
             if not self._pending_faults:
                 self._complete_until_ns = min(now.time_ns, self._waiting_since_ns() or now.time_ns)
@@ -298,6 +303,18 @@ class Agent:
             log.info("source %s is absent: %s", name, status.absent)
         elif old is not None:
             log.info("source %s sees everything again", name)
+
+    def _tell_scrubber(self) -> None:
+        """Once the fault is durable; tried again at the next cycle if it can't be told now."""
+        suspect_ns = self._journal.state.get("suspect_ns", 0)
+        if suspect_ns == self._told_suspect_ns:
+            return
+        try:
+            suspicion.write(self.config.agent.state_dir, suspect_ns)
+        except OSError as error:
+            log.error("%s: the scrubber can't be told what to verify first: %s", error.filename, error.strerror)
+            return
+        self._told_suspect_ns = suspect_ns
 
     def _read_acknowledged(self) -> None:
         """What people acknowledged since the last cycle; the sentences on what can't be read are logged once."""

@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from agent import host, scrub, systemd, volume
+from agent import host, scrub, suspicion, systemd, volume
 from agent.config import Config, StoreSettings
 from agent.journal import Journal
 from agent.novelty import History
@@ -217,6 +217,7 @@ class StoreScrub:
                     continue
                 begin = done["offset_bytes"]
             self._settle_due()
+            self._verify_suspects()
             self._verify(candidate, begin)
             self._commit_if_due()
         self._end_pass()
@@ -264,8 +265,29 @@ class StoreScrub:
         due_ns = started_ns + int(self._store.period_days * scrub.DAY_S * 1e9)
         while started_ns <= time.time_ns() < due_ns:  # a clock that was set back mustn't mean a pause for years
             self._settle_due()
+            self._verify_suspects()
             self._commit_if_due()
             self._scrubber.wait(min(IDLE_S, max(0.01, (due_ns - time.time_ns()) / 1e9)))
+
+    def _verify_suspects(self) -> None:
+        """After an error that may have spoilt what was written: the files written since their last check go first."""
+        suspect_ns = suspicion.read(self._scrubber.config.agent.state_dir)
+        if suspect_ns == self._progress.get("suspect_ns", 0):
+            return
+        log.warning("store %s: files written since their last check are verified first", self._store.path)
+        for candidate in scrub.walk(self._store, self._unreadable):
+            if _written_ns(candidate.path) >= self._checked_ns(candidate):
+                self._verify(candidate, 0, is_in_turn=False)
+        self._progress["suspect_ns"] = suspect_ns
+        self._commit([], {})
+
+    def _checked_ns(self, candidate: scrub.Candidate) -> int:
+        """When the file was last verified, at the earliest: in this pass, or in the one before."""
+        cursor = self._progress["cursor"]
+        is_ended = self._progress["finished_ns"] is not None
+        if is_ended or (cursor is not None and candidate.parts < tuple(cursor["parts"])):
+            return int(self._progress["started_ns"])
+        return int(self._progress["previous_started_ns"] or self._progress["first_seen_ns"])
 
     def _settle_due(self) -> None:
         """Looks again at the damage in files that were being written, if they have come to rest."""
@@ -313,11 +335,13 @@ class StoreScrub:
 
     # --- one file ---------------------------------------------------------------------------------------------
 
-    def _verify(self, candidate: scrub.Candidate, begin: int) -> None:
-        """Verifies a file of the pass from `begin` to its end."""
+    def _verify(self, candidate: scrub.Candidate, begin: int, *, is_in_turn: bool = True) -> None:
+        """Verifies a file from `begin` to its end; out of its turn, the pass is where it was."""
         content: list[int | str] = []
 
         def advance(offset_bytes: int, is_whole: bool, amount_bytes: int) -> None:
+            if not is_in_turn:
+                return
             self._progress["cursor"] = {
                 "parts": list(candidate.parts),
                 "offset_bytes": offset_bytes,
@@ -546,6 +570,14 @@ def _sealed(path: Path, status: os.stat_result) -> Sealed | str:
 def _content(status: os.stat_result) -> list[int]:
     """Equal as long as a file is the same one and nobody wrote to it."""
     return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _written_ns(path: Path) -> int:
+    """When the file was last written; 0 if it has gone."""
+    try:
+        return path.lstat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _is_gone(path: Path) -> bool:
