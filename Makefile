@@ -25,7 +25,7 @@ test-kernel:
 	$(bin)/python -m pytest tests/kernel
 
 bench:
-	@PYTHON=$(PYTHON) deploy/prepare.sh test
+	@PYTHON=$(PYTHON) deploy/prepare.sh bench
 	$(bin)/python -m tests.bench
 
 fuzz:

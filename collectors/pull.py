@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from agent.report import AgentHeader, Fault, Line, MemoryFault, RecordFault, ReportError, decode
+from collectors import tls
 from collectors.config import CollectorConfig
 from collectors.inventory import Host
 from collectors.minutes import DAY_NS, MINUTE_NS
@@ -63,14 +64,16 @@ class Agent:
     watching: frozenset[str] = frozenset()  # the streams it watched in its last answer
     complete_until_ns: int = 0  # all it saw before this time has been told
     _url: URL | None = None
-    _url_is_of: tuple[str, str | None, int] = ("", None, 0)
+    _url_is_of: tuple[object, ...] = ()
 
-    def url(self) -> URL:
+    def url(self, usual_scheme: str) -> URL:
         """What to ask. Kept, since an agent without news is asked the same again, and it takes a tenth of a pull."""
-        asked = (self.host.target, self.cursor, self.faults_max)
+        scheme = self.host.labels.get("__scheme__", usual_scheme)
+        asked = (scheme, self.host.target, self.cursor, self.faults_max)
         if self._url is None or asked != self._url_is_of:
             query = {"limit": str(self.faults_max)} | ({"after": self.cursor} if self.cursor else {})
-            self._url, self._url_is_of = URL(f"http://{self.host.target}/v1/faults").with_query(query), asked
+            self._url = URL(f"{scheme}://{self.host.target}/v1/faults").with_query(query)
+            self._url_is_of = asked
         return self._url
 
 
@@ -119,7 +122,11 @@ def _decode(line: bytes, number: int) -> Line:
 
 
 class Puller:
-    """Asks every agent once per interval, spread evenly over it."""
+    """Asks every agent once per interval, spread evenly over it.
+
+    Raises:
+        SettingsError: the files for https can't be used.
+    """
 
     def __init__(
         self, config: CollectorConfig, session: aiohttp.ClientSession, clock_ns: Callable[[], int], commit: Commit
@@ -130,6 +137,7 @@ class Puller:
         self._clock_ns = clock_ns
         self._commit = commit
         self._timeout = aiohttp.ClientTimeout(total=config.pull_timeout_s)
+        self._tls = tls.of_agents(config)
         self._slots = asyncio.Semaphore(config.pull_concurrency)
         self._buckets: list[list[Agent]] = [[] for _ in range(max(round(config.pull_interval_s / TICK_S), 1))]
         self._tasks: set[asyncio.Task[None]] = set()
@@ -153,6 +161,8 @@ class Puller:
         tick, begin_s = 0, loop.time()
         try:
             while True:
+                if tick % len(self._buckets) == 0:
+                    self._tls.follow()
                 for agent in self._buckets[tick % len(self._buckets)]:
                     self._start(agent)
                 tick += 1
@@ -215,14 +225,17 @@ class Puller:
         """
         target, timeout_s = agent.host.target, self._config.pull_timeout_s
         try:
-            url = agent.url()
-            async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as response:
+            url = agent.url(self._config.agent_scheme)
+            request = self._session.get(url, timeout=self._timeout, allow_redirects=False, ssl=self._tls.context)
+            async with request as response:
                 _check_head(response, agent)
                 return await self._body(response, agent)
         except TimeoutError as error:
             raise PullError("slow", f"gave no whole answer at {target} within {timeout_s:g} s") from error
         except aiohttp.ClientPayloadError as error:
             raise PullError("silent", f"went away at {target} in the middle of its answer") from error
+        except aiohttp.ClientSSLError as error:
+            raise PullError("refused", f"no trust by TLS at {target}: {_tls_reason(error)}") from error
         except aiohttp.ClientConnectorError as error:
             raise PullError("silent", f"does not answer at {target}: {reason(error.os_error)}") from error
         except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
@@ -285,5 +298,11 @@ def reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and error.errno > 0 else _one_line(error)
 
 
-def _one_line(error: Exception) -> str:
+def _tls_reason(error: aiohttp.ClientSSLError) -> str:
+    """Why a handshake failed: the certificate isn't believed, or something else."""
+    cause = getattr(error, "certificate_error", error.__cause__) or error
+    return getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or _one_line(cause)
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -30,7 +30,7 @@ from aiohttp import web
 from agent.report import Change, ReportError
 from collectors import changes as roll_outs
 from collectors import inventory as inventories
-from collectors import metrics, notify, overview, page
+from collectors import metrics, notify, overview, page, tls
 from collectors.alertmanager import post_alerts
 from collectors.config import CollectorConfig
 from collectors.correlator import LATE_MIN, Correlator, Revision
@@ -68,7 +68,7 @@ def serve(config: CollectorConfig) -> None:
     """Runs the collector until SIGTERM or SIGINT.
 
     Raises:
-        ServerError, StoreError, InventoryError: it can't start.
+        ServerError, StoreError, InventoryError, SettingsError: it can't start.
     """
     fleet = inventories.load(config.inventory)
     _allow_many_connections()
@@ -120,6 +120,7 @@ class Server:
         self._reading = ThreadPoolExecutor(1, "web")
         self._reader = Store(config.store_path, create=False)
         self._correlation = _Correlation(config, fleet)
+        self._tls = tls.of_listener(config)
 
     async def run(self) -> None:
         """Until a signal says stop."""
@@ -229,10 +230,12 @@ class Server:
             await asyncio.sleep(FORGET_S)
 
     async def _watch_inventory(self) -> None:
-        """Takes over the inventory when its file changes; a bad one is shown, and the old one stays."""
+        """Takes over the inventory, and certificates, when files change; a bad one is shown, and the old one stays."""
         seen = _fingerprint(self._config)
         while True:
             await asyncio.sleep(INVENTORY_CHECK_S)
+            if self._tls is not None:
+                self._tls.follow()
             now = _fingerprint(self._config)
             if now == seen:
                 continue
@@ -378,12 +381,14 @@ class Server:
     async def _listen(self, runner: web.AppRunner) -> str:
         """The URL where it listens: with port 0 in the settings, any free port."""
         address, port = self._config.address
+        context = None if self._tls is None else self._tls.context
         try:
-            await web.TCPSite(runner, address, port).start()
+            await web.TCPSite(runner, address, port, ssl_context=context).start()
         except OSError as error:
             reason = error.strerror or error
             raise ServerError(f"listen = {self._config.listen}: can't listen there: {reason}") from error
-        url = f"http://{f'[{address}]' if ':' in address else address}:{runner.addresses[0][1]}"
+        scheme = "http" if context is None else "https"
+        url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{runner.addresses[0][1]}"
         _log.info("listening on %s", url)
         return f"{url}/"
 
