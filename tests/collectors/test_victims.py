@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.report import AgentHeader, JournalSpan
+from agent.report import AgentHeader, Change, JournalSpan
 from collectors.correlator import Correlator
 from collectors.factors import Population, Victims, host_attributes, victim_of
 from collectors.feed import Feed, FleetAttributes
@@ -118,9 +118,11 @@ def test_a_replayed_burst_of_one_rack_names_the_rack():
         fleets.fault(last - 30 + n % 4, clusters[4].name, host=f"{clusters[4].name}-h{60 + n}", device=f"d{n}")
         for n in range(16)
     ]
-    history = History(faults=[*quiet, *rack], last_time_ns=last * MINUTE_NS)
+    opened = Change(time_ns=(last - 90) * MINUTE_NS, id="kernel", action="open", cohort="canary")
+    history = History(faults=[*quiet, *rack], changes=[opened], last_time_ns=last * MINUTE_NS)
     revisions = list(replayed(history, correlator, attributes.of))
     final = revisions[-1]
+    assert final.change_ids == ("kernel",)
     assert final.factors[0].attribute == "rack" and final.factors[0].value == f"{clusters[4].name}-r3"
     assert (final.factors[0].victims, final.factors[0].hosts, final.factors[0].hosts_total) == (16, 20, 2400)
 
