@@ -20,9 +20,9 @@ from collectors.minutes import HOUR_MIN, MINUTE_NS, WINDOWS_MIN, Events, Minutes
 from collectors.peers import Peers, window_sums
 from collectors.world import DAY_MIN, RESTLESS, Block, World
 
-FIRST_MINUTE = 20_088 * DAY_MIN  # 2025-01-01
+FIRST_MINUTE = 20_089 * DAY_MIN  # 2025-01-01
 SETTLED_MIN = 60  # after midnight, when the day's calibration is due
-QUIET_FROM_DAY = 3  # before that the peers' expectation is too rough
+QUIET_FROM_DAY, QUIET_EVERY_DAYS = 3, 3  # earlier the peers' expectation is too rough; Kulldorff's scan is slow
 STREAM = "dram"
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ class Learned:
         self.expectation = Expectation(len(fleet.clusters), FIRST_MINUTE)
         self.quiet: list[np.ndarray] = []  # the peers' hourly maxima [peers, hours]
         for day in range(days):
-            self._live(DAY_MIN, judge_peers=day >= QUIET_FROM_DAY)
+            self._live(DAY_MIN, judge_peers=day >= QUIET_FROM_DAY and day % QUIET_EVERY_DAYS == 0)
         self._live(SETTLED_MIN, judge_peers=False)
         self.correlator.step(self.world.minute * MINUTE_NS - 1)
 

@@ -1,6 +1,6 @@
 """Trials: one incident in one fleet, as the correlator meets it, and what it says.
 
-Enters: what a correlator has learned, and a Trial. Leaves: an Outcome. Each trial has a fresh background and time, drawn
+Enters: what a correlator has learned, and a Trial. Leaves: an Outcome. Each has a fresh background and time, drawn
 from its own seed, and runs in a copy of what was learned. The directions of successive seeds are spread evenly over the
 sky, however many there are, since chance would leave a few dozen of them lopsided.
 

@@ -330,7 +330,11 @@ def test_forty_cities_find_their_burst():
     source = (30.0, 10.0)
     burst = Burst(start_ns=(end - 20) * MINUTE_NS, duration_min=10, amplitude=32.0, ground_deg=source)
     correlator = Correlator(inventory.clusters)
-    feed(correlator, Simulation(inventory, begin, end, seed=4, incidents=(burst.incident(inventory.clusters),)).lines(), inventory.clusters)
+    feed(
+        correlator,
+        Simulation(inventory, begin, end, seed=4, incidents=(burst.incident(inventory.clusters),)).lines(),
+        inventory.clusters,
+    )
     last = steps(correlator, end - 25, end)[-1]
     assert last.label == "celestial" and off_deg(last, *source) < 30
     assert abs(last.t_start_ns // MINUTE_NS - (end - 20)) <= 2
