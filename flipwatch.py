@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": ("collectors.commands_evaluate:evaluate", "Measure what the correlator finds, misses and mistakes."),
     "import": ("collectors.commands:import_", "Load a recorded history into a collector's store."),
     "bursts": ("collectors.commands:bursts", "Look up the bursts that a collector has raised."),
+    "change": ("collectors.commands:change", "Tell the collector that a roll-out begins or ends."),
     "demo": ("deploy.demo:demo", "Show all of it on this machine: a fleet, a burst, flipped bits, the alert."),
 }
 

@@ -86,8 +86,8 @@ class Agent:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.host = config.agent.host or host.name()
-        self._facts = host.facts(config.agent.sysfs, config.agent.proc)
         self._inventory = inventory.read(config.agent.sysfs)
+        self._facts = host.facts(config.agent.sysfs, config.agent.proc) | {"parts": self._inventory.part_numbers}
         self._boot_id = host.now(config.agent.proc).boot_id
         self._journal = Journal(
             config.memory_journal_dir, config.journal_max_bytes, host.machine_id(config.agent.machine_id)

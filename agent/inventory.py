@@ -46,6 +46,11 @@ class Inventory:
     def populated(self) -> tuple[Module, ...]:
         return tuple(module for module in self.table.modules if module.size_bytes != 0)
 
+    @property
+    def part_numbers(self) -> list[str]:
+        """Each kind of module once: whether a part fails more often than others takes all hosts that have it."""
+        return sorted({module.part for module in self.populated if module.part})
+
 
 @dataclass(frozen=True, slots=True)
 class Stick:

@@ -38,15 +38,15 @@ PRIORS: Mapping[str, float] = {
     "none": 1.0,
     "part": 10.0,
     "local": 10.0,
-    "region": 1.0,
-    "fleet": 1.0,
-    "incoherent": 3.0,
+    "region": 0.5,
+    "fleet": 0.7,
+    "incoherent": 1.5,
     "rollout": 10.0,
     "celestial": 1.0,
-    "low-cutoff": 1.0,
+    "low-cutoff": 0.3,
 }
 SKY = ("celestial", "low-cutoff")  # the causes that nobody on Earth is to blame for
-SKY_ODDS_NATS = 2.0  # the sky is named only if it is so much likelier than all other causes together
+SKY_ODDS_NATS = 2.5  # the sky is named only if it is so much likelier than all other causes together
 # 0 for a stream that doesn't take part; up to where two hosts, which expect a fault a month, see dozens at once
 AMPLITUDES = np.concatenate([[0.0], 2.0 ** np.arange(-2, 17.5, 0.5)])
 SPREAD_STEPS = 4  # of the amplitudes above: the factor of four within which the clusters of `incoherent` differ
@@ -57,6 +57,7 @@ SMOOTHING_DEG = 8.0  # the true response is none of ours, so the map is never sh
 SKY_CLUSTERS_MIN = 4  # fewer can't show a direction
 CAPS_DEG = (8.0, 15.0, 25.0, 40.0)
 BANDS_DEG = (20.0, 35.0, 50.0)  # half widths in longitude: roll-outs and holidays go by continents
+BANDS_SHARE = 0.25
 REGION_CENTRES_MAX = 256
 RIGIDITIES_GV = (1.0, 2.0, 4.0)
 LOW_CUTOFF_DIRECTIONS = 192
@@ -92,8 +93,10 @@ class Causes:
         self._names = tuple(cluster.name for cluster in clusters)
         self._directions = directions(DIRECTIONS)
         sky = np.concatenate([responses(clusters, self._directions, n) for n in EXPONENTS])
+        regions, weights = _regions(clusters)
+        self._log_weights = np.log(weights * len(weights))  # against a plain mean
         self._templates = {
-            "region": Templates(_regions(clusters), AMPLITUDES),
+            "region": Templates(regions, AMPLITUDES),
             "fleet": Templates(np.ones((1, len(clusters))), AMPLITUDES),
             "celestial": Templates(sky, AMPLITUDES),
             "low-cutoff": Templates(_low_cutoff(clusters), AMPLITUDES),
@@ -112,7 +115,9 @@ class Causes:
         """cohorts: for each open roll-out the share [clusters] of hosts in its cohort."""
         widened = _widened(row)
         streams = widened.scaled()
-        evidence = {cause: _evidence(_log_odds(each, streams)) for cause, each in self._templates.items()}
+        odds = {cause: _log_odds(each, streams) for cause, each in self._templates.items()}
+        odds["region"] += self._log_weights
+        evidence = {cause: _evidence(each) for cause, each in odds.items()}
         evidence |= {"none": 0.0, "part": -np.inf} | self._by_clusters(widened)
         shapes = np.array([cohort for cohort in cohorts if np.any(cohort)]).reshape(-1, len(self._names))
         evidence["rollout"] = _evidence(_log_odds(Templates(shapes, AMPLITUDES), streams))
@@ -217,18 +222,21 @@ def _incoherent(ratios: np.ndarray) -> float:
     return _evidence(np.concatenate(evidence))
 
 
-def _regions(clusters: Sequence[Cluster]) -> np.ndarray:
-    """Shapes [regions, clusters] of 0 and 1: caps and bands around the clusters, without those of one or all."""
+def _regions(clusters: Sequence[Cluster]) -> tuple[np.ndarray, np.ndarray]:
+    """Shapes [regions, clusters] of 0 and 1, caps and bands around the clusters; and how much each weighs [regions].
+
+    A region that holds one cluster only counts as well: that most do is why one that holds half a fleet is unlikely.
+    """
     up = zeniths(clusters)
-    centres = up[:: -(-len(up) // REGION_CENTRES_MAX)] if len(up) else up
-    cosines = centres @ up.T
+    centres = up[:: max(-(-len(up) // REGION_CENTRES_MAX), 1)]
     longitude = np.array([cluster.longitude_deg for cluster in clusters])
     around = np.degrees(np.arctan2(centres[:, 1], centres[:, 0]))[:, None] - longitude
     off = np.abs((around + 180) % 360 - 180)
-    shapes = [cosines >= np.cos(np.radians(cap)) for cap in CAPS_DEG] + [off <= band for band in BANDS_DEG]
-    distinct = np.unique(np.concatenate(shapes), axis=0)
-    size = distinct.sum(axis=1)
-    return distinct[(size > 1) & (size < len(clusters))]
+    caps = np.concatenate([centres @ up.T >= np.cos(np.radians(cap)) for cap in CAPS_DEG])
+    bands = np.concatenate([off <= band for band in BANDS_DEG])
+    weights = np.repeat([(1 - BANDS_SHARE) / len(caps), BANDS_SHARE / len(bands)], [len(caps), len(bands)])
+    shapes, which = np.unique(np.concatenate([caps, bands]), axis=0, return_inverse=True)
+    return shapes, np.bincount(which.ravel(), weights)
 
 
 def _low_cutoff(clusters: Sequence[Cluster]) -> np.ndarray:

@@ -1,37 +1,35 @@
-"""The collector's commands: `collector`, `import` and `bursts`; `simulate` and `replay` stand in commands_history.
+"""The collector's commands: `collector`, `import` and `bursts`; the others stand in commands_history, commands_change.
 
 Enters: arguments. Leaves: text or JSON on stdout, logs on stderr, exit status 0, or 2 with one sentence for trouble.
 """
 
+import asyncio
 import contextlib
 import hashlib
-import itertools
 import json
 import logging
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import numpy as np
 
-from agent.report import Fault
 from checksum.settings import SettingsError
+from collectors import alertmanager, inventory, notify, server
 from collectors import config as settings
-from collectors import history, inventory, notify, server
+from collectors.commands_change import change
 from collectors.commands_history import Trouble, replay, say_what_was_unusable, simulate
+from collectors.config import CollectorConfig
 from collectors.correlator import Revision
-from collectors.inventory import InventoryError
-from collectors.minutes import DAY_NS, SCANNED_STREAMS
+from collectors.importing import Imported, exposure, import_history
+from collectors.inventory import Inventory, InventoryError
+from collectors.minutes import DAY_NS
 from collectors.page import latest_bursts
 from collectors.server import ServerError
 from collectors.store import Store, StoreError
 
-__all__ = ["bursts", "collector", "import_", "replay", "simulate"]
-
-IMPORT_BATCH = 10_000  # faults per transaction: a running collector waits for one batch, not for the file
+__all__ = ["bursts", "change", "collector", "import_", "replay", "simulate"]
 
 _CONFIG = click.option(
     "--config",
@@ -56,69 +54,69 @@ def _sentences() -> Iterator[None]:
 
 @click.command()
 @_CONFIG
-def collector(config_path: Path) -> None:
+@click.option("--test-alert", is_flag=True, help="Send one alert, marked as a test, through the real path, and end.")
+def collector(config_path: Path, test_alert: bool) -> None:
     """Pull all agents, correlate their faults and alert. Ends cleanly on SIGTERM."""
+    if test_alert:
+        _drill(config_path)
+        return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with _sentences():
         server.serve(settings.load(config_path))
+
+
+def _drill(config_path: Path) -> None:
+    """Needs no running collector: what is tried is the way from here to Alertmanager and on."""
+    with _sentences():
+        config = settings.load(config_path)
+    if not config.alertmanager_url:
+        raise Trouble(f"{config_path}: [collector] alertmanager_url is not set, so nobody is alerted of anything")
+    link = config.page_url or f"http://{config.listen}/"
+    trouble, fate = asyncio.run(alertmanager.post_drill(config.alertmanager_url, link, time.time_ns()))
+    if trouble:
+        raise Trouble(trouble)
+    click.echo(f"{config.alertmanager_url} took the drill: {fate}; it ends by itself in {notify.LASTS_NS // 10**9} s")
 
 
 @click.command(name="import")
 @click.argument("history_path", metavar="HISTORY", type=click.Path(path_type=Path))
 @_CONFIG
 def import_(history_path: Path, config_path: Path) -> None:
-    """Put the faults and alive lines of HISTORY (NDJSON) into a collector's store, running or not.
+    """Put the faults, alive lines and changes of HISTORY (NDJSON) into a collector's store, running or not.
 
     A line that is there already is not stored again, so an import may be repeated.
     """
     with _sentences():
         config = settings.load(config_path)
-        clusters = inventory.load(config.inventory).cluster_names
-        try:
-            sha256, lines = _sha256(history_path), history.read(history_path, clusters)
-        except OSError as error:
-            raise Trouble(f"{history_path}: can't be read: {error.strerror}") from error
-        say_what_was_unusable(lines, history_path)
+        fleet = inventory.load(config.inventory)
         with contextlib.closing(Store(config.store_path)) as store:
-            if store.was_imported(sha256):
-                click.echo(f"{history_path} was imported before: nothing to do")
-                return
-            counts = _import_faults(store, lines.faults, time.time_ns() - config.history_days * DAY_NS)
-            store.finish_import(sha256, history_path.name, _exposure(lines, clusters))
+            try:
+                done = _import(history_path, fleet, config, store)
+            except OSError as error:
+                raise Trouble(f"{history_path}: can't be read: {error.strerror}") from error
+    if done is None:
+        click.echo(f"{history_path} was imported before: nothing to do")
+        return
+    changes = f" and {len(done.history.changes)} changes" if done.history.changes else ""
     click.echo(
-        f"{counts['new']} faults and {len(lines.alive)} alive lines imported; "
-        f"{counts['known']} faults were there already, {counts['old']} are older than history_days, "
-        f"{lines.bad_lines} lines unusable"
+        f"{done.new} faults and {len(done.history.alive)} alive lines{changes} imported; "
+        f"{done.known} faults were there already, {done.old} are older than history_days, "
+        f"{done.history.bad_lines} lines unusable"
     )
 
 
-def _import_faults(store: Store, faults: Sequence[Fault], oldest_ns: int) -> Counter[str]:
-    """Stores them in batches; counts the new, the known and the old ones."""
-    recent = [fault for fault in faults if fault.time_ns >= oldest_ns]
-    occurrences: Counter[str] = Counter()
-    new = 0
-    for begin in range(0, len(recent), IMPORT_BATCH):
-        new += store.import_faults(recent[begin : begin + IMPORT_BATCH], occurrences)
-    return Counter(new=new, known=len(recent) - new, old=len(faults) - len(recent))
-
-
-def _exposure(lines: history.History, clusters: Sequence[str]) -> Iterator[tuple[str, str, int, int, int]]:
-    """(cluster, stream, begin_minute, end_minute, hosts) of each stretch with the same number of watching hosts."""
-    for stream in SCANNED_STREAMS:
-        if stream not in lines.streams:
-            continue
-        first, hosts = history.watching(lines, stream, clusters)
-        for column, cluster in enumerate(clusters):
-            series = hosts[:, column]
-            edges = [0, *(np.flatnonzero(np.diff(series)) + 1).tolist(), len(series)]
-            for begin, end in itertools.pairwise(edges):
-                if end > begin and series[begin]:
-                    yield cluster, stream, first + begin, first + end, int(series[begin])
-
-
-def _sha256(path: Path) -> str:
+def _import(path: Path, fleet: Inventory, config: CollectorConfig, store: Store) -> Imported | None:
+    """None if a file with this content was imported before."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if store.was_imported(sha256):
+        return None
+    now_ns = time.time_ns()
+    oldest_ns = now_ns - config.history_days * DAY_NS
+    done = import_history(path, fleet, store, now_ns, oldest_ns)
+    say_what_was_unusable(done.history, path)
+    store.finish_import(sha256, path.name, exposure(done, oldest_ns))
+    return done
 
 
 @click.group()
@@ -164,6 +162,7 @@ def _words(burst: Revision) -> Iterator[str]:
     yield f"burst {burst.burst_id}, revision {burst.rev} ({burst.kind})"
     yield f"{notify.rfc3339(burst.t_start_ns)} to {notify.rfc3339(burst.t_end_ns)}"
     yield notify.description(burst)
+    yield f"streams: {', '.join(f'{stream} {number}' for stream, number in burst.streams.items()) or 'none'}"
     yield ""
     for cause, probability in sorted(burst.posterior.items(), key=lambda item: -item[1]):
         yield f"  {cause:<12} {100 * probability:6.2f} %"

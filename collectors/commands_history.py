@@ -18,6 +18,7 @@ import numpy as np
 from agent.report import Line, encode
 from checksum import durable
 from collectors.correlator import LEARNING_DAYS, Correlator, Revision
+from collectors.feed import FleetAttributes
 from collectors.history import History, read
 from collectors.history import replay as revisions_of
 from collectors.incidents import KINDS, NEED_COHORTS, Burst, Incident, fleet_of
@@ -163,7 +164,9 @@ def replay(history_path: Path, inventory_path: Path, as_json: bool, false_alarms
     if not history.alive:
         raise Trouble(f"{history_path}: holds no 'alive' line, so nobody was watching and nothing can be judged")
     correlator = Correlator(inventory.clusters, false_alarms_per_year=false_alarms_per_year)
-    revisions = list(revisions_of(history, correlator))
+    attributes = FleetAttributes(inventory, {})
+    attributes.fill(correlator.population)
+    revisions = list(revisions_of(history, correlator, attributes.of))
     if correlator.status.state == "learning":
         days = correlator.status.history_days
         click.echo(

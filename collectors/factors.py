@@ -26,10 +26,18 @@ from typing import Any
 
 import numpy as np
 
+from agent.report import Fault
+from collectors.minutes import MINUTE_NS
+
 CLUSTER = "cluster"  # an attribute that every host has
 FALSE_DISCOVERY_RATE = 0.05
 FACTORS_MAX = 5
 SHARED_BY_MIN = 2  # what only one host has is shared by nobody
+
+# Labels that say where a host is or how to reach it; the rest is worth testing.
+PLACE_LABELS = frozenset({"cluster", "host", "hosts", "latitude", "longitude", "altitude_m", "rigidity_gv"})
+PLACE_LABELS |= {"facing_azimuth_deg", "facing_elevation_deg"}
+PART, PARTS = "part", "parts"  # a fault's detail names its part; an agent's facts list all the parts of its host
 
 Attributes = tuple[tuple[str, str], ...]  # (attribute, value); a host may have several values of one attribute
 
@@ -157,6 +165,28 @@ class Factor:
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Factor":
         return cls(**document)
+
+
+def host_attributes(labels: Mapping[str, str], facts: Mapping[str, Any]) -> Attributes:
+    """What a host may share with others: inventory labels, the agent's facts (a label goes before), and its parts.
+
+    Labels that begin with `__` are Prometheus's own.
+    """
+    shared = {name: value for name, value in facts.items() if isinstance(value, str)}
+    shared |= {name: value for name, value in labels.items() if name not in PLACE_LABELS and name[:2] != "__"}
+    listed = facts.get(PARTS, ())
+    parts = listed if isinstance(listed, list | tuple) and PART not in shared else ()
+    found = {*shared.items(), *((PART, part) for part in parts if isinstance(part, str))}
+    return tuple(sorted((name, value) for name, value in found if value))
+
+
+def victim_of(fault: Fault, attributes: Attributes) -> Victim:
+    """The victim of a fault on a host with these attributes; of the host's parts it is the one that failed."""
+    part = fault.detail.get(PART)
+    if isinstance(part, str) and part:
+        attributes = (*(pair for pair in attributes if pair[0] != PART), (PART, part))
+    minute, cluster = fault.time_ns // MINUTE_NS, fault.cluster or ""
+    return Victim(minute, cluster, fault.host, fault.stream, fault.device, attributes)
 
 
 def find_factors(victims: Iterable[Victim], population: Population) -> tuple[Factor, ...]:

@@ -1,13 +1,18 @@
 """The feed: what the store has got since the last call goes into the correlator's minutes.
 
-Enters: the store and the time. Leaves: novel faults and watching hosts in a Minutes. It makes no difference whether a
-fault was pulled by this process or imported by another. Reads no clock.
+Enters: the store and the time. Leaves: novel faults and watching hosts in a Minutes, and the faults' hosts among the
+Victims. It makes no difference whether a fault was pulled by this process or imported by another. Reads no clock.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from agent.report import Fault
-from collectors.inventory import Cluster
-from collectors.minutes import DAY_NS, MINUTE_NS, SCANNED_STREAMS, Minutes, minute_of
-from collectors.store import Store
+from collectors.correlator import VICTIMS_MIN
+from collectors.factors import Attributes, Population, Victims, host_attributes
+from collectors.inventory import Cluster, Inventory, weight
+from collectors.minutes import DAY_NS, SCANNED_STREAMS, Minutes, minute_of
+from collectors.store import Store, StoredFault
 
 DELAY_MAX_S = 60.0  # a fault whose time is vaguer than this waits no longer for the others
 
@@ -15,12 +20,13 @@ DELAY_MAX_S = 60.0  # a fault whose time is vaguer than this waits no longer for
 class Feed:
     """Remembers what was fed already. Its store is a connection of its own, used by the correlator's thread."""
 
-    def __init__(self, store: Store, minutes: Minutes, history_days: int) -> None:
+    def __init__(self, store: Store, minutes: Minutes, victims: Victims, history_days: int) -> None:
         self._store = store
         self._minutes = minutes
+        self._victims = victims
         self._history_ns = history_days * DAY_NS
         self._last_id = 0
-        self._waiting: list[Fault] = []
+        self._waiting: list[StoredFault] = []
         self._fed_until: int | None = None  # the last minute whose exposure was fed
 
     def advance(self, now_ns: int, changed_from_ns: int | None, heard_until_ns: int) -> None:
@@ -28,8 +34,8 @@ class Feed:
 
         A fault waits for a later call until what happened together with it must have been told by everybody: agents
         report an error with a delay of up to their time error, and have told all until `heard_until_ns`. Else the few
-        that are first would look like the cause. A fault with a time outside [now - history, now + 1 min] is never
-        fed: its clock is wrong, it can't be placed.
+        that are first would look like the cause. So a fault from the future, whose clock is wrong, waits until then.
+        One that is older than the history is never fed.
         """
         oldest_ns = now_ns - self._history_ns
         now_minute = minute_of(now_ns)
@@ -43,14 +49,14 @@ class Feed:
         waiting, self._waiting = self._waiting, []
         for stored in self._store.novel_faults(self._last_id):
             self._last_id = stored.id
-            if oldest_ns <= stored.fault.time_ns <= now_ns + MINUTE_NS:
-                waiting.append(stored.fault)
-        for fault in waiting:
-            delay_ns = int(min(fault.time_error_s, DELAY_MAX_S) * 1e9)
-            if fault.time_ns + delay_ns <= heard_until_ns:
-                self._minutes.observe(fault)
-            else:
-                self._waiting.append(fault)
+            if stored.fault.time_ns >= oldest_ns:
+                waiting.append(stored)
+        for stored in waiting:
+            delay_ns = int(min(stored.fault.time_error_s, DELAY_MAX_S) * 1e9)
+            if stored.fault.time_ns + delay_ns > heard_until_ns:
+                self._waiting.append(stored)
+            elif self._minutes.observe(stored.fault) and minute_of(stored.fault.time_ns) >= now_minute - VICTIMS_MIN:
+                self._victims.add(stored.victim)
         self._minutes.forget_before(minute_of(oldest_ns))
 
     def _first_minute(self, oldest_ns: int, changed_from_ns: int | None) -> int | None:
@@ -62,12 +68,32 @@ class Feed:
         return max(min(changed, self._fed_until), minute_of(oldest_ns))
 
 
+class FleetAttributes:
+    """What each host of an inventory may share with others; `facts` are what agents told of theirs, by host name."""
+
+    def __init__(self, fleet: Inventory, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        self._hosts = fleet.hosts
+        self._of_host = {host.name: host_attributes(host.labels, facts.get(host.name, {})) for host in fleet.hosts}
+        self._of_cluster = {cluster.name: host_attributes(cluster.labels, {}) for cluster in fleet.clusters}
+
+    def of(self, fault: Fault) -> Attributes:
+        """Of the fault's host; of one that the inventory doesn't name, what all of its cluster have."""
+        return self._of_host.get(fault.host) or self._of_cluster.get(fault.cluster or "", ())
+
+    def fill(self, population: Population) -> None:
+        """Makes the population these hosts and no others."""
+        for host in self._hosts:
+            population.set_host(host.name, host.cluster, self._of_host[host.name], weight(host))
+        for name in set(population.host_names()) - self._of_host.keys():
+            population.remove_host(name)
+
+
 def same_places(one: tuple[Cluster, ...], other: tuple[Cluster, ...]) -> bool:
     """True if a correlator for the one set of clusters serves the other: hosts may have come and gone."""
 
     def places(clusters: tuple[Cluster, ...]) -> list[tuple[object, ...]]:
         return [
-            (c.name, c.latitude_deg, c.longitude_deg, c.altitude_m, c.facing_azimuth_deg, c.facing_elevation_deg)
+            (c.name, c.latitude_deg, c.longitude_deg, c.rigidity_gv, c.facing_azimuth_deg, c.facing_elevation_deg)
             for c in clusters
         ]
 

@@ -5,7 +5,7 @@ couldn't be used counted and named, and the revisions that the correlator makes 
 No clock is read: now is the last line's time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +14,7 @@ import numpy as np
 
 from agent.report import AgentHeader, Alive, Change, Fault, ReportError, decode
 from collectors.correlator import Correlator, Revision
+from collectors.factors import Attributes, victim_of
 from collectors.minutes import DAY_NS, MINUTE_NS, SCANNED_STREAMS, minute_of
 
 Usable = Fault | Alive | Change  # the kinds of line a history may hold
@@ -54,8 +55,22 @@ def read(path: Path, cluster_names: Sequence[str]) -> History:
         OSError: it can't be read.
     """
     history = History()
+    taken = sorted(usable_lines(path, cluster_names, history), key=lambda item: (item[1].time_ns, item[0]))
+    for number, line in taken:
+        if abs(line.time_ns - taken[len(taken) // 2][1].time_ns) > SPAN_MAX_NS:
+            history.refuse(number, f"time_ns {line.time_ns} lies more than 400 days from the others")
+        else:
+            _keep(line, history)
+    return history
+
+
+def usable_lines(path: Path, cluster_names: Sequence[str], history: History) -> Iterator[tuple[int, Usable]]:
+    """Number and content of each line that can be used, in the order of the file; `history` is told of the others.
+
+    Raises:
+        OSError: the file can't be read.
+    """
     known = frozenset(cluster_names)
-    taken: list[tuple[int, int, Usable]] = []  # time, line number, line
     with path.open("rb") as file:
         for number, text in _lines(file):
             try:
@@ -63,14 +78,7 @@ def read(path: Path, cluster_names: Sequence[str]) -> History:
             except ReportError as error:
                 history.refuse(number, str(error))
             else:
-                taken.append((line.time_ns, number, line))
-    taken.sort(key=lambda item: item[:2])
-    for time_ns, number, line in taken:
-        if abs(time_ns - taken[len(taken) // 2][0]) > SPAN_MAX_NS:
-            history.refuse(number, f"time_ns {time_ns} lies more than 400 days from the others")
-        else:
-            _keep(line, history)
-    return history
+                yield number, line
 
 
 def watching(history: History, stream: str, cluster_names: Sequence[str]) -> tuple[int, np.ndarray]:
@@ -84,18 +92,27 @@ def watching(history: History, stream: str, cluster_names: Sequence[str]) -> tup
     first = minute_of(history.alive[0].time_ns)
     hosts = np.zeros((minute_of(history.last_time_ns) - first + 1, len(cluster_names)), np.int64)
     for alive in history.alive:
-        up = alive.hosts_up if alive.streams is None else alive.streams.get(stream, 0)
-        hosts[minute_of(alive.time_ns) - first :, column[alive.cluster]] = up
+        hosts[minute_of(alive.time_ns) - first :, column[alive.cluster]] = hosts_watching(alive, stream)
     return first, hosts
 
 
-def replay(history: History, correlator: Correlator) -> Iterator[Revision]:
+def hosts_watching(alive: Alive, stream: str) -> int:
+    """How many hosts watch the stream; a line that names no streams speaks of all."""
+    return alive.hosts_up if alive.streams is None else alive.streams.get(stream, 0)
+
+
+def replay(
+    history: History, correlator: Correlator, attributes: Callable[[Fault], Attributes] = lambda fault: ()
+) -> Iterator[Revision]:
     """What a live correlator would have said, stepping at the end of each minute, oldest first.
 
-    Minutes in which nothing arrived are stepped over: they can't change anything.
+    `attributes` are those of a fault's host. Minutes in which nothing arrived are stepped over: they can't change
+    anything.
     """
     if history.last_time_ns is None:
         return
+    for change in history.changes:
+        correlator.take_change(change)
     for stream in SCANNED_STREAMS:
         if stream in history.streams:
             first, hosts = watching(history, stream, correlator.minutes.cluster_names)
@@ -107,6 +124,7 @@ def replay(history: History, correlator: Correlator) -> Iterator[Revision]:
             minute = None
         if correlator.minutes.observe(fault):
             minute = minute_of(fault.time_ns)
+            correlator.victims.add(victim_of(fault, attributes(fault)))
     yield from correlator.step(history.last_time_ns)
 
 
@@ -131,7 +149,7 @@ def _usable(text: bytes, cluster_names: frozenset[str]) -> Usable:
     if line.cluster is None:
         raise ReportError("the line lacks the key 'cluster', which every line of a history needs")
     if line.cluster not in cluster_names:
-        raise ReportError(f"cluster '{line.cluster}' isn't in the inventory")
+        raise ReportError(f"cluster '{line.cluster}' isn't in the inventory, or has no coordinates there")
     return line
 
 

@@ -3,8 +3,8 @@
 Enters: the path of a file_sd file (JSON, or YAML where PyYAML is installed), the same file that Prometheus reads.
 Leaves: an Inventory of clusters and hosts, or one sentence that names file, key and value.
 Format: https://prometheus.io/docs/prometheus/latest/configuration/configuration/#file_sd_config, with the labels
-`cluster`, `latitude`, `longitude` (required), `altitude_m`, `host`, `hosts`, `facing_azimuth_deg`,
-`facing_elevation_deg` and `rigidity_gv`. All other labels are kept as they are.
+`cluster` (required), `latitude` and `longitude` (a cluster without them is pulled but not correlated), `altitude_m`,
+`rigidity_gv`, `host`, `hosts`, `facing_azimuth_deg` and `facing_elevation_deg`. All other labels are kept as they are.
 """
 
 import json
@@ -48,14 +48,20 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Clusters sorted by name, hosts in the order of the file."""
+    """Clusters with a place, sorted by name; hosts, also of clusters without one, in the order of the file."""
 
     clusters: tuple[Cluster, ...]
     hosts: tuple[Host, ...]
+    warnings: tuple[str, ...] = ()  # what is odd about it, a sentence each
 
     @property
     def cluster_names(self) -> tuple[str, ...]:
         return tuple(cluster.name for cluster in self.clusters)
+
+    @property
+    def all_cluster_names(self) -> tuple[str, ...]:
+        """Those without a place too: their hosts are asked, but nobody can say where their faults come from."""
+        return tuple(sorted({host.cluster for host in self.hosts}))
 
 
 def load(path: Path) -> Inventory:
@@ -71,8 +77,46 @@ def load(path: Path) -> Inventory:
     members: dict[str, list[Host]] = {}
     for host in hosts:
         members.setdefault(host.cluster, []).append(host)
-    clusters = tuple(_cluster(name, members[name], path) for name in sorted(members))
-    return Inventory(clusters, hosts)
+    lost = [name for name in sorted(members) if not any(_PLACE_KEYS & host.labels.keys() for host in members[name])]
+    clusters = tuple(_cluster(name, members[name], path) for name in sorted(members) if name not in lost)
+    if not clusters:
+        raise InventoryError(f"{path}: target {hosts[0].target} has no label 'latitude', and no other cluster has one")
+    return Inventory(clusters, hosts, tuple(_warnings(lost, clusters)))
+
+
+def what_changed(old: Inventory, new: Inventory) -> str:
+    """Which hosts came, left and moved, in a sentence."""
+    before, after = ({host.name: host.cluster for host in fleet.hosts} for fleet in (old, new))
+    moved = [
+        f"{name} from {before[name]} to {after[name]}" for name in after if before.get(name, after[name]) != after[name]
+    ]
+    came, left = ([name for name in one if name not in other] for one, other in ((after, before), (before, after)))
+    parts = [
+        f"{len(names)} {verb} ({_some(names)})"
+        for names, verb in ((came, "came"), (left, "left"), (moved, "moved"))
+        if names
+    ]
+    text = f"{len(new.hosts)} hosts in {len(new.all_cluster_names)} clusters"
+    return f"{text}; {', '.join(parts)}" if parts else text
+
+
+def _warnings(lost: list[str], clusters: tuple[Cluster, ...]) -> Iterator[str]:
+    if lost:
+        yield (
+            f"{_some(lost)}: without the labels latitude and longitude the hosts are pulled, "
+            f"but their faults take no part in the correlation"
+        )
+    places: dict[tuple[float, ...], list[str]] = {}
+    for c in clusters:
+        spot = (c.latitude_deg, c.longitude_deg, c.facing_azimuth_deg, c.facing_elevation_deg)
+        places.setdefault(spot, []).append(c.name)
+    for names in places.values():
+        if len(names) > 1:
+            yield f"{_some(names)} stand at one place, so no direction can tell them apart"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def weight(host: Host) -> int:
@@ -176,6 +220,8 @@ _PLACE = {
     "facing_elevation_deg": _Bound(-90.0, 90.0, 90.0),
     "rigidity_gv": _Bound(0.0, 25.0, 0.0),
 }
+
+_PLACE_KEYS = {"latitude", "longitude"}
 
 
 def _cluster(name: str, members: list[Host], path: Path) -> Cluster:

@@ -36,6 +36,7 @@ class _Snapshot(Collector):
         yield from _agents(self._overview)
         yield from _bursts(self._overview)
         yield from _correlator(self._overview)
+        yield from _factors(self._overview)
         yield from _health(self._overview)
 
 
@@ -123,6 +124,19 @@ def _correlator(overview: Overview) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "flipwatch_step_seconds", "How long the last correlation step took.", value=overview.step.seconds
     )
+
+
+def _factors(overview: Overview) -> Iterator[Metric]:
+    victims = GaugeMetricFamily(
+        "flipwatch_factor_victims",
+        "Hosts with a novel fault in the last 24 h that share what no chance explains, at most five values.",
+        labels=["attribute", "value"],
+    )
+    for factor in overview.step.factors_24h if overview.step else ():
+        victims.add_metric([factor.attribute, factor.value], factor.victims)
+    yield victims
+    going_on = sum(roll_out.closed_ns is None for roll_out in overview.roll_outs)
+    yield GaugeMetricFamily("flipwatch_changes_open", "Roll-outs that go on.", value=going_on)
 
 
 def _health(overview: Overview) -> Iterator[Metric]:

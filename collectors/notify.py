@@ -6,15 +6,18 @@ changes, the old label set is ended in the same POST. Pure: the server owns the 
 Format: Alertmanager's OpenAPI, api/v2/openapi.yaml, `postableAlerts`.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from collectors.correlator import Revision
+from collectors.correlator import ClusterShare, Revision
+from collectors.factors import Factor
 
 REPEAT_NS = 60 * 10**9  # an active alert is said again this often
 LASTS_NS = 5 * REPEAT_NS  # and resolves by itself this long after the collector fell silent
+SPREADS = 2.0  # by chance alone a cluster is this far up once in twenty to fifty windows
 END_REPEATS = 3  # an end is said this often, in case Alertmanager was restarted in between
 
 SEVERITY = {
@@ -98,9 +101,27 @@ def wanted(active: Iterable[Revision], link: str) -> list[tuple[dict[str, str], 
     return alerts
 
 
+def drill(link: str, now_ns: int) -> dict[str, Any]:
+    """An alert that goes the way of a real one but says that it isn't: for routes and people to be tried out.
+
+    It has no severity that pages, and ends by itself like any alert that isn't repeated.
+    """
+    labels = {"alertname": "CorrelatedBurst", "test": "true", "severity": "info", "cause": "none"}
+    labels["burst_id"] = f"test-{now_ns // 10**9}"
+    text = "This is a drill of `flipwatch collector --test-alert`: nothing has happened, and nothing needs to be done."
+    annotations = {"summary": "DRILL: a test of the alert path", "description": text, "link": link}
+    return Said(labels, annotations, now_ns, now_ns).alert(now_ns, link)
+
+
 def members(burst: Revision) -> list[str]:
-    """The clusters that saw more than they should."""
-    return [share.cluster for share in burst.clusters if share.observed > share.expected]
+    """The clusters that take part: they saw more than the usual spread of their counts explains."""
+    return [share.cluster for share in burst.clusters if takes_part(share)]
+
+
+def takes_part(share: ClusterShare) -> bool:
+    """More than SPREADS standard deviations above what was expected."""
+    spread = math.sqrt(share.expected * share.overdispersion)
+    return share.observed > share.expected + SPREADS * spread
 
 
 def desired(active: Iterable[Revision], said: Sequence[Said], now_ns: int, link: str) -> list[Said]:
@@ -129,14 +150,28 @@ def after(said: Sequence[Said], due: Sequence[Said]) -> list[Said]:
 
 def annotations(burst: Revision, link: str) -> dict[str, str]:
     """The words of a burst's alert."""
-    number, of = len(members(burst)), len(burst.clusters)
-    return {
-        "summary": f"Burst of memory faults {WHAT[burst.label]}: {number} of {of} clusters",
+    raised = members(burst)
+    texts = {
+        "summary": f"Burst of memory faults {WHAT[burst.label]}: {len(raised)} of {len(burst.clusters)} clusters",
         "description": description(burst),
         "window": f"{rfc3339(burst.t_start_ns)} to {rfc3339(burst.t_end_ns)}",
         "started": rfc3339(burst.t_start_ns),
+        "clusters": ", ".join(raised),
+        "shared_factors": shared(burst.factors),
+        "changes": ", ".join(burst.change_ids),
+        "false_alarms": false_alarms(burst),
+        "runbook_url": f"{link}#runbook",
         "link": f"{link}#burst-{burst.burst_id}",
     }
+    return {name: text for name, text in texts.items() if text}
+
+
+def shared(factors: Iterable[Factor]) -> str:
+    """What the victims share, the most telling first; empty if nothing."""
+    return ", ".join(
+        f"{f.attribute} {f.value} ({f.victims} of {f.victims_total} victims, {f.hosts} of {f.hosts_total} hosts)"
+        for f in factors
+    )
 
 
 def description(burst: Revision) -> str:
@@ -152,11 +187,15 @@ def description(burst: Revision) -> str:
         sentences.append(f"{direction(burst)}, within {burst.area90_deg2:.0f} square degrees (90 %)")
     shares = sorted(burst.clusters, key=lambda share: share.expected - share.observed)
     sentences.append("Clusters (seen / expected): " + ", ".join(_share(share) for share in shares[:12]))
+    if burst.factors:
+        sentences.append(f"The victims share: {shared(burst.factors)}")
+    if burst.change_ids:
+        sentences.append(f"Open changes: {', '.join(burst.change_ids)}")
     sentences.append(false_alarms(burst))
     return ". ".join(sentences) + "."
 
 
-def _share(share: Any) -> str:
+def _share(share: ClusterShare) -> str:
     return f"{share.cluster} {share.observed} / {share.expected:.2g}"
 
 

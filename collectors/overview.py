@@ -9,14 +9,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.report import STREAMS
+from agent.report import STREAMS, Change
+from collectors.changes import RollOut, roll_outs
 from collectors.correlator import Revision, Status
+from collectors.factors import Factor
 from collectors.inventory import Inventory
+from collectors.minutes import DAY_NS
 from collectors.notify import rfc3339
 from collectors.pull import STATES, Agent
 from collectors.store import Loss, Store, Total
 
 SHOWN_AGENTS_MAX = 200
+CLOSED_SHOWN_DAYS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,8 @@ class Step:
     active: tuple[Revision, ...]
     expected_per_minute: Mapping[tuple[str, str], float]  # (cluster, stream)
     seconds: float
+    factors_24h: tuple[Factor, ...] = ()  # what the victims of the last day share
+    calibration: Mapping[str, Any] | None = None  # to be kept; None: what is kept is up to date
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,8 @@ class Overview:
     totals: Mapping[tuple[str, str], Total]
     losses: tuple[tuple[str, Loss], ...]
     burst_totals: Mapping[tuple[str, str], int]
+    roll_outs: tuple[RollOut, ...]  # those that go on or ended of late, the latest first
+    warnings: tuple[str, ...]  # what is odd about the inventory
     step: Step | None  # None before the first one
     health: Health
 
@@ -98,6 +106,8 @@ def gather(
         totals=store.totals(),
         losses=losses,
         burst_totals=store.burst_totals(),
+        roll_outs=tuple(_of_late(roll_outs(change for _, change in store.changes()), now_ns)),
+        warnings=inventory.warnings,
         step=step,
         health=health,
     )
@@ -120,7 +130,7 @@ def _clusters(
     expected: dict[str, dict[str, float]] = defaultdict(dict)
     for (cluster, stream), rate in step.expected_per_minute.items() if step else ():
         expected[cluster][stream] = rate
-    for name in inventory.cluster_names:
+    for name in inventory.all_cluster_names:
         states = Counter(agent.state for agent in members[name])
         streams = Counter(stream for agent in members[name] if agent.state == "ok" for stream in agent.watching)
         reached = [complete_until[a.host.name] for a in members[name] if a.host.name in complete_until]
@@ -133,6 +143,10 @@ def _clusters(
             lag_s=max((now_ns - min(reached)) / 1e9, 0.0) if reached else None,
             lost=lost[name],
         )
+
+
+def _of_late(known: Iterable[RollOut], now_ns: int) -> Iterable[RollOut]:
+    return (r for r in known if r.closed_ns is None or r.closed_ns >= now_ns - CLOSED_SHOWN_DAYS * DAY_NS)
 
 
 def _view(agent: Agent) -> AgentView:
@@ -158,9 +172,27 @@ def status_document(overview: Overview) -> dict[str, Any]:
             {"cluster": cluster, "host": loss.host, "journal": loss.journal, "faults": loss.faults}
             for cluster, loss in overview.losses
         ],
+        "factors_24h": [factor.document() for factor in overview.step.factors_24h] if overview.step else [],
+        "changes": [_roll_out_document(roll_out) for roll_out in overview.roll_outs],
+        "inventory_warnings": list(overview.warnings),
         "bursts_active": [burst.burst_id for burst in overview.step.active] if overview.step else [],
         "health": {name: getattr(overview.health, name) for name in Health.__slots__},
     }
+
+
+def changes_document(changes: Iterable[tuple[int, Change]]) -> dict[str, Any]:
+    """The JSON of /api/changes: every change that is known, the latest first."""
+    return {"changes": [_roll_out_document(roll_out) for roll_out in roll_outs(change for _, change in changes)]}
+
+
+def change_document(change: Change) -> dict[str, Any]:
+    """The JSON of one end of a change."""
+    return {"id": change.id, "action": change.action, "cohort": change.cohort, "time": rfc3339(change.time_ns)}
+
+
+def _roll_out_document(roll_out: RollOut) -> dict[str, Any]:
+    closed = None if roll_out.closed_ns is None else rfc3339(roll_out.closed_ns)
+    return {"id": roll_out.id, "cohort": roll_out.cohort, "opened": rfc3339(roll_out.opened_ns), "closed": closed}
 
 
 def _cluster_document(cluster: ClusterView) -> dict[str, Any]:

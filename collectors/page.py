@@ -13,14 +13,14 @@ import jinja2
 from agent.report import Fault, MemoryFault
 from collectors.correlator import Revision
 from collectors.minutes import DAY_NS
-from collectors.notify import SEVERITY, WHAT, direction, false_alarms, members, rfc3339
+from collectors.notify import SEVERITY, WHAT, direction, false_alarms, members, rfc3339, takes_part
 from collectors.overview import Overview
 from collectors.store import Store, StoredFault
 
 LATEST_FAULTS = 50
-OPEN_FAULTS = 50
+FAULTY_DEVICES = 50
 LATEST_BURSTS = 20
-OPEN_DAYS = 7  # a device counts as open until it was quiet for the time that makes its next fault novel
+FAULTY_DAYS = 7  # a device is listed until it was quiet for the time that makes its next fault novel
 
 _PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader("dashboards", "page"),
@@ -36,7 +36,7 @@ class Details:
     """What only the page shows: queries that a scrape shouldn't pay for."""
 
     latest: Sequence[StoredFault]
-    open: Sequence[tuple[StoredFault, int]]
+    faulty: Sequence[tuple[StoredFault, int]]
     novel_24h: Mapping[str, int]
     bursts: Sequence[Revision]  # the latest revision of each, latest first
 
@@ -45,7 +45,7 @@ def details(store: Store, now_ns: int) -> Details:
     """Reads them; `store` is a connection that this thread may use."""
     return Details(
         latest=store.latest_faults(LATEST_FAULTS),
-        open=store.open_faults(now_ns - OPEN_DAYS * DAY_NS, OPEN_FAULTS),
+        faulty=store.faulty_devices(now_ns - FAULTY_DAYS * DAY_NS, FAULTY_DEVICES),
         novel_24h=store.novel_since(now_ns - DAY_NS),
         bursts=latest_bursts(store)[:LATEST_BURSTS],
     )
@@ -67,7 +67,7 @@ def render(overview: Overview, shown: Details, false_alarms_per_year: float, ref
         active=active,
         budget=false_alarms_per_year,
         refresh_s=refresh_s,
-        open_days=OPEN_DAYS,
+        faulty_days=FAULTY_DAYS,
         WHAT=WHAT,
         SEVERITY=SEVERITY,
         when=when,
@@ -77,6 +77,7 @@ def render(overview: Overview, shown: Details, false_alarms_per_year: float, ref
         direction=direction,
         false_alarms=false_alarms,
         members=members,
+        takes_part=takes_part,
     ).encode()
 
 

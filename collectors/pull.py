@@ -17,6 +17,7 @@ import aiohttp
 from agent.report import AgentHeader, Fault, Line, MemoryFault, RecordFault, ReportError, decode
 from collectors.config import CollectorConfig
 from collectors.inventory import Host
+from collectors.minutes import DAY_NS, MINUTE_NS
 from collectors.store import Conflict, Pulled, Recorded, StoreError
 
 STATES = ("ok", "silent", "slow", "garbage", "refused", "conflict")
@@ -174,7 +175,9 @@ class Puller:
         """One request, made durable; true if the agent has more."""
         answer = parse(await self._fetch(agent))
         now_ns = self._clock_ns()
-        outcome = await self._commit(Pulled(agent.host.name, agent.host.cluster, answer.header, answer.faults, now_ns))
+        host = agent.host
+        pulled = Pulled(host.name, host.cluster, answer.header, answer.faults, now_ns, host.labels)
+        outcome = await self._commit(pulled)
         if isinstance(outcome, Conflict):
             raise PullError("conflict", outcome.sentence)
         agent.cursor = answer.header.cursor
@@ -183,7 +186,10 @@ class Puller:
         agent.faults_max = min(2 * agent.faults_max, self._faults_max)
         for loss in outcome.losses:
             _log.warning("%s lost %d faults of journal %s before they were read", loss.host, loss.faults, loss.journal)
-        self._note(agent, "ok", _clock_sentence(answer.header.time_ns, now_ns))
+        odd = _times_sentence(answer.faults, now_ns, self._config.history_days)
+        if odd:
+            _log.warning("%s: %s", host.name, odd)
+        self._note(agent, "ok", _clock_sentence(answer.header.time_ns, now_ns) or odd)
         return outcome.is_behind and outcome.faults > 0
 
     async def _fetch(self, agent: Agent) -> bytes:
@@ -247,6 +253,15 @@ def _clock_sentence(agent_ns: int, now_ns: int) -> str:
     if abs(off_s) <= CLOCK_OFF_S:
         return ""
     return f"its clock is {abs(off_s):.0f} s {'ahead of' if off_s > 0 else 'behind'} the collector's"
+
+
+def _times_sentence(faults: Sequence[Fault], now_ns: int, history_days: int) -> str:
+    """What becomes of faults whose times can't be right; empty if there are none."""
+    ahead = sum(fault.time_ns > now_ns + MINUTE_NS for fault in faults)
+    past = sum(fault.time_ns < now_ns - history_days * DAY_NS for fault in faults)
+    parts = [f"{ahead} of {len(faults)} new faults lie in the future and wait until then"] if ahead else []
+    parts += [f"{past} of {len(faults)} new faults are older than history_days and only counted"] if past else []
+    return ", ".join(parts)
 
 
 def reason(error: OSError) -> str:

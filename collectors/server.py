@@ -26,16 +26,20 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
+from agent.report import Change, ReportError
+from collectors import changes as roll_outs
 from collectors import inventory as inventories
 from collectors import metrics, notify, overview, page
+from collectors.alertmanager import post_alerts
 from collectors.config import CollectorConfig
 from collectors.correlator import LATE_MIN, Correlator, Revision
-from collectors.feed import Feed, same_places
+from collectors.factors import Factor, find_factors
+from collectors.feed import Feed, FleetAttributes, same_places
 from collectors.inventory import Inventory, InventoryError
 from collectors.minutes import DAY_NS, SCANNED_STREAMS, minute_of
 from collectors.overview import Health, Step
-from collectors.pull import Puller, reason
-from collectors.store import Conflict, Pulled, Recorded, Store, StoreError
+from collectors.pull import Puller
+from collectors.store import Conflict, Move, Pulled, Recorded, Store, StoreError
 
 T = TypeVar("T")
 
@@ -46,7 +50,9 @@ HEARTBEAT_S = 60.0  # Alertmanager is spoken to at least this often, so that its
 INVENTORY_CHECK_S = 2.0
 FORGET_S = 3600.0
 REPORTS_WAIT_NS = 180 * 10**9  # the scan waits for the slowest agent at most so long
-POST_TIMEOUT_S = 10.0
+CALIBRATION = "calibration"  # the name of what the correlator slid, in the store
+CHANGE_BYTES_MAX = 1 << 16
+FACTORS_S = 3600.0  # how often what the victims of the last day share is looked for
 EXPECTED_GAP_MIN = 60  # a longer gap between two steps was an outage: nothing was expected of it
 
 _log = logging.getLogger("flipwatch.collector")
@@ -115,6 +121,8 @@ class Server:
         # answers are taken as they come: a compressed one could be larger than the bound on what is received
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
             self._puller = Puller(self._config, session, time.time_ns, self._commit)
+            self._log_moves(self._store.note_moves(_clusters_of(self._fleet), time.time_ns()))
+            self._log_warnings(self._fleet)
             self._puller.set_hosts(self._fleet.hosts, self._store.cursors())
             try:
                 async with self._web():
@@ -221,11 +229,22 @@ class Server:
                 self._set_health("inventory", f"{error}; the former inventory stays in force")
                 continue
             self._set_health("inventory", "")
-            _log.info("inventory: %d hosts in %d clusters", len(fleet.hosts), len(fleet.clusters))
+            _log.info("inventory: %s", inventories.what_changed(self._fleet, fleet))
+            self._log_warnings(fleet)
+            moves = await self._write_until_done(self._store.note_moves, _clusters_of(fleet), time.time_ns())
+            self._log_moves(moves)
             cursors = await self._write_until_done(self._store.cursors)
             self._fleet = fleet
             self._puller.set_hosts(fleet.hosts, cursors)
             self._news.set()
+
+    def _log_moves(self, moves: list[Move]) -> None:
+        for move in moves:
+            _log.warning("%s moved: what it saw before now stays with %s", move.host, move.cluster)
+
+    def _log_warnings(self, fleet: Inventory) -> None:
+        for sentence in fleet.warnings:
+            _log.warning("inventory: %s", sentence)
 
     # -- correlation
 
@@ -265,10 +284,14 @@ class Server:
             _log.warning("burst %s rev %d %s: %s", revision.burst_id, revision.rev, revision.kind, revision.label)
         if self._step is None or self._step.status.state != step.status.state:
             _log.info("correlator: %s, %.1f days of history", step.status.state, step.status.history_days)
+        if self._step is None or _names(self._step.factors_24h) != _names(step.factors_24h):
+            _log.info("shared by the victims of the last day: %s", notify.shared(step.factors_24h) or "nothing")
         self._step = step
         self._stepped.set()
 
     def _record_step(self, now_ns: int, rows: list[tuple[str, int, str, str, dict[str, Any]]], step: Step) -> None:
+        if step.calibration is not None:
+            self._store.keep_document(CALIBRATION, step.calibration)
         minute = minute_of(now_ns)
         counted = self._store.number("expected_until_minute")
         passed = minute - counted if counted is not None and 0 < minute - counted <= EXPECTED_GAP_MIN else 0
@@ -325,10 +348,11 @@ class Server:
     @contextlib.asynccontextmanager
     async def _web(self) -> AsyncIterator[None]:
         """The page, /metrics, /healthz and /api, while it lasts."""
-        app = web.Application()
+        app = web.Application(client_max_size=CHANGE_BYTES_MAX)
         pages = {"/": self._page, "/metrics": self._metrics, "/healthz": self._healthz}
-        pages |= {"/api/status": self._api_status, "/api/bursts": self._api_bursts}
+        pages |= {"/api/status": self._api_status, "/api/bursts": self._api_bursts, "/api/changes": self._api_changes}
         app.add_routes([web.get(path, handler) for path, handler in pages.items()])
+        app.add_routes([web.post("/api/changes", self._api_change)])
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:
@@ -382,21 +406,35 @@ class Server:
     async def _api_bursts(self, request: web.Request) -> web.Response:
         return _json({"bursts": await self._read(self._reader.revisions)})
 
+    async def _api_changes(self, request: web.Request) -> web.Response:
+        return _json(overview.changes_document(await self._read(self._reader.changes)))
 
-async def post_alerts(session: aiohttp.ClientSession, alertmanager_url: str, alerts: list[dict[str, Any]]) -> str:
-    """Why Alertmanager didn't take them; empty if it did."""
-    url = alertmanager_url.rstrip("/") + "/api/v2/alerts"
-    try:
-        async with session.post(url, json=alerts, timeout=aiohttp.ClientTimeout(total=POST_TIMEOUT_S)) as response:
-            if response.status == 200:
-                return ""
-            return f"{url} answers with status {response.status}: {(await response.content.read(300))!r}"
-    except TimeoutError:
-        return f"{url} doesn't answer within {POST_TIMEOUT_S:g} s"
-    except aiohttp.ClientConnectorError as error:
-        return f"{url} can't be reached: {reason(error.os_error)}"
-    except (aiohttp.ClientError, OSError) as error:
-        return f"{url} went away: {' '.join(str(error).split())}"
+    async def _api_change(self, request: web.Request) -> web.Response:
+        """Takes a change; answers once it is durable. JSON only: no foreign web page can make a browser send that."""
+        if request.content_type != "application/json":
+            return _refused(415, "the body must be of type application/json")
+        try:
+            kept, sentence = await self._write(self._take_change, await request.read(), time.time_ns())
+        except ReportError as error:
+            return _refused(400, str(error))
+        except StoreError as error:
+            return _refused(503, f"the change couldn't be stored: {error}")
+        if kept is None:
+            return _refused(409, sentence)
+        self._news.set()
+        return _json({"change": overview.change_document(kept), "warning": sentence})
+
+    def _take_change(self, body: bytes, now_ns: int) -> tuple[Change | None, str]:
+        """What is stored now and a warning, or None and the reason."""
+        known = {(change.id, change.action): change for _, change in self._store.changes()}
+        change = roll_outs.parse(body, known, now_ns)
+        why = roll_outs.refusal(change, known, now_ns, self._config.history_days)
+        if why:
+            return None, why
+        cohorts = {host.labels.get(roll_outs.COHORT, "") for host in self._fleet.hosts}
+        kept = self._store.record_change(change)
+        _log.info("change %s %s for cohort %s", kept.id, kept.action, kept.cohort)
+        return kept, roll_outs.warning(kept, cohorts)
 
 
 class _Correlation:
@@ -409,6 +447,11 @@ class _Correlation:
         self._correlator: Correlator | None = None
         self._feed: Feed | None = None
         self._import = 0
+        self._last_change = 0
+        self._fleet: Inventory | None = None  # whose hosts are the population
+        self._calibration: dict[str, Any] = {}
+        self._factors: tuple[Factor, ...] = ()
+        self._factors_s = -FACTORS_S
 
     def close(self) -> None:
         self._store.close()
@@ -428,14 +471,34 @@ class _Correlation:
         self._import, self._clusters = last_import, fleet.clusters
         correlator = self._correlator or self._build(now_ns)
         assert self._feed is not None
+        for number, change in self._store.changes(self._last_change):
+            correlator.take_change(change)
+            self._last_change = number
+        self._look_for_factors(correlator, fleet, now_ns)
         self._feed.advance(now_ns, exposure_from_ns, heard_until_ns)
         revisions = correlator.step(now_ns)
         return revisions, Step(
             status=correlator.status,
             active=tuple(correlator.active(now_ns)),
             expected_per_minute=_expected(correlator),
+            factors_24h=self._factors,
+            calibration=self._new_calibration(correlator),
             seconds=time.perf_counter() - begin_s,
         )
+
+    def _new_calibration(self, correlator: Correlator) -> dict[str, Any] | None:
+        """What the store should know, if it is other than at the last step: to slide a history again takes minutes."""
+        before, self._calibration = self._calibration, correlator.calibration()
+        return self._calibration if self._calibration["blocks"] and self._calibration != before else None
+
+    def _look_for_factors(self, correlator: Correlator, fleet: Inventory, now_ns: int) -> None:
+        """Keeps the population up to date, and once in a while asks what the victims of the last day share."""
+        is_due = time.monotonic() - self._factors_s >= FACTORS_S
+        if not is_due and fleet is self._fleet:
+            return
+        self._fleet, self._factors_s = fleet, time.monotonic()
+        FleetAttributes(fleet, self._store.facts()).fill(correlator.population)
+        self._factors = find_factors(self._store.victims_since(now_ns - DAY_NS), correlator.population)
 
     def _build(self, now_ns: int) -> Correlator:
         """A correlator that knows what the store knows; nothing that was raised is raised again."""
@@ -449,8 +512,10 @@ class _Correlation:
         scanned_until = self._store.number("scanned_until_minute")
         if scanned_until is None:  # the very first start: what is older is history, not news
             scanned_until = minute_of(now_ns) - LATE_MIN
-        correlator.restore([Revision.from_document(d) for d in self._store.revisions()], scanned_until)
-        self._feed = Feed(self._store, correlator.minutes, config.history_days)
+        revisions = [Revision.from_document(document) for document in self._store.revisions()]
+        correlator.restore(revisions, scanned_until, self._store.document(CALIBRATION))
+        self._feed = Feed(self._store, correlator.minutes, correlator.victims, config.history_days)
+        self._last_change, self._fleet = 0, None
         self._correlator = correlator
         return correlator
 
@@ -482,5 +547,17 @@ def _fingerprint(config: CollectorConfig) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def _json(document: Any) -> web.Response:
-    return web.Response(body=json.dumps(document).encode(), content_type="application/json")
+def _clusters_of(fleet: Inventory) -> dict[str, str]:
+    return {host.name: host.cluster for host in fleet.hosts}
+
+
+def _names(factors: tuple[Factor, ...]) -> set[tuple[str, str]]:
+    return {(factor.attribute, factor.value) for factor in factors}
+
+
+def _json(document: Any, status: int = 200) -> web.Response:
+    return web.Response(body=json.dumps(document).encode(), content_type="application/json", status=status)
+
+
+def _refused(status: int, sentence: str) -> web.Response:
+    return _json({"error": sentence}, status)

@@ -14,17 +14,18 @@ import hashlib
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agent.report import AgentHeader, Fault, JournalSpan, MemoryFault, RecordFault, encode
+from agent.report import TIME_NS_MAX, AgentHeader, Change, Fault, JournalSpan, MemoryFault, RecordFault, encode
+from collectors.factors import Attributes, Victim, host_attributes, victim_of
 from collectors.minutes import MINUTE_NS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 20.0  # how long another process (an import) may hold the lock before a write fails
 
 _SCHEMA = """
@@ -51,6 +52,13 @@ CREATE TABLE revisions (burst_id TEXT, rev INTEGER, kind TEXT NOT NULL, label TE
   PRIMARY KEY (burst_id, rev));
 CREATE TABLE said (labels TEXT PRIMARY KEY, document TEXT NOT NULL);
 """
+_SINCE_VERSION_2 = """
+CREATE TABLE facts (host TEXT PRIMARY KEY, document TEXT NOT NULL);
+CREATE TABLE moves (host TEXT, until_ns INTEGER, cluster TEXT NOT NULL, PRIMARY KEY (host, until_ns));
+CREATE TABLE changes (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, action TEXT NOT NULL,
+  time_ns INTEGER NOT NULL, cohort TEXT NOT NULL, UNIQUE (id, action));
+CREATE TABLE documents (name TEXT PRIMARY KEY, document TEXT NOT NULL);
+"""
 
 
 class StoreError(Exception):
@@ -66,6 +74,16 @@ class Pulled:
     header: AgentHeader
     faults: tuple[Fault, ...]
     received_ns: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A host that was in `cluster` until the inventory put it elsewhere."""
+
+    host: str
+    until_ns: int
+    cluster: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +128,15 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class StoredFault:
-    """A fault with the store's own ascending id."""
+    """A fault with the store's own ascending id, and if it is novel with what its host had then."""
 
     id: int
     fault: Fault
+    attributes: Attributes = ()
+
+    @property
+    def victim(self) -> Victim:
+        return victim_of(self.fault, self.attributes)
 
 
 class Store:
@@ -126,6 +149,7 @@ class Store:
             StoreError: there is none, it can't be opened, or another version of flipwatch wrote it.
         """
         self.path = path
+        self._facts: dict[str, int] = {}  # host -> hash of what is stored; forgotten at a restart, then written again
         if not create and not path.exists():
             raise StoreError(f"{path}: there is no store yet; start the collector or import a history first")
         try:
@@ -147,15 +171,16 @@ class Store:
         self._db.execute("PRAGMA synchronous=FULL")
         with self.transaction() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";")[:-1]:
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
+            if not 0 <= version <= SCHEMA_VERSION:
                 raise StoreError(
                     f"{self.path}: the store has schema version {version}, this flipwatch reads {SCHEMA_VERSION}: "
                     f"use the flipwatch that wrote it, or another state_dir"
                 )
+            for statements in (_SCHEMA, _SINCE_VERSION_2)[version:]:
+                for statement in statements.split(";")[:-1]:
+                    db.execute(statement)
+            if version != SCHEMA_VERSION:
+                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def close(self) -> None:
         self._db.close()
@@ -191,7 +216,33 @@ class Store:
         with self.transaction() as db:
             for answer in answers:
                 outcomes.append(_conflict(db, answer, hosts) or _record(db, answer))
+                self._keep_facts(db, answer)
         return outcomes
+
+    def _keep_facts(self, db: sqlite3.Connection, answer: Pulled) -> None:
+        """Written only when they are others than before: they seldom are, and every pull brings them."""
+        facts = answer.header.facts
+        if facts and self._facts.get(answer.host) != (key := hash(repr(facts))):
+            db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (answer.host, json.dumps(facts)))
+            self._facts[answer.host] = key
+
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """What each agent last told of its host."""
+        return {host: json.loads(text) for host, text in self._db.execute("SELECT host, document FROM facts")}
+
+    def note_moves(self, clusters: Mapping[str, str], now_ns: int) -> list[Move]:
+        """Compares where each host was asked last with where the inventory has it now; those that moved.
+
+        What such a host saw before `now_ns` stays its former cluster's, also when it is pulled later.
+        """
+        with self.transaction() as db:
+            known = db.execute("SELECT host, cluster FROM agents").fetchall()
+            moves = [Move(host, now_ns, old) for host, old in known if clusters.get(host, old) != old]
+            db.executemany(
+                "INSERT OR REPLACE INTO moves VALUES (?, ?, ?)", [(m.host, m.until_ns, m.cluster) for m in moves]
+            )
+            db.executemany("UPDATE agents SET cluster = ? WHERE host = ?", [(clusters[m.host], m.host) for m in moves])
+        return moves
 
     # -- what was seen
 
@@ -205,7 +256,7 @@ class Store:
         query = f"SELECT {_FAULT_COLUMNS} FROM faults ORDER BY time_ns DESC, id DESC LIMIT ?"
         return [_stored_fault(row) for row in self._db.execute(query, (limit,))]
 
-    def open_faults(self, since_ns: int, limit: int) -> list[tuple[StoredFault, int]]:
+    def faulty_devices(self, since_ns: int, limit: int) -> list[tuple[StoredFault, int]]:
         """Per device (record faults: per file and place) its latest fault since then, and its number of errors.
 
         The corrected ones come last, so that a limit never hides what is worse behind them.
@@ -220,6 +271,11 @@ class Store:
         """How many novel faults each cluster had since then."""
         query = "SELECT cluster, count(*) FROM faults WHERE time_ns >= ? AND novel GROUP BY cluster"
         return dict(self._db.execute(query, (since_ns,)))
+
+    def victims_since(self, since_ns: int) -> list[Victim]:
+        """The hosts of all novel faults since then, whatever their stream."""
+        query = f"SELECT {_FAULT_COLUMNS} FROM faults WHERE time_ns >= ? AND novel ORDER BY time_ns, id"
+        return [_stored_fault(row).victim for row in self._db.execute(query, (since_ns,))]
 
     def totals(self) -> dict[tuple[str, str], Total]:
         """The persisted counters per (cluster, stream)."""
@@ -286,14 +342,19 @@ class Store:
         """True if a file with this content was imported to its end."""
         return self._db.execute("SELECT 1 FROM imports WHERE sha256 = ?", (sha256,)).fetchone() is not None
 
-    def import_faults(self, faults: Iterable[Fault], occurrences: Counter[str]) -> int:
-        """Stores faults of a history in one transaction; returns how many weren't there yet.
+    def begin_import(self) -> None:
+        """Forgets how often `import_faults` has met which line."""
+        self._db.execute("CREATE TEMP TABLE IF NOT EXISTS occurrences (key BLOB PRIMARY KEY, number INTEGER NOT NULL)")
+        self._db.execute("DELETE FROM occurrences")
 
-        A line without journal and seq gets its content as its key, and as seq how often the file has held it before
-        (`occurrences` carries that from call to call), so that importing a line again changes nothing.
+    def import_faults(self, faults: Iterable[tuple[Fault, Attributes]]) -> int:
+        """Stores faults of a history with what their hosts had, in one transaction; returns how many are new.
+
+        A line without journal and seq gets its content as its key, and as seq how often it came since `begin_import`,
+        so that importing a line again changes nothing. That is remembered on disk: a history may be larger than memory.
         """
         with self.transaction() as db:
-            return sum(_insert(db, fault, *_import_key(fault, occurrences)) for fault in faults)
+            return sum(_insert(db, fault, *_import_key(db, fault), attributes) for fault, attributes in faults)
 
     def finish_import(self, sha256: str, name: str, exposure: Iterable[tuple[str, str, int, int, int]]) -> None:
         """The history's (cluster, stream, begin_minute, end_minute, hosts) and the mark that all of it is in."""
@@ -338,6 +399,39 @@ class Store:
         rows = self._db.execute("SELECT label, kind, count(*) FROM revisions GROUP BY label, kind")
         return {(label, kind): number for label, kind, number in rows}
 
+    def keep_document(self, name: str, document: Any) -> None:
+        """Replaces what `document` returns for this name."""
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (name, json.dumps(document)))
+
+    def document(self, name: str) -> Any:
+        """A document that outlives the process; None if there is none."""
+        row = self._db.execute("SELECT document FROM documents WHERE name = ?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    # -- changes
+
+    def changes(self, after_number: int = 0) -> list[tuple[int, Change]]:
+        """(number, change) of each change that was recorded after the one with this number."""
+        query = "SELECT number, time_ns, id, action, cohort FROM changes WHERE number > ? ORDER BY number"
+        return [
+            (number, Change(time_ns=time_ns, id=id_, action=action, cohort=cohort))
+            for number, time_ns, id_, action, cohort in self._db.execute(query, (after_number,))
+        ]
+
+    def record_change(self, change: Change) -> Change:
+        """Stores it, unless this id was opened (closed) before; returns what is stored now."""
+        row = (change.id, change.action, change.time_ns, change.cohort)
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO changes (id, action, time_ns, cohort) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", row
+            )
+            query = "SELECT time_ns, cohort FROM changes WHERE id = ? AND action = ?"
+            time_ns, cohort = db.execute(query, (change.id, change.action)).fetchone()
+        return replace(change, time_ns=time_ns, cohort=cohort)
+
+    # -- what was said
+
     def said(self) -> dict[str, dict[str, Any]]:
         """What Alertmanager was told and must still hear about, by label set."""
         return {key: json.loads(text) for key, text in self._db.execute("SELECT labels, document FROM said")}
@@ -355,6 +449,7 @@ class Store:
         with self.transaction() as db:
             faults = db.execute("DELETE FROM faults WHERE time_ns < ?", (time_ns,)).rowcount
             db.execute("DELETE FROM watching WHERE end_ns < ?", (time_ns,))
+            db.execute("DELETE FROM moves WHERE until_ns < ?", (time_ns,))
             db.execute("DELETE FROM imported_watching WHERE end_minute < ?", (time_ns // MINUTE_NS,))
         return faults
 
@@ -370,19 +465,21 @@ _ADD_TOTAL = (
 )
 
 
-def _more_text(fault: Fault) -> str:
-    """The keys of a fault that have no column of their own, as JSON."""
+def _more_text(fault: Fault, attributes: Attributes) -> str:
+    """What has no column of its own, as JSON; attributes only where they're needed, with novel faults."""
     more: dict[str, Any] = {"detail": fault.detail}
+    if fault.novel and attributes:
+        more["attributes"] = attributes
     if isinstance(fault, MemoryFault):
         more |= {"witnesses": fault.witnesses, "epoch": fault.epoch}
     return json.dumps(more)
 
 
-def _insert(db: sqlite3.Connection, fault: Fault, journal: str, seq: int) -> int:
+def _insert(db: sqlite3.Connection, fault: Fault, journal: str, seq: int, attributes: Attributes) -> int:
     """1 if the fault is new, 0 if (journal, seq) was there."""
     severity = fault.severity if isinstance(fault, MemoryFault) else None
     row = (journal, seq, fault.time_ns, fault.time_error_s, fault.cluster, fault.host, fault.device, fault.stream)
-    return db.execute(_INSERT_FAULT, (*row, severity, fault.count, fault.novel, _more_text(fault))).rowcount
+    return db.execute(_INSERT_FAULT, (*row, severity, fault.count, fault.novel, _more_text(fault, attributes))).rowcount
 
 
 def _stored_fault(row: Sequence[Any]) -> StoredFault:
@@ -390,21 +487,24 @@ def _stored_fault(row: Sequence[Any]) -> StoredFault:
     more = json.loads(text)
     place = {"cluster": cluster, "host": host, "device": device, "stream": stream, "journal": journal, "seq": seq}
     what = {"time_ns": time_ns, "time_error_s": time_error_s, "count": count, "novel": bool(novel)}
+    attributes = tuple((name, value) for name, value in more.get("attributes", ()))
     if severity is None:
-        return StoredFault(number, RecordFault(**place, **what, detail=more["detail"]))
+        return StoredFault(number, RecordFault(**place, **what, detail=more["detail"]), attributes)
     witnesses = tuple(more["witnesses"])
     fault = MemoryFault(
         **place, **what, severity=severity, witnesses=witnesses, epoch=more["epoch"], detail=more["detail"]
     )
-    return StoredFault(number, fault)
+    return StoredFault(number, fault, attributes)
 
 
-def _import_key(fault: Fault, occurrences: Counter[str]) -> tuple[str, int]:
+def _import_key(db: sqlite3.Connection, fault: Fault) -> tuple[str, int]:
     if fault.journal is not None and fault.seq is not None:
         return fault.journal, fault.seq
-    key = "import:" + hashlib.sha256(encode(fault).encode()).hexdigest()[:32]
-    occurrences[key] += 1
-    return key, occurrences[key]
+    key = hashlib.sha256(encode(fault).encode()).digest()[:16]
+    (number,) = db.execute(
+        "INSERT INTO occurrences VALUES (?, 1) ON CONFLICT DO UPDATE SET number = number + 1 RETURNING number", (key,)
+    ).fetchone()
+    return f"import:{key.hex()}", number
 
 
 def _conflict(db: sqlite3.Connection, answer: Pulled, hosts: Collection[str]) -> Conflict | None:
@@ -430,22 +530,25 @@ def _conflict(db: sqlite3.Connection, answer: Pulled, hosts: Collection[str]) ->
 def _record(db: sqlite3.Connection, answer: Pulled) -> Recorded:
     first_contact = db.execute("SELECT 1 FROM agents WHERE host = ?", (answer.host,)).fetchone() is None
     next_seqs = _known_journals(db, answer, first_contact)
+    places = _places(db, answer)
+    attributes = host_attributes(answer.labels, answer.header.facts) if answer.faults else ()
     losses: Counter[str] = Counter()
     fresh = []
-    for fault in answer.faults:
+    for told in answer.faults:
+        fault = replace(told, host=answer.host, cluster=_place_at(places, told.time_ns))
         assert fault.journal is not None and fault.seq is not None, "a pulled fault has its place"
         expected_seq = next_seqs.setdefault(fault.journal, fault.seq)
         losses[fault.journal] += max(fault.seq - expected_seq, 0)
         next_seqs[fault.journal] = max(expected_seq, fault.seq + 1)
-        if fault.seq >= expected_seq and _insert(db, _placed(fault, answer), fault.journal, fault.seq):
+        if fault.seq >= expected_seq and _insert(db, fault, fault.journal, fault.seq, attributes):
             fresh.append(fault)
     for span in answer.header.journals:  # trimmed beyond what was reached
         losses[span.journal] += max(span.first_seq - next_seqs[span.journal], 0)
         next_seqs[span.journal] = max(span.first_seq, next_seqs[span.journal])
     _lose_vanished_journals(db, answer, losses)
     _write_journals(db, answer, next_seqs)
-    exposure_from_ns = _write_agent(db, answer)
-    _add_totals(db, answer.cluster, fresh)
+    exposure_from_ns = _write_agent(db, answer, places)
+    _add_totals(db, fresh)
     db.executemany(
         "INSERT INTO losses VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET faults = faults + excluded.faults",
         [(answer.cluster, answer.host, journal, lost) for journal, lost in losses.items() if lost],
@@ -489,55 +592,71 @@ def _write_journals(db: sqlite3.Connection, answer: Pulled, next_seqs: dict[str,
         )
 
 
-def _write_agent(db: sqlite3.Connection, answer: Pulled) -> int | None:
+Places = Sequence[tuple[int, str]]  # (until_ns, cluster), oldest first
+
+
+def _places(db: sqlite3.Connection, answer: Pulled) -> Places:
+    """Where the host was until when: most never moved, and have been in one cluster until the end of time."""
+    moves = db.execute("SELECT until_ns, cluster FROM moves WHERE host = ? ORDER BY until_ns", (answer.host,))
+    return [*moves, (TIME_NS_MAX, answer.cluster)]
+
+
+def _place_at(places: Places, time_ns: int) -> str:
+    return next(cluster for until_ns, cluster in places if time_ns < until_ns or until_ns == TIME_NS_MAX)
+
+
+def _write_agent(db: sqlite3.Connection, answer: Pulled, places: Places) -> int | None:
     """Moves the cursor and the exposure; returns from when on the exposure is another."""
     header = answer.header
     until_ns = min(header.complete_until_ns, answer.received_ns)  # a clock that is ahead watches no future
     db.execute(
         "INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?)", (answer.host, answer.cluster, header.cursor, until_ns)
     )
-    watched = [(stream, since_ns) for stream, since_ns in header.watching.items() if since_ns < until_ns]
-    changes = [_extend_watching(db, answer, stream, since_ns, until_ns) for stream, since_ns in watched]
-    return min(changes, default=None)
+    changes = []
+    for stream, since_ns in header.watching.items():
+        for left_ns, cluster in places:
+            end_ns = min(left_ns, until_ns)
+            if since_ns < end_ns:
+                changes.append(_extend_watching(db, (answer.host, stream, cluster), since_ns, end_ns))
+            since_ns = max(since_ns, left_ns)
+    return min((change for change in changes if change is not None), default=None)
 
 
-def _extend_watching(db: sqlite3.Connection, answer: Pulled, stream: str, begin_ns: int, end_ns: int) -> int:
-    """Adds [begin, end) to the host's intervals; returns from when on they are others.
+def _extend_watching(db: sqlite3.Connection, who: tuple[str, str, str], begin_ns: int, end_ns: int) -> int | None:
+    """Adds [begin, end) to the intervals of (host, stream, cluster); returns from when on they are others.
 
     Those that touch become one, so that no host counts twice. What the host watched as part of another cluster stays
     that cluster's.
     """
+    host, stream, mine = who
     touched = db.execute(
         "SELECT begin_ns, end_ns, cluster FROM watching "
         "WHERE host = ? AND stream = ? AND end_ns >= ? AND begin_ns <= ?",
-        (answer.host, stream, begin_ns, end_ns),
+        (host, stream, begin_ns, end_ns),
     ).fetchall()
-    begin_ns = max([begin_ns, *(end for _, end, cluster in touched if cluster != answer.cluster)])
-    if begin_ns >= end_ns:
-        return end_ns
-    mine = [(begin, end) for begin, end, cluster in touched if cluster == answer.cluster and end >= begin_ns]
-    grown_from_ns = mine[0][1] if len(mine) == 1 and mine[0][0] <= begin_ns else begin_ns
-    begin_ns = min([begin_ns, *(begin for begin, _ in mine)])
-    end_ns = max([end_ns, *(end for _, end in mine)])
-    for begin, _ in mine:
+    others = [end for begin, end, cluster in touched if cluster != mine and begin < end_ns]
+    begin_ns = max([begin_ns, *others])
+    spans = [(begin, end) for begin, end, cluster in touched if cluster == mine and end >= begin_ns]
+    if begin_ns >= end_ns or any(begin <= begin_ns and end_ns <= end for begin, end in spans):
+        return None
+    grown_from_ns = spans[0][1] if len(spans) == 1 and spans[0][0] <= begin_ns else begin_ns
+    begin_ns = min([begin_ns, *(begin for begin, _ in spans)])
+    end_ns = max([end_ns, *(end for _, end in spans)])
+    for begin, _ in spans:
         if begin != begin_ns:
-            db.execute(
-                "DELETE FROM watching WHERE host = ? AND stream = ? AND begin_ns = ?", (answer.host, stream, begin)
-            )
+            db.execute("DELETE FROM watching WHERE host = ? AND stream = ? AND begin_ns = ?", (host, stream, begin))
     db.execute(
         "INSERT INTO watching VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET end_ns = excluded.end_ns",
-        (answer.host, stream, begin_ns, end_ns, answer.cluster),
+        (host, stream, begin_ns, end_ns, mine),
     )
     return grown_from_ns
 
 
-def _placed(fault: Fault, answer: Pulled) -> Fault:
-    """The fault with the inventory's host and cluster instead of the agent's own word."""
-    return replace(fault, host=answer.host, cluster=answer.cluster)
-
-
-def _add_totals(db: sqlite3.Connection, cluster: str, faults: Sequence[Fault]) -> None:
-    for stream in {fault.stream for fault in faults}:
-        mine = [fault for fault in faults if fault.stream == stream]
-        errors, novel = float(sum(fault.count for fault in mine)), sum(fault.novel for fault in mine)
-        db.execute(_ADD_TOTAL, (cluster, stream, len(mine), errors, novel, 0.0))
+def _add_totals(db: sqlite3.Connection, faults: Sequence[Fault]) -> None:
+    sums: dict[tuple[str, str], Counter[str]] = {}
+    for fault in faults:
+        assert fault.cluster is not None, "it was placed"
+        total = sums.setdefault((fault.cluster, fault.stream), Counter())
+        total.update(faults=1, errors=fault.count, novel=int(fault.novel))
+    rows = [(*key, t["faults"], float(t["errors"]), t["novel"], 0.0) for key, t in sums.items()]
+    db.executemany(_ADD_TOTAL, rows)

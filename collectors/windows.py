@@ -103,12 +103,14 @@ class Windows:
 
     def rows(self, at: np.ndarray) -> list[StreamRows]:
         """Of each stream the rows [windows * chosen minutes] of the minutes chosen by the mask `at`."""
+        number = len(WINDOWS_MIN) * int(np.count_nonzero(at))
         return [
             StreamRows(
-                rows.counts[:, at].reshape(-1, len(rows.columns)), rows.columns, rows.means[:, at].reshape(-1, clusters)
+                rows.counts[:, at].reshape(number, rows.counts.shape[-1]),
+                rows.columns,
+                rows.means[:, at].reshape(number, rows.means.shape[-1]),
             )
             for rows in self._streams
-            for clusters in [rows.means.shape[-1]]
         ]
 
     def _stream(self, minutes: Minutes, stream: str, baseline: Baseline) -> StreamRows:

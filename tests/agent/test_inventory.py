@@ -11,6 +11,7 @@ from agent import inventory, smbios
 from agent.inventory import sticks
 from agent.observation import Device, Poll
 from agent.smbios import Module
+from tests.agent.processes import Daemon
 from tests.agent.smbios_table import END, memory_array, memory_device, structure, table, write
 
 GIB = 1 << 30
@@ -204,6 +205,14 @@ def test_devices_are_told_their_parts(tmp_path: Path) -> None:
     assert [(entry.slot, entry.serial, entry.part) for entry in exact] == [("DIMM_B1", "SB", "P"), ("", "its own", "")]
     vague = inventory.with_parts(poll_of(*(device(f"mc0/channel{n}/slot0") for n in range(2))), found).devices
     assert [(entry.slot, entry.serial) for entry in vague] == [("DIMM_A1 or DIMM_B1", "")] * 2
+
+
+def test_the_collector_is_told_the_kinds_of_modules(tmp_path: Path) -> None:
+    """Else nobody could say whether a part fails more often than its like."""
+    entries = [memory_device(f"DIMM_{n}1", serial=f"S{n}", part=f"P{n % 2}") for n in range(3)]
+    write(tmp_path / "sys", table(*entries, memory_device("DIMM_31", size_mib=0, part="empty")))
+    with Daemon(tmp_path) as agent:
+        assert agent.faults()[0].facts["parts"] == ["P0", "P1"]
 
 
 def test_many_alike_are_counted_not_listed() -> None:

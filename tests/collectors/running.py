@@ -28,12 +28,12 @@ def flipwatch(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "flipwatch", *map(str, arguments)]
 
 
-def write_inventory(path: Path, agents: Sequence[ScriptedAgent], per_cluster: int = 2) -> Path:
-    """Agents in the order of CITIES, so many to each."""
+def write_inventory(path: Path, agents: Sequence[ScriptedAgent], per_cluster: int = 2, **more: str) -> Path:
+    """Agents in the order of CITIES, so many to each; `more` are labels that all of them have."""
     groups = []
     for index, agent in enumerate(agents):
         cluster, latitude, longitude = CITIES[index // per_cluster]
-        labels = {"cluster": cluster, "latitude": str(latitude), "longitude": str(longitude), "host": agent.host}
+        labels = {"cluster": cluster, "latitude": str(latitude), "longitude": str(longitude), "host": agent.host} | more
         groups.append({"targets": [agent.target], "labels": labels})
     scratch = path.with_suffix(".new")
     scratch.write_text(json.dumps(groups))
@@ -86,6 +86,17 @@ class RunningCollector:
         except urllib.error.HTTPError as error:
             with error:
                 return f"{error.code} {error.read().decode()}"
+
+    def post(self, path: str, body: object, content_type: str = "application/json") -> tuple[int, Any]:
+        """Status and JSON of the answer."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": content_type})
+        try:
+            with urllib.request.urlopen(request, timeout=20) as response:
+                return response.status, json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
 
     def json(self, path: str) -> Any:
         return json.loads(self.get(path))

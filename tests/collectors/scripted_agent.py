@@ -29,6 +29,7 @@ class ScriptedAgent:
         self.first_seq: dict[str, int] = {}  # what was trimmed: seqs below are gone
         self.watching = {"dram": time.time_ns() - 60 * 10**9 if watching_since_ns is None else watching_since_ns}
         self.complete_until_ns: int | None = None  # None: now
+        self.facts: dict[str, object] = {}
         self.manners: Manners | None = None
         self.requests = 0
         self.port = 0
@@ -64,6 +65,7 @@ class ScriptedAgent:
             cursor=base64.urlsafe_b64encode(json.dumps(position).encode()).decode(),
             journals=tuple(spans),
             watching=self.watching,
+            facts=self.facts,
         )
         return "".join(encode(line) + "\n" for line in (header, *lines))
 

@@ -3,12 +3,15 @@
 import subprocess
 
 from collectors import metrics
+from collectors.changes import RollOut
 from collectors.correlator import Status
+from collectors.factors import Factor
 from collectors.overview import ClusterView, Health, Overview, Step
 from collectors.store import Total
 from tests.collectors.bursts import CELESTIAL
 from tests.conftest import require
 
+FACTOR = Factor("rack", "r17", 14, 20, 40, 4000, 1e-9, 1e-7)
 STATUS = Status("live", 15.0, 3.5, 12.0, 14.0, 1)
 
 
@@ -23,7 +26,9 @@ def overview(**changes) -> Overview:
         "totals": {("fra", "dram"): Total(9, 30, 5, 1.25)},
         "losses": (),
         "burst_totals": {("celestial", "new"): 2},
-        "step": Step(STATUS, (CELESTIAL,), {("fra", "dram"): 0.01}, 0.25),
+        "roll_outs": (RollOut("kernel-6.9", "canary", 5, None), RollOut("bios", "old", 1, 2)),
+        "warnings": (),
+        "step": Step(STATUS, (CELESTIAL,), {("fra", "dram"): 0.01}, 0.25, (FACTOR,)),
         "health": Health(alerts_wanted=True),
     }
     return Overview(**(values | changes))
@@ -46,6 +51,8 @@ def test_values_under_the_names_that_others_build_on():
         'flipwatch_pull_lag_seconds{cluster="fra"} 4.5',
         'flipwatch_pull_lost_faults_total{cluster="fra"} 7.0',
         'flipwatch_bursts_active{cause="celestial"} 1.0',
+        'flipwatch_factor_victims{attribute="rack",value="r17"} 14.0',
+        "flipwatch_changes_open 1.0",
         'flipwatch_bursts_active{cause="fleet"} 0.0',
         'flipwatch_bursts_total{cause="celestial",kind="new"} 2.0',
         "flipwatch_scan_statistic_nats 3.5",

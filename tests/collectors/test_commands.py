@@ -71,7 +71,7 @@ def test_a_history_goes_in_once(tmp_path, config):
 
 
 def test_a_broken_off_import_is_completed_by_the_next(tmp_path, config, monkeypatch):
-    monkeypatch.setattr("collectors.commands.IMPORT_BATCH", 6)
+    monkeypatch.setattr("collectors.importing.BATCH", 6)
     history = write(tmp_path / "h.ndjson", alive(0), *faults(20))
     whole, batches = Store.import_faults, iter(range(2))
 

@@ -1,11 +1,16 @@
+import json
+
 import numpy as np
 import pytest
 
-from collectors.false_alarms import SLIDES, YEAR_H, Tail, _hourly_maxima, fit, slide_maxima
-from collectors.scan import Scan
+from collectors.false_alarms import SLIDES, TAIL_HOURS, YEAR_H, Maxima, Slides, Tail, coarse_scan, fit, summary
+from collectors.minutes import WINDOWS_MIN
+from collectors.scan import Scan, StreamRows
+from collectors.windows import BlockStream
 from tests.collectors.fleets import twelve
 
 SCAN = Scan(twelve())
+SLIDER = Slides(SCAN, coarse_scan(twelve()))
 
 
 def test_rate_and_statistic_are_each_other_s_reverse():
@@ -22,7 +27,7 @@ def test_the_fit_finds_the_closed_form():
     thresholds = []
     for seed in range(40):
         maxima = 2 + np.random.default_rng(seed).exponential(1.3, 12 * 24 * 14)
-        thresholds.append(fit(maxima).statistic_nats(1.0))
+        thresholds.append(fit([summary(maxima)]).statistic_nats(1.0))
     assert np.median(thresholds) == pytest.approx(truth, abs=0.15)
     # the scale of 120 exponentials is known to 1 part in sqrt(120), and is multiplied by the logarithm of r_u
     assert np.std(thresholds) == pytest.approx(1.3 / np.sqrt(120) * np.log(YEAR_H * 120 / 4032), rel=0.3)
@@ -30,72 +35,103 @@ def test_the_fit_finds_the_closed_form():
 
 def test_the_fit_counts_hours_without_any_fault():
     maxima = np.concatenate([2 + np.random.default_rng(1).exponential(1.3, 400), np.zeros(3600)])
-    assert fit(maxima).statistic_nats(1.0) == pytest.approx(2 + 1.3 * np.log(YEAR_H / 10), abs=1.0)
+    assert fit([summary(maxima)]).statistic_nats(1.0) == pytest.approx(2 + 1.3 * np.log(YEAR_H / 10), abs=1.0)
 
 
 def test_a_short_tail_is_never_steeper_than_a_likelihood_ratio_s():
     maxima = np.random.default_rng(1).uniform(3.0, 3.1, 1000)
-    assert fit(maxima).scale_nats == 1.0
+    assert fit([summary(maxima)]).scale_nats == 1.0
 
 
 @pytest.mark.parametrize("number", [0, 1, 19])
 def test_too_few_maxima_give_a_bound(number):
     maxima = np.concatenate([np.full(number, 6.0), np.zeros(5000)])
-    tail = fit(maxima)
+    tail = fit([summary(maxima)])
     largest = 6.0 if number else 0.0
     assert tail.far_per_year(largest) == pytest.approx((number + 3) / (len(maxima) / YEAR_H))
     assert tail.statistic_nats(1.0) > largest
 
 
-def null_rows(minutes, seed, per_window=0.2):
-    random = np.random.default_rng(seed)
-    counts = random.poisson(per_window, (6, minutes, 12)).astype(np.float32)
-    return counts, np.full_like(counts, per_window), counts[0] > 0
+def test_blocks_kept_as_summaries_fit_as_all_their_hours_would():
+    hours = 2 + np.random.default_rng(3).exponential(1.3, 4000)
+    hours[::7] = 0
+    parts = [summary(part) for part in np.split(hours, 4)]
+    assert fit(parts) == fit([summary(hours)])
+    assert {len(part.largest) for part in parts} == {TAIL_HOURS + 1}
+    assert fit([Maxima.from_document(json.loads(json.dumps(part.document()))) for part in parts]) == fit(parts)
 
 
-def test_the_largest_third_of_the_hours_is_exact():
-    counts, means, _ = null_rows(48 * 60, 4)
-    flat, flat_means = counts.reshape(-1, 12), means.reshape(-1, 12)
-    hours = np.tile(np.arange(48 * 60) // 60, 6)
-    told = _hourly_maxima(SCAN, flat, flat_means, hours, 48)
-    exact = np.zeros(48, np.float32)
-    np.maximum.at(exact, hours, SCAN.statistics(flat, flat_means))
-    largest = np.argsort(-exact)[:16]
-    assert told[largest] == pytest.approx(exact[largest], rel=1e-6)
-    assert (told <= exact + 1e-5).all()
+def block(counts, expected=0.001):
+    """A stream's block of given counts [hours * 60, clusters] in every window, as many for each window's minute."""
+    hours = len(counts) // 60
+    pieces = counts.reshape(hours, 60, -1).transpose(0, 2, 1)
+    at, columns = np.nonzero(pieces.any(axis=2))
+    rows = np.repeat(pieces[at, columns][:, None], len(WINDOWS_MIN), axis=1).astype(np.float32)
+    return BlockStream(rows, columns, at, np.full((hours, len(WINDOWS_MIN), 12), expected, np.float32))
+
+
+def height(number, expected=0.001):
+    """The statistic of so many faults in one cluster."""
+    counts = np.zeros((1, 12))
+    counts[0, 0] = number
+    return float(SCAN.statistics([StreamRows(counts, np.arange(12), np.full((1, 12), expected))])[0])
+
+
+def test_the_hourly_maxima_are_nearly_those_of_all_rows():
+    """The coarse scan may miss an hour's best row, but not by what would matter."""
+    random = np.random.default_rng(4)
+    minutes = random.poisson(0.02, (48 * 60, 12))
+    sums = np.stack([_trailing(minutes, window) for window in WINDOWS_MIN])
+    stream = block(np.ones((48 * 60, 12)))
+    pieces = sums.reshape(6, 48, 60, 12).transpose(1, 3, 0, 2).reshape(-1, 6, 60)
+    means = np.repeat(0.02 * np.array(WINDOWS_MIN)[:, None], 12, axis=1)
+    stream = BlockStream(pieces.astype(np.float32), stream.columns, stream.hours, np.tile(means, (48, 1, 1)))
+    told = SLIDER.maxima([stream], (1, 2)).reshape(SLIDES, 48)
+    shifts = np.random.default_rng((1, 2)).integers(0, 48, 12)
+    exact = []
+    for hour in range(48):
+        at = (hour - shifts) % 48
+        rows = pieces.reshape(48, 12, 6, 60)[at, np.arange(12)].reshape(12, -1).T
+        exact.append(float(SCAN.statistics([StreamRows(rows, np.arange(12), np.repeat(means, 60, axis=0))]).max()))
+    assert (told[0] <= np.array(exact) + 1e-4).all()
+    assert (np.array(exact) - told[0]).mean() < 0.02 and (np.array(exact) - told[0]).max() < 0.3
+
+
+def _trailing(minutes, window):
+    padded = np.concatenate([np.zeros((window - 1, minutes.shape[1]), minutes.dtype), minutes])
+    return np.lib.stride_tricks.sliding_window_view(padded, window, axis=0).sum(axis=-1)
 
 
 def test_slides_keep_a_cluster_s_own_series_and_destroy_what_clusters_share():
-    counts, means, _ = null_rows(48 * 60, 5, per_window=0.001)
-    counts[:] = 0
-    together = 20 * 60 + 30
-    counts[:, together, :6] = 2  # six clusters at the same minute
-    maxima = slide_maxima(SCAN, counts, means, counts[0] > 0, (1, 2))
-    as_it_was = SCAN.statistics(counts[:, together], means[:, together]).max()
-    alone = np.zeros((1, 12))
-    alone[0, 0] = 2
+    counts = np.zeros((48 * 60, 12))
+    counts[20 * 60 + 30, :6] = 2  # six clusters at the same minute
+    maxima = SLIDER.maxima([block(counts)], (1, 2))
+    as_it_was = float(
+        SCAN.statistics([StreamRows(counts[None, 20 * 60 + 30], np.arange(12), np.full((1, 12), 0.001))])[0]
+    )
     assert maxima.shape == (SLIDES * 48,)
     assert maxima.max() < 0.7 * as_it_was
-    assert maxima.max() >= SCAN.statistics(alone, means[0, :1])[0] - 0.01
+    assert maxima.max() >= height(2) - 0.01
     assert (maxima.reshape(SLIDES, 48) > 0).sum(axis=1).max() <= 6
 
 
 def test_a_slid_statistic_stays_with_its_hour():
-    counts, means, _ = null_rows(48 * 60, 5, per_window=0.001)
-    counts[:] = 0
-    small, large = 3 * 60 + 10, 30 * 60 + 50
-    counts[:, small, 0], counts[:, large, 0] = 2, 5
-    maxima = slide_maxima(SCAN, counts, means, counts[0] > 0, (1, 3)).reshape(SLIDES, 48)
-    one = np.zeros((2, 12))
-    one[:, 0] = 2, 5
-    heights = SCAN.statistics(one, means[0, :2])
-    for hours in maxima:
+    counts = np.zeros((48 * 60, 12))
+    counts[3 * 60 + 10, 0], counts[30 * 60 + 50, 0] = 2, 5
+    for hours in SLIDER.maxima([block(counts)], (1, 3)).reshape(SLIDES, 48):
         assert np.flatnonzero(hours).size == 2
         first = int(hours.argmax())
-        assert hours[[first, first - 27]] == pytest.approx([heights[1], heights[0]], rel=1e-5)
+        assert hours[[first, first - 27]] == pytest.approx([height(5), height(2)], rel=1e-5)
+
+
+def test_a_cluster_s_streams_are_shifted_together():
+    counts = np.zeros((48 * 60, 12))
+    counts[3 * 60 + 10, 0] = 3
+    maxima = SLIDER.maxima([block(counts), block(counts)], (1, 4)).reshape(SLIDES, 48)
+    assert maxima.max(axis=1) == pytest.approx(np.full(SLIDES, 2 * height(3)), rel=1e-5)
 
 
 def test_the_same_seed_slides_alike():
-    rows = null_rows(48 * 60, 6)
-    assert (slide_maxima(SCAN, *rows, (7, 1)) == slide_maxima(SCAN, *rows, (7, 1))).all()
-    assert (slide_maxima(SCAN, *rows, (7, 1)) != slide_maxima(SCAN, *rows, (8, 1))).any()
+    counts = np.random.default_rng(6).poisson(0.02, (48 * 60, 12))
+    first, again, other = (SLIDER.maxima([block(counts, 0.02)], seed) for seed in ((7, 1), (7, 1), (8, 1)))
+    assert (first == again).all() and (first != other).any()

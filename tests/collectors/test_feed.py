@@ -1,11 +1,11 @@
 """The feed: what the store gets reaches the minutes once, wherever it came from."""
 
 import contextlib
-from collections import Counter
 from dataclasses import replace
 
 import pytest
 
+from collectors.factors import Victims
 from collectors.feed import Feed, same_places
 from collectors.inventory import Cluster
 from collectors.minutes import DAY_NS, MINUTE_NS, WINDOWS_MIN, Minutes, minute_of
@@ -25,7 +25,8 @@ def store(tmp_path):
 
 def put(store: Store, *times_ns: int, time_error_s: float = 0) -> None:
     lines = [replace(fault(), time_ns=time_ns, time_error_s=time_error_s, cluster="fra") for time_ns in times_ns]
-    store.import_faults(lines, Counter())
+    store.begin_import()
+    store.import_faults((line, ()) for line in lines)
 
 
 def watch(store: Store, name: str, begin: int, end: int, hosts: int = 5) -> None:
@@ -38,7 +39,7 @@ def counts(minutes: Minutes, begin: int, end: int) -> list[float]:
 
 def test_each_fault_is_fed_once(store):
     minutes = Minutes(CLUSTERS)
-    feed = Feed(store, minutes, 90)
+    feed = Feed(store, minutes, Victims(), 90)
     watch(store, "a", NOW - 10, NOW + 2)
     put(store, NOW_NS, NOW_NS - MINUTE_NS)
     feed.advance(NOW_NS, None, NOW_NS)
@@ -51,7 +52,7 @@ def test_each_fault_is_fed_once(store):
 
 def test_what_not_everybody_could_tell_yet_waits(store):
     minutes = Minutes(CLUSTERS)
-    feed = Feed(store, minutes, 90)
+    feed = Feed(store, minutes, Victims(), 90)
     watch(store, "a", NOW - 10, NOW + 2)
     put(store, NOW_NS - 5, NOW_NS)
     feed.advance(NOW_NS, None, NOW_NS - 1)
@@ -63,7 +64,7 @@ def test_what_not_everybody_could_tell_yet_waits(store):
 
 def test_a_vague_time_waits_for_those_who_tell_later(store):
     minutes = Minutes(CLUSTERS)
-    feed = Feed(store, minutes, 90)
+    feed = Feed(store, minutes, Victims(), 90)
     watch(store, "a", NOW - 10, NOW + 2)
     put(store, NOW_NS, time_error_s=5)
     put(store, NOW_NS, time_error_s=3000)
@@ -78,14 +79,14 @@ def test_a_fault_of_a_wrong_clock_is_not_fed(store):
     minutes = Minutes(CLUSTERS)
     watch(store, "a", NOW - 200 * 1440, NOW + 5)
     put(store, NOW_NS + 2 * MINUTE_NS, 2**62, NOW_NS - 91 * DAY_NS, NOW_NS)
-    Feed(store, minutes, 90).advance(NOW_NS, None, NOW_NS)
+    Feed(store, minutes, Victims(), 90).advance(NOW_NS, None, NOW_NS)
     assert sum(counts(minutes, NOW - 200 * 1440, NOW + 5)) == 1
     assert minutes.first_minute == minute_of(NOW_NS - 90 * DAY_NS)
 
 
 def test_exposure_that_changed_late_is_fed_again(store):
     minutes = Minutes(CLUSTERS)
-    feed = Feed(store, minutes, 90)
+    feed = Feed(store, minutes, Victims(), 90)
     feed.advance(NOW_NS, None, NOW_NS)  # nothing is there yet
     watch(store, "a", NOW - 10, NOW)
     feed.advance(NOW_NS, None, NOW_NS)

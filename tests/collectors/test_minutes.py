@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.report import RecordFault
 from collectors.inventory import Cluster
 from collectors.minutes import WINDOWS_MIN, Minutes
 from tests.collectors.fleets import fault, watch
@@ -29,7 +28,7 @@ def test_a_fault_counts_only_in_windows_as_long_as_its_time_error(time_error_s, 
 
 @pytest.mark.parametrize(
     "other",
-    [{"novel": False}, {"time_error_s": 3601.0}, {"stream": "canary"}, {"cluster": "unknown"}, {"cluster": None}],
+    [{"novel": False}, {"time_error_s": 3601.0}, {"cluster": "unknown"}, {"cluster": None}],
 )
 def test_what_the_scan_does_not_use(other):
     minutes = Minutes(CLUSTERS)
@@ -37,14 +36,6 @@ def test_what_the_scan_does_not_use(other):
     minutes.take_changed()
     assert not minutes.observe(fault(FIRST, "a") if not other else fault(FIRST, **({"cluster": "a"} | other)))
     assert minutes.take_changed() is None and not counts_of(minutes).any()
-
-
-def test_a_corrupt_record_is_not_scanned():
-    minutes = Minutes(CLUSTERS)
-    record = RecordFault(
-        time_ns=0, time_error_s=1, cluster="a", host="h", device="/dev/sda", stream="record", count=1, novel=True
-    )
-    assert not minutes.observe(record)
 
 
 def test_a_fault_counts_once_whatever_its_count():
@@ -100,3 +91,26 @@ def test_overwriting_is_overwriting(blocks):
         minutes.set_watching("dram", FIRST + begin, np.full((number, 2), hosts))
         model[begin : begin + number] = hosts
     assert (minutes.watching("dram", FIRST, FIRST + 300) == model).all()
+
+
+def test_counts_in_bulk_are_the_same_as_one_by_one():
+    one_by_one, bulk = Minutes(CLUSTERS), Minutes(CLUSTERS)
+    for minutes in (one_by_one, bulk):
+        watch(minutes, CLUSTERS, FIRST, 200)
+        minutes.take_changed(), minutes.take_added()
+    at, columns, numbers = np.array([FIRST + 130, FIRST + 4, FIRST + 4]), np.array([1, 0, 1]), np.array([2, 1, 0])
+    for minute, column, number in zip(at, columns, numbers, strict=True):
+        for _ in range(number):
+            one_by_one.observe(fault(int(minute), CLUSTERS[column].name, time_error_s=300))
+    bulk.add_counts("dram", at, columns, numbers, window=WINDOWS_MIN.index(5))
+    for minutes in (one_by_one, bulk):
+        assert minutes.take_changed() == FIRST + 4
+        assert sorted(minutes.take_added().tolist()) == [FIRST + 4, FIRST + 130, FIRST + 130]
+    assert (one_by_one.counts("dram", FIRST, FIRST + 200) == bulk.counts("dram", FIRST, FIRST + 200)).all()
+    assert bulk.counts("dram", FIRST, FIRST + 200).sum() == 3 * 5  # in all windows but the shortest
+
+
+def test_a_calm_hour_is_kept_as_one_row():
+    minutes = Minutes(CLUSTERS)
+    watch(minutes, CLUSTERS, FIRST // 60 * 60, 600)
+    assert {len(hosts) for hosts in minutes._watching["dram"].hours.values()} == {1}

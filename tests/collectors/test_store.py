@@ -4,7 +4,6 @@ import contextlib
 import os
 import resource
 import sqlite3
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,11 +227,17 @@ def test_an_imported_history_watches_where_it_says_more(store):
     assert store.watching_streams() == ["dram"]
 
 
+def imported(store, *faults) -> int:
+    """By an import of its own; how many were new."""
+    store.begin_import()
+    return store.import_faults((fault, ()) for fault in faults)
+
+
 def test_the_same_lines_imported_again_are_known(store):
     line = replace(fault(1), journal=None, seq=None, cluster="fra")
     twice = [line, replace(line, device="other"), line]  # the file itself holds one line twice: two faults
-    assert store.import_faults(twice, Counter()) == 3
-    assert store.import_faults([*twice, fault(7, cluster="fra")], Counter()) == 1
+    assert imported(store, *twice) == 3
+    assert imported(store, *twice, fault(7, cluster="fra")) == 1
     assert store.totals() == {}
 
 
@@ -246,7 +251,7 @@ def test_old_faults_and_exposure_go_but_stay_known(store):
     assert store.totals()[("fra", "dram")].faults == 2
 
 
-def test_open_faults_are_one_per_device_and_one_per_place_in_a_file(store):
+def test_faulty_devices_are_one_per_device_and_one_per_place_in_a_file(store):
     def record(seq, begin):
         return RecordFault(
             time_ns=NOW_NS + seq, time_error_s=1.0, host="x", device="/dev/vda", count=1, novel=True, journal="r",
@@ -257,7 +262,7 @@ def test_open_faults_are_one_per_device_and_one_per_place_in_a_file(store):
     worse = fault(6, device="d", severity="uncorrected", time_ns=NOW_NS)
     store.record([pulled(*corrected, worse)], HOSTS)
     store.record([pulled(record(3, 0), record(4, 99), record(5, 0), host="h2")], HOSTS)
-    found = [(f.fault.seq, errors) for f, errors in store.open_faults(NOW_NS, 10)]
+    found = [(f.fault.seq, errors) for f, errors in store.faulty_devices(NOW_NS, 10)]
     assert found == [(5, 2), (4, 1), (6, 2), (2, 4)]
 
 

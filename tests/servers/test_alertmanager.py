@@ -15,8 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from collectors.alertmanager import post_alerts
 from collectors.notify import Said, after, desired
-from collectors.server import post_alerts
 from collectors.store import Store
 from tests.collectors.bursts import revision
 from tests.collectors.running import CITIES, RunningCollector, flipwatch, wait_for, write_config, write_inventory
@@ -146,6 +146,27 @@ def test_a_member_mutes_corrected_errors_of_its_cluster_and_nothing_else(tmp_pat
 def test_what_alertmanager_refuses_is_said(tmp_path, webhook):
     with running_alertmanager(tmp_path, webhook) as url:
         assert "status 400" in post(url, [{"labels": {"alertname": ""}}])
+
+
+def test_a_drill_goes_the_whole_way_and_says_that_it_is_one(tmp_path, webhook):
+    inventory = write_inventory(tmp_path / "inventory.json", [ScriptedAgent("h0")])
+    with running_alertmanager(tmp_path, webhook) as url:
+        outcome = drill(write_config(tmp_path, inventory, alertmanager_url=url))
+        assert (outcome.returncode, outcome.stderr) == (0, "")
+        assert f"{url} took the drill: state active, routed to people" in outcome.stdout
+        wait_for(lambda: webhook.states(alertname="CorrelatedBurst", test="true") == ["firing"])
+        (delivered,) = webhook.received
+        assert delivered["labels"]["severity"] == "info"
+        assert delivered["annotations"]["summary"].startswith("DRILL")
+    gone = drill(write_config(tmp_path, inventory, alertmanager_url=url))
+    assert gone.returncode == 2 and "can't be reached: Connection refused" in gone.stderr
+    unset = drill(write_config(tmp_path, inventory))
+    assert unset.returncode == 2 and "alertmanager_url is not set" in unset.stderr
+
+
+def drill(config: Path) -> subprocess.CompletedProcess[str]:
+    command = flipwatch("collector", "--test-alert", "--config", config)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def test_from_faults_over_the_wire_to_the_webhook_and_to_the_end_after_a_restart(tmp_path, webhook):
