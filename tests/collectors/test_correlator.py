@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from collectors.correlator import LEARNING_DAYS, Correlator, Revision
+from collectors.incidents import Burst
 from collectors.minutes import MINUTE_NS
 from collectors.scan import responses
-from collectors.incidents import Burst
 from collectors.simulate import Simulation
 from collectors.sky import ground_direction, separation_deg, unit_vectors
 from tests.collectors.fleets import background, cities, fault, feed, off_deg, steps, twelve, watch

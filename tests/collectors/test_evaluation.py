@@ -15,7 +15,7 @@ from collectors.evaluation import document, summary
 from collectors.evaluation.fleets import RINGS, fleet, racks, settle
 from collectors.evaluation.learned import Learned, feed, in_a_copy
 from collectors.evaluation.null import QuietRun, quiet_run
-from collectors.evaluation.plan import FULL, HOSTS, QUICK, Tried, TrialsJob, jobs
+from collectors.evaluation.plan import FULL, HOSTS, QUICK, TrialsJob, Tried, jobs
 from collectors.evaluation.shared_factors import factor_counts
 from collectors.evaluation.steps import step_ms
 from collectors.evaluation.trials import BURST, Outcome, Trial, in_region, run, spread_direction

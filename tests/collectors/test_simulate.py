@@ -7,9 +7,9 @@ from click.testing import CliRunner
 
 from agent.report import Alive, MemoryFault
 from collectors.commands_history import simulate
+from collectors.incidents import Burst
 from collectors.inventory import Inventory, load
 from collectors.minutes import DAY_NS, MINUTE_NS, minute_of
-from collectors.incidents import Burst
 from collectors.simulate import Simulation
 from tests.collectors.fleets import CITIES, cities
 
