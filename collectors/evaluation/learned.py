@@ -14,7 +14,7 @@ import numpy as np
 
 from collectors.baseline import Baseline
 from collectors.correlator import Correlator
-from collectors.evaluation.fleets import NOVEL_PER_HOST_HOUR, racks, settle
+from collectors.evaluation.fleets import novel_per_host_hour, racks, settle
 from collectors.incidents import Fleet
 from collectors.minutes import HOUR_MIN, MINUTE_NS, WINDOWS_MIN, Events, Minutes
 from collectors.peers import Peers, window_sums
@@ -64,7 +64,8 @@ class Learned:
     def __init__(self, fleet: Fleet, seed: int, days: int, with_peers: bool) -> None:
         self.fleet = fleet
         self.racks = racks(fleet.clusters)
-        self.world = World(fleet.clusters, NOVEL_PER_HOST_HOUR, RESTLESS, FIRST_MINUTE, seed)
+        rate = novel_per_host_hour(int(fleet.hosts.sum()))
+        self.world = World(fleet.clusters, rate, RESTLESS, FIRST_MINUTE, seed)
         self.correlator = Correlator(fleet.clusters)
         settle(self.correlator.population, self.racks)
         self.peers = Peers(fleet.clusters) if with_peers else None

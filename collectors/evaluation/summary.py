@@ -29,15 +29,15 @@ MIX: Mapping[str, tuple[float, tuple[str, ...]]] = {
 NORMAL_975 = 1.959964  # the quantile
 
 
-def null_rows(hosts: int, runs: Sequence[QuietRun]) -> list[Row]:
-    """One row for each nominal rate."""
+def null_rows(runs: Sequence[QuietRun]) -> list[Row]:
+    """One row for each nominal rate; all runs are of one fleet."""
     rows = []
     for nominal in NOMINAL_PER_YEAR:
         alarms, expected = sum(run.found(nominal) for run in runs), sum(run.expected(nominal) for run in runs)
         low, high = poisson_bounds(alarms)
         rows.append(
             {
-                "hosts": hosts,
+                "hosts": runs[0].hosts,
                 "nominal_per_year": nominal,
                 "live_years": sum(run.young_days + run.old_days for run in runs) / 365.25,
                 "expected": expected,
@@ -175,7 +175,7 @@ def wrong_sky_labels(outcomes: Iterable[Outcome]) -> Row:
 
 
 def delay_rows(outcomes: Iterable[Outcome]) -> list[Row]:
-    """From a burst's first minute to its first alert, and what that alert called it."""
+    """From a burst's first minute to its first alert, and what that and the last revision called it."""
     rows = []
     for (hosts, amplitude), members in sorted(grouped(outcomes, lambda t: (t.hosts, t.amplitude)).items()):
         delays = [one.delay_min for one in members if one.delay_min is not None]
@@ -184,7 +184,9 @@ def delay_rows(outcomes: Iterable[Outcome]) -> list[Row]:
                 "hosts": hosts,
                 "amplitude": amplitude,
                 "trials": len(members),
-                "raised": _share(one.raised for one in members),
+                "excess": float(np.mean([one.excess for one in members])),
+                "power": _share(one.found for one in members),
+                **places(members),
                 "delay50_min": float(np.median(delays)) if delays else None,
                 "celestial_first": _share(one.first_label == "celestial" for one in members if one.raised),
                 "celestial_last": _share(one.last_label == "celestial" for one in members if one.raised),

@@ -165,11 +165,11 @@ def test_stepping_a_quarter_of_a_day_ends_in_the_same_bursts_as_minute_by_minute
 
 def test_quiet_days_of_learning_are_not_live():
     run = quiet_run(SMALL, seed=1, days=1)
-    assert run == QuietRun((), 0, 0) and run.expected(12.0) == 0
+    assert run == QuietRun(SMALL, (), 0, 0) and run.expected(12.0) == 0
 
 
 def test_due_alarms_are_a_third_while_history_is_short():
-    run = QuietRun(((0.5, "local"), (11.0, "none"), (13.0, "none")), young_days=36.525, old_days=365.25)
+    run = QuietRun(SMALL, ((0.5, "local"), (11.0, "none"), (13.0, "none")), young_days=36.525, old_days=365.25)
     assert run.expected(1.0) == pytest.approx(1 + 0.1 / 3) and (run.found(1.0), run.found(12.0)) == (1, 2)
 
 
@@ -265,7 +265,7 @@ def test_the_document_has_every_promised_key(learned):
     )
     tried = Tried(outcomes, learned.peers.names, np.concatenate(learned.quiet, axis=1))
     parts = ("null", "power", "peers", "confounders", "delay", "robustness")
-    made = document.assembled(QUICK, parts, [tried, QuietRun((), 1, 0)])
+    made = document.assembled(QUICK, parts, [tried, QuietRun(HOSTS, (), 1, 0)])
     assert json.loads(json.dumps(made)) == made
     keys = {
         "null": {"nominal_per_year", "live_years", "expected", "alarms"},
