@@ -22,7 +22,7 @@ right, so the variance of a large excess is widened by TEMPLATE_ERROR times the 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,7 @@ PRIORS: Mapping[str, float] = {
     "celestial": 1.0,
     "low-cutoff": 0.3,
 }
+COHORT = "cohort"  # the attribute that a change names
 SKY = ("celestial", "low-cutoff")  # the causes that nobody on Earth is to blame for
 SKY_ODDS_NATS = 2.5  # the sky is named only if it is so much likelier than all other causes together
 # 0 for a stream that doesn't take part; up to where two hosts, which expect a fault a month, see dozens at once
@@ -64,7 +65,7 @@ LOW_CUTOFF_DIRECTIONS = 192
 SHARES = (0.1, 0.2, 0.4, 0.7)  # of the clusters that rise in `incoherent`, beside one, two and four clusters
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Place:
     """The mean direction of a celestial cause in the frame that turns with the Earth."""
 
@@ -75,7 +76,7 @@ class Place:
     amplitude: float  # the mean of its posterior's logarithm, of the stream that shows it best
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Verdict:
     """The posterior over causes, the one to name, and the direction a celestial one would have."""
 
@@ -108,21 +109,22 @@ class Causes:
     def judge(
         self,
         row: Row,
-        cohorts: Sequence[np.ndarray] = (),
-        victims: Iterable[Victim] = (),
+        cohorts: Collection[str] = (),
+        victims: Sequence[Victim] = (),
         population: Population | None = None,
     ) -> Verdict:
-        """cohorts: for each open roll-out the share [clusters] of hosts in its cohort."""
+        """cohorts: of the open roll-outs; victims and population tell which hosts are in them, and what else."""
         widened = _widened(row)
         streams = widened.scaled()
         odds = {cause: _log_odds(each, streams) for cause, each in self._templates.items()}
         odds["region"] += self._log_weights
         evidence = {cause: _evidence(each) for cause, each in odds.items()}
-        evidence |= {"none": 0.0, "part": -np.inf} | self._by_clusters(widened)
-        shapes = np.array([cohort for cohort in cohorts if np.any(cohort)]).reshape(-1, len(self._names))
-        evidence["rollout"] = _evidence(_log_odds(Templates(shapes, AMPLITUDES), streams))
+        evidence |= {"none": 0.0, "part": -np.inf, "rollout": -np.inf} | self._by_clusters(widened)
         if population is not None:
-            evidence["part"] = part_evidence(victims, population, self._names, widened)
+            shapes = np.array([population.share(COHORT, cohort) for cohort in cohorts]).reshape(-1, len(self._names))
+            by_share = _evidence(_log_odds(Templates(shapes, AMPLITUDES), streams))
+            part, by_host = part_evidence(victims, population, self._names, widened, cohorts)
+            evidence |= {"part": part, "rollout": max(by_share, by_host)}
         if _raised(row).sum() < SKY_CLUSTERS_MIN:
             evidence |= dict.fromkeys(SKY, -np.inf)
         logs = {cause: evidence[cause] + prior for cause, prior in self._log_priors.items()}
@@ -151,8 +153,14 @@ class Causes:
         return {"local": _evidence(local), "incoherent": _incoherent(own.sum(axis=0))}
 
 
-def part_evidence(victims: Iterable[Victim], population: Population, names: Sequence[str], row: Row) -> float:
-    """The log evidence that the hosts with one value of an attribute rose by themselves.
+def part_evidence(
+    victims: Iterable[Victim],
+    population: Population,
+    names: Sequence[str],
+    row: Row,
+    cohorts: Collection[str] = (),
+) -> tuple[float, float]:
+    """The log evidence that the hosts with one value of an attribute rose by themselves; and those of open roll-outs.
 
     Each value is tried in the whole fleet and in each cluster alone: racks of two clusters may share their name. Of
     its clusters' expectation a value has the share that it has of their hosts. A value that a cluster's victims all
@@ -161,27 +169,39 @@ def part_evidence(victims: Iterable[Victim], population: Population, names: Sequ
     counts, means = (np.nan_to_num(part / row.overdispersion).sum(axis=0) for part in (row.observed, row.expected))
     weight = dict(zip(names, counts / np.maximum(row.observed.sum(axis=0), 1), strict=True))
     mean = dict(zip(names, means, strict=True))
-    hosts = population.telling(CLUSTER)
     struck: defaultdict[tuple[str, str], defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     for victim in victims:
         if mean.get(victim.cluster, 0) > 0:
             for key in victim.attributes:
                 struck[key][victim.cluster] += weight[victim.cluster]
-    logs: dict[str, list[float]] = {name: [] for name in population.attributes() if name != CLUSTER}
+    changing: list[float] = []
+    parts: defaultdict[str, list[float]] = defaultdict(list)
     for (attribute, value), seen in struck.items():
-        having = population.hosts(attribute, value)
-        due = {name: number / hosts[name] * mean.get(name, 0.0) for name, number in having.items()}
-        split = [name for name in seen if 0 < having.get(name, 0) < hosts[name]]
-        cells = [(seen[name], due[name]) for name in split]
-        if split and len(having) > 1:
-            cells.append((sum(seen.values()), sum(due.values())))
-        logs[attribute] += [_evidence(n * np.log1p(AMPLITUDES) - m * AMPLITUDES) for n, m in cells if m > 0]
+        logs = _cells(seen, population, attribute, value, mean)
+        if attribute == COHORT and value in cohorts:
+            changing += logs[-1:]
+        elif logs:
+            parts[attribute] += logs
+    attributes = sum(1 for name in population.attributes() if name != CLUSTER)
     found = [
-        float(np.logaddexp.reduce(values)) - np.log(2 * sum(1 for _ in population.values(attribute)))
-        for attribute, values in logs.items()
-        if values
+        np.logaddexp.reduce(logs) - np.log(2 * attributes * sum(1 for _ in population.values(attribute)))
+        for attribute, logs in parts.items()
     ]
-    return float(np.logaddexp.reduce(found) - np.log(len(logs))) if found else -np.inf
+    rollout = np.logaddexp.reduce(changing) - np.log(len(cohorts)) if changing else -np.inf
+    return float(np.logaddexp.reduce(found)) if found else -np.inf, float(rollout)
+
+
+def _cells(
+    seen: Mapping[str, float], population: Population, attribute: str, value: str, mean: Mapping[str, float]
+) -> list[float]:
+    """The log evidence of one value in each cluster that has it in part, and last in all clusters together."""
+    hosts, having = population.telling(CLUSTER), population.hosts(attribute, value)
+    due = {name: number / hosts[name] * mean.get(name, 0.0) for name, number in having.items()}
+    split = [name for name in seen if 0 < having.get(name, 0) < hosts[name]]
+    cells = [(seen[name], due[name]) for name in split]
+    if split and len(having) > 1:
+        cells.append((sum(seen.values()), sum(due.values())))
+    return [_evidence(n * np.log1p(AMPLITUDES) - m * AMPLITUDES) for n, m in cells if m > 0]
 
 
 def _widened(row: Row) -> Row:

@@ -27,7 +27,7 @@ from collectors.inventory import Cluster
 from collectors.lifecycle import Crossing, Episode, episodes, overlap
 from collectors.minutes import HOUR_MIN, MINUTE_NS, SCANNED_STREAMS, WINDOWS_MIN, Minutes, minute_of
 from collectors.scan import Scan
-from collectors.sky import angles_deg, right_ascension_declination_deg, separation_deg, unit_vectors
+from collectors.sky import SPHERE_DEG2, angles_deg, right_ascension_declination_deg, separation_deg, unit_vectors
 from collectors.windows import Row, Windows, block_stream, row
 
 DAY_MIN = 24 * HOUR_MIN
@@ -197,6 +197,7 @@ class Correlator:
         self._changes_from: int | None = None  # the first minute for which a change was told since the last step
         self._bursts: dict[str, Revision] = {}  # the latest revision of each
         self._judged: dict[str, _Judgement] = {}  # what that revision was made of
+        self._verdicts: dict[Crossing, Verdict] = {}  # on windows that nothing new came into
         self._crossings: list[Crossing] = []
         self._crossings_from: int | None = None  # earlier minutes were never scanned, or are forgotten
         self._scanned_until: int | None = None
@@ -479,38 +480,44 @@ class Correlator:
     def _judge(
         self, found: Sequence[tuple[Revision | None, Episode]], told: Sequence[Revision], news_from: int
     ) -> list[_Judgement]:
-        """The verdict on each episode, and whether it is one stage of a change."""
-        verdicts = []
-        for burst, episode in found:
-            known = None if burst is None else self._judged.get(burst.burst_id)
-            changes = self._open_changes(episode.best)
-            same = known is not None and (known.episode, known.change_ids) == (episode, tuple(changes))
-            if known is not None and same and episode.best.minute < news_from:
-                verdicts.append(known.verdict)
-            else:
-                verdicts.append(self._verdict(episode.best, changes))
-        spans = [(*_span(b), b.label, _ground(b)) for b in told if b.kind != "retract"]
-        spans += [
-            (episode.first_minute, episode.last_minute, verdict.label, verdict.place.direction)
-            for (_, episode), verdict in zip(found, verdicts, strict=True)
-        ]
+        """The verdict on each episode, and whether it is one stage of a change, or all of them."""
+        kept = range(self._now_minute - REMEMBERED_MIN, news_from)
+        self._verdicts = {crossing: known for crossing, known in self._verdicts.items() if crossing.minute in kept}
+        spans = [_Stage(*_span(b), _ground(b), _radius_deg(b.area90_deg2)) for b in told if _may_be_stage(b)]
+        for _, episode in found:
+            spans += [stage for peak in self._alarms(episode) for stage in self._stage(peak)]
         return [
             _Judgement(
                 episode,
-                verdict,
-                verdict.label in STAGED_LABELS
-                and _is_staged(episode.first_minute, episode.last_minute, verdict.place.direction, spans),
+                self._verdict(episode.best),
+                any(_is_staged(one, spans) for peak in self._alarms(episode) for one in self._stage(peak)),
                 tuple(self._open_changes(episode.best)),
             )
-            for (_, episode), verdict in zip(found, verdicts, strict=True)
+            for _, episode in found
         ]
 
-    def _verdict(self, best: Crossing, changes: Mapping[str, str]) -> Verdict:
-        window = self._row(best)
-        cohorts = [self.population.share("cohort", cohort) for cohort in changes.values()]
+    def _alarms(self, episode: Episode) -> list[Crossing]:
+        """The peaks that would be a burst by themselves."""
+        assert self._threshold is not None
+        return [peak for peak in episode.peaks if peak.statistic_nats >= self._threshold]
+
+    def _stage(self, peak: Crossing) -> list["_Stage"]:
+        """The peak as a stage of a change, if it may be one."""
+        verdict = self._verdict(peak)
+        if verdict.label not in STAGED_LABELS:
+            return []
+        radius_deg = _radius_deg(verdict.place.area90_deg2)
+        return [_Stage(peak.first_minute, peak.minute, verdict.place.direction, radius_deg)]
+
+    def _verdict(self, best: Crossing) -> Verdict:
+        if best in self._verdicts:
+            return self._verdicts[best]
+        changes = self._open_changes(best)
         victims = self.victims.between(best.first_minute, best.minute + 1)
         scanned = [victim for victim in victims if victim.stream in self._baselines]
-        return self._causes.judge(window, cohorts, scanned, self.population)
+        cohorts = set(changes.values())
+        self._verdicts[best] = self._causes.judge(self._row(best), cohorts, scanned, self.population)
+        return self._verdicts[best]
 
     def _open_changes(self, best: Crossing) -> dict[str, str]:
         """The cohort of each roll-out that was open in some minute of the window, by its id."""
@@ -628,18 +635,34 @@ class Correlator:
         )
 
 
-def _is_staged(
-    first_minute: int, last_minute: int, direction: np.ndarray, spans: Sequence[tuple[int, int, str, np.ndarray]]
-) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """First and last minute (both included) of what may be one stage of a change, and where it struck."""
+
+    first_minute: int
+    last_minute: int
+    direction: np.ndarray
+    radius_deg: float  # of the area that holds the direction with 90 %
+
+
+def _is_staged(one: _Stage, stages: Sequence[_Stage]) -> bool:
     """True if another place was struck within four hours: sources in the sky don't jump, roll-outs do."""
+    span = (one.first_minute, one.last_minute)
     return any(
-        label in STAGED_LABELS
-        and (begin, end) != (first_minute, last_minute)
-        and not overlap(first_minute, last_minute, begin, end, -1)
-        and overlap(first_minute, last_minute, begin, end, STAGED_MIN)
-        and separation_deg(direction, other) > STAGED_DEG
-        for begin, end, label, other in spans
+        not overlap(*span, other.first_minute, other.last_minute, -1)
+        and overlap(*span, other.first_minute, other.last_minute, STAGED_MIN)
+        and separation_deg(one.direction, other.direction) > max(STAGED_DEG, one.radius_deg, other.radius_deg)
+        for other in stages
     )
+
+
+def _may_be_stage(burst: Revision) -> bool:
+    return burst.kind != "retract" and burst.label in STAGED_LABELS
+
+
+def _radius_deg(area_deg2: float) -> float:
+    """Of a cap with this area."""
+    return float(np.degrees(np.arccos(np.clip(1 - 2 * area_deg2 / SPHERE_DEG2, -1, 1))))
 
 
 def _ground(burst: Revision) -> np.ndarray:

@@ -107,9 +107,9 @@ class Slides:
         hours, _, clusters = streams[0].means.shape
         maxima = np.zeros((SLIDES, hours))
         for slide in range(SLIDES):
-            shifts = random.integers(0, hours, clusters)
+            shifts: np.ndarray = random.integers(0, hours, size=clusters)
             targets = [(stream.hours + shifts[stream.columns]) % hours for stream in streams]
-            for hour in np.unique(np.concatenate(targets)).tolist():
+            for hour in range(hours):
                 rows = [_slid(stream, shifts, at == hour, hour) for stream, at in zip(streams, targets, strict=True)]
                 maxima[slide, hour] = self._maximum(rows)
         return maxima.ravel()

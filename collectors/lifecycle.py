@@ -28,11 +28,23 @@ class Crossing:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """First and last minute (inclusive) of the peaks that belong together, and the strongest of them."""
+    """The peaks that belong together, in the order of time: they don't overlap."""
 
-    first_minute: int
-    last_minute: int
-    best: Crossing
+    peaks: tuple[Crossing, ...]
+
+    @property
+    def first_minute(self) -> int:
+        return self.peaks[0].first_minute
+
+    @property
+    def last_minute(self) -> int:
+        """Included."""
+        return self.peaks[-1].minute
+
+    @property
+    def best(self) -> Crossing:
+        """The strongest, the first of equals."""
+        return max(self.peaks, key=lambda crossing: crossing.statistic_nats)
 
 
 def episodes(crossings: Iterable[Crossing], gap_min: int) -> list[Episode]:
@@ -40,11 +52,9 @@ def episodes(crossings: Iterable[Crossing], gap_min: int) -> list[Episode]:
     found: list[Episode] = []
     for peak in _peaks(crossings):
         if found and peak.first_minute - found[-1].last_minute - 1 <= gap_min:
-            earlier = found.pop()
-            best = max(earlier.best, peak, key=lambda crossing: crossing.statistic_nats)
-            found.append(Episode(earlier.first_minute, peak.minute, best))
+            found[-1] = Episode((*found[-1].peaks, peak))
         else:
-            found.append(Episode(peak.first_minute, peak.minute, peak))
+            found.append(Episode((peak,)))
     return found
 
 

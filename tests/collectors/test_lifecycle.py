@@ -14,12 +14,17 @@ CROSSINGS = st.lists(
 
 def test_the_weaker_of_two_that_overlap_is_a_shadow():
     peak, shadow = Crossing(110, 10, 50.0), Crossing(150, 60, 30.0)
-    assert episodes([shadow, peak], 15) == [Episode(101, 110, peak)]
+    assert episodes([shadow, peak], 15) == [Episode((peak,))]
 
 
 def test_a_shadow_s_end_does_not_prolong_the_burst_but_a_second_peak_does():
     first, second = Crossing(110, 10, 50.0), Crossing(121, 10, 40.0)
-    assert episodes([first, second], 15) == [Episode(101, 121, first)]
+    assert episodes([first, second], 15) == [Episode((first, second))]
+
+
+def test_an_episode_spans_its_peaks_and_the_strongest_is_its_best():
+    episode = Episode((Crossing(110, 10, 40.0), Crossing(125, 3, 50.0), Crossing(140, 5, 50.0)))
+    assert (episode.first_minute, episode.last_minute, episode.best) == (101, 140, episode.peaks[1])
 
 
 def test_peaks_with_more_quiet_minutes_between_them_than_the_gap_are_two():
