@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from collectors.baseline import Baseline
+from collectors.causes import Causes
 from collectors.correlator import Correlator
 from collectors.evaluation.fleets import novel_per_host_hour, racks, settle
 from collectors.incidents import Fleet
@@ -67,6 +68,7 @@ class Learned:
         rate = novel_per_host_hour(int(fleet.hosts.sum()))
         self.world = World(fleet.clusters, rate, RESTLESS, FIRST_MINUTE, seed)
         self.correlator = Correlator(fleet.clusters)
+        self.causes = Causes(fleet.clusters)
         settle(self.correlator.population, self.racks)
         self.peers = Peers(fleet.clusters) if with_peers else None
         self.expectation = Expectation(len(fleet.clusters), FIRST_MINUTE)

@@ -21,7 +21,7 @@ HOSTS = 400_000
 EPOCH_MIN = 27 * 60  # a correlator lives on for so long between the lots of its trials
 MIXED = {"cohort": 2.5, "unannounced": 2.5, "staged": 2.5, "staged-bands": 2.5} | {
     kind: 1.5 for kind in KINDS if kind.startswith("rack")
-}  # the commoner incidents are tried more often, by this factor
+}  # by so much more often the commoner incidents are tried in full
 PLAIN = Trial(kind=BURST, hosts=HOSTS, seed=0)
 ROBUSTNESS = (PLAIN, replace(PLAIN, silent=0.25), replace(PLAIN, skew_min=3), replace(PLAIN, backlog_min=30))
 
@@ -47,6 +47,7 @@ class Plan:
     trials: int  # of each kind of burst
     base_trials: int  # of the burst of 10 min and response 1 in the fleet of HOSTS
     confounder_trials: int
+    more_of_the_common: bool
     robustness_trials: int
     factor_trials: int
 
@@ -66,6 +67,7 @@ QUICK = Plan(
     trials=60,
     base_trials=60,
     confounder_trials=20,
+    more_of_the_common=False,
     robustness_trials=20,
     factor_trials=10,
 )
@@ -84,6 +86,7 @@ FULL = Plan(
     trials=60,
     base_trials=240,
     confounder_trials=60,
+    more_of_the_common=True,
     robustness_trials=120,
     factor_trials=240,
 )
@@ -205,5 +208,6 @@ def _bursts(amplitudes: Sequence[float], burst: Trial, trials: int) -> Iterator[
 
 def _confounders(plan: Plan) -> Iterator[Trial]:
     for kind in KINDS:
-        for seed in range(round(plan.confounder_trials * MIXED.get(kind, 1.0))):
+        factor = MIXED.get(kind, 1.0) if plan.more_of_the_common else 1.0
+        for seed in range(round(plan.confounder_trials * factor)):
             yield Trial(kind=kind, hosts=HOSTS, seed=seed, each_minute=True)

@@ -223,7 +223,7 @@ class _Stage:
         dec_deg, ra_deg = angles_deg(self.source)
         mid_ns = last.t_end_ns - last.window_min * MINUTE_NS // 2
         truth = ground_direction(ra_deg, dec_deg, mid_ns)
-        sky = sky_map(last, self.learned.fleet.clusters)
+        sky = sky_map(last, self.learned.fleet.clusters, self.learned.causes)
         covered = in_region(sky, truth, 0.9)
         return replace(outcome, error_deg=separation_deg(told, self.source), covered=covered)
 
