@@ -14,7 +14,7 @@ import numpy as np
 from collectors.evaluation.null import NOMINAL_PER_YEAR, QuietRun
 from collectors.evaluation.shared_factors import FactorCounts
 from collectors.evaluation.trials import Outcome, Trial
-from collectors.false_alarms import fit, summary
+from collectors.false_alarms import TAIL_HOURS, YEAR_H
 from collectors.incidents import KINDS
 
 Row = dict[str, Any]
@@ -26,6 +26,7 @@ MIX: Mapping[str, tuple[float, tuple[str, ...]]] = {
     "regions": (12.0, ("region",)),
     "fleet-wide": (4.0, ("fleet-5", "fleet-30")),
 }
+TAIL_SHARE = 10  # at most so small a part of the hours is a tail
 NORMAL_975 = 1.959964  # the quantile
 
 
@@ -114,7 +115,7 @@ def excess_for_power(excess: Sequence[int], found: Sequence[bool]) -> tuple[floa
 
 def peer_rows(names: Sequence[str], quiet: np.ndarray, rate_per_year: float, outcomes: Iterable[Outcome]) -> list[Row]:
     """Every peer's power beside ours, at the threshold that its own quiet hours [peers, hours] give for the rate."""
-    thresholds = [fit([summary(hours)]).statistic_nats(rate_per_year) for hours in quiet]
+    thresholds = [exceeded_at(rate_per_year, hours) for hours in quiet]
     rows = []
     for (hosts, amplitude), members in sorted(grouped(outcomes, lambda t: (t.hosts, t.amplitude)).items()):
         common = {"hosts": hosts, "amplitude": amplitude, "trials": len(members)}
@@ -124,6 +125,17 @@ def peer_rows(names: Sequence[str], quiet: np.ndarray, rate_per_year: float, out
             power = _share(one.peers[index] >= threshold for one in members)
             rows.append({"name": name, "power": power, "threshold": threshold} | common)
     return rows
+
+
+def exceeded_at(rate_per_year: float, hourly_maxima: np.ndarray) -> float:
+    """What so many hours a year exceed, by the exponential tail of the largest hundred or so.
+
+    The scale is the sample's own: what two clusters must share falls faster than one log-likelihood ratio does.
+    """
+    number = max(1, min(TAIL_HOURS, len(hourly_maxima) // TAIL_SHARE))
+    largest = np.sort(hourly_maxima)[::-1][: number + 1]
+    start, scale = float(largest[-1]), float((largest[:-1] - largest[-1]).mean())
+    return start + scale * math.log(number / (len(hourly_maxima) / YEAR_H) / rate_per_year)
 
 
 def confounder_rows(outcomes: Iterable[Outcome]) -> list[Row]:
