@@ -248,7 +248,7 @@ def test_causes_are_right_among_those_raised_and_silence_is_right_where_nothing_
 def test_peers_are_held_to_the_rate_that_was_asked_for():
     quiet = np.random.default_rng(1).exponential(1.0, (1, 20_000))  # hours; exceeded once a year at ln 8766
     trial = {"amplitude": 8.0}
-    outcomes = [outcome(peers=(value,), trial=trial) for value in (8.0, 8.9, 9.5, 10.0)]
+    outcomes = [outcome(peers=(value,), trial=trial) for value in (8.0, 8.3, 9.8, 10.0)]
     ours, theirs = summary.peer_rows(["one"], quiet, 1.0, outcomes)
     assert ours["name"] == "flipwatch" and ours["power"] == 1
     assert theirs["threshold"] == pytest.approx(np.log(8766), abs=0.5) and theirs["power"] == 0.5
