@@ -433,9 +433,8 @@ class Correlator:
         forgotten = self._now_minute - REMEMBERED_MIN
         self._crossings = [crossing for crossing in self._crossings if forgotten <= crossing.minute < begin]
         for windows in self._chunks(begin, self._now_minute + 1):
+            windows.arrived[-1] |= windows.end > self._now_minute  # that minute always shows how things stand
             self._crossings += self._crossings_of(windows, keep)
-        now = np.arange(windows.begin, windows.end) == self._now_minute
-        self._statistic = float(self._scan.statistics(windows.rows(now)).max())
         self._crossings_from = max(forgotten, begin if self._crossings_from is None else self._crossings_from)
 
     def _crossings_of(self, windows: Windows, least_nats: float) -> list[Crossing]:
@@ -444,6 +443,7 @@ class Correlator:
         if not len(at):
             return []
         rough = self._scan.statistics(windows.rows(windows.arrived)).reshape(len(WINDOWS_MIN), -1)
+        self._statistic = float(rough[:, -1].max())
         high = (rough >= least_nats - STATISTIC_ERROR_NATS) & (windows.totals[:, at] >= FAULTS_MIN)
         found = []
         for window, index in np.argwhere(high):
