@@ -90,7 +90,7 @@ def _confounders(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "confounders": confounder_rows(outcomes),
         "causes": confusion(outcomes),
-        "wrong_sky_labels": wrong_sky_labels(outcomes),
+        **wrong_sky_labels(outcomes),
     }
 
 
@@ -166,11 +166,11 @@ def text(document: Mapping[str, Any]) -> Iterator[str]:
     for key in ("null_labels", "causes", "burst_causes"):
         for name, numbers in document.get(key, {}).items():
             yield f"\n{key}: {name}: {numbers}"
-    if "wrong_sky_labels" in document:
-        wrong = document["wrong_sky_labels"]
-        mix = ", ".join(f"{number:g} {name}" for name, number in wrong["mix_per_year"].items())
-        yield f"\nwrong sky labels at the first alert: {wrong['per_year']:.2f} a year, and at most"
-        yield f"{wrong['upper_bound']:.2f} (97.5 %), from the shares above and an assumed mix of {mix} a year"
+    if "wrong_sky_labels_per_year" in document:
+        mix = ", ".join(f"{number:g} {name}" for name, number in document["mix_per_year"].items())
+        wrong, most = document["wrong_sky_labels_per_year"], document["wrong_sky_labels_upper_bound"]
+        yield f"\nwrong sky labels at the first alert: {wrong:.2f} a year, and at most {most:.2f} (97.5 %),"
+        yield f"from the shares above and an assumed mix of {mix} a year"
     for clusters, milliseconds in document.get("step_ms", {}).items():
         yield f"\na step of {clusters} clusters with 1000 hosts each: {milliseconds:.2f} ms"
 

@@ -7,6 +7,7 @@ A copy is a forked process: it costs milliseconds however much was learned, and 
 import os
 import pickle
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -109,7 +110,10 @@ class Learned:
 def in_a_copy(work: Callable[[], T]) -> T:
     """What `work` returns in a forked copy of this process, which must have no other thread."""
     receiver, sender = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        # Python 3.12 warns of other threads; numpy's, which only wait for work, are the only ones
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         _work_and_exit(work, sender)
     os.close(sender)

@@ -180,8 +180,8 @@ def wrong_sky_labels(outcomes: Iterable[Outcome]) -> Row:
             wrong.append(sum(one.first_label == "celestial" for one in groups[kind]))
             weights.append(per_year / len(kinds) / len(groups[kind]))
     return {
-        "per_year": float(np.dot(wrong, weights)),
-        "upper_bound": weighted_upper_bound(wrong, weights),
+        "wrong_sky_labels_per_year": float(np.dot(wrong, weights)),
+        "wrong_sky_labels_upper_bound": weighted_upper_bound(wrong, weights),
         "mix_per_year": {name: per_year for name, (per_year, _) in MIX.items()},
     }
 
