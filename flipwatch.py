@@ -5,10 +5,15 @@ collector needs (numpy alone would double its resident memory), and so that a ho
 still has help.
 """
 
+import contextlib
 import importlib
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import click
+
+from checksum.printable import printable
 
 # name -> (where the command is, one line for the list of commands)
 COMMANDS = {
@@ -35,8 +40,26 @@ COMMANDS = {
 EXTRA_OF = {"grafana_api": "grafana"}  # the extra of setup.cfg that installs a package; else it is `collector`
 
 
+@contextlib.contextmanager
+def _readable_errors() -> Iterator[None]:
+    """A sentence may hold names of files, hosts and devices: what they do to a terminal is prevented here for all."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable(error.message)  # type: ignore[misc]
+        raise
+
+
 class LazyGroup(click.Group):
     """A click group whose commands are imported on first use."""
+
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        with _readable_errors():
+            return super().make_context(*arguments, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _readable_errors():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -1,7 +1,6 @@
 """The agent's commands: `flipwatch agent`, `flipwatch scrubd`, `flipwatch doctor` and `flipwatch ack`."""
 
 import json
-import logging
 import os
 import platform
 import signal
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent import config as agent_config
+from checksum import log_lines
+from checksum.printable import printable
 from checksum.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def scrubd(config_path: Path) -> None:
 
 
 def _run(daemon: Any, config_path: Path) -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    log_lines.to_stderr("%(levelname)s %(message)s")
     try:
         config = agent_config.load(config_path)
         process = daemon(config)
@@ -123,7 +124,7 @@ def doctor(config_path: Path | None, wants_json: bool) -> None:
         click.echo(json.dumps(report))
     else:
         for line in render(report):
-            click.echo(line)
+            click.echo(printable(line))
     sys.exit(ALARM if report["is_alarm"] else 0)
 
 
@@ -142,7 +143,8 @@ def ack(device: str, reason: str | None, is_undone: bool, config_path: Path) -> 
         raise click.UsageError("give either --reason, or --undo to take an acknowledgement back")
     try:
         settings = agent_config.load(config_path).agent
-        click.echo(_withdrawn(settings, device) if reason is None else _acknowledged(settings, device, reason))
+        done = _withdrawn(settings, device) if reason is None else _acknowledged(settings, device, reason)
+        click.echo(printable(done))
     except SettingsError as error:
         raise ConfigTrouble(str(error)) from error
     except OSError as error:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from agent.machine_check import VENDORS, MachineCheck, decode
+from checksum.printable import printable
 
 CPER_LINE = re.compile(r"(\{\d{1,10}\})?\[Hardware Error\]: (.*)")  # the number tells blocks apart that are mixed up
 SECTION_START = re.compile(r"Error \d+, type: (\w+)")
@@ -126,7 +127,7 @@ def _processor_stream(error_type: str) -> str:
 
 
 def _plain(value: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in value.strip())[:VALUE_CHARACTERS_MAX]
+    return printable(value.strip())[:VALUE_CHARACTERS_MAX]
 
 
 # --- machine checks ------------------------------------------------------------------------------------------------

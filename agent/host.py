@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from agent.observation import Moment
+from checksum.printable import printable
 
 CELSIUS_MIN, CELSIUS_MAX = -55, 150  # what sensors on a board can measure; 255 and -273 stand for none
 ON_DIMMS, ON_PROCESSORS = ("jc42", "spd5118"), ("coretemp", "k10temp", "zenpower", "cpu_thermal")
@@ -115,7 +116,7 @@ def _first_line(file: Path) -> str:
             text = stream.read(256).decode("utf-8", "replace")
     except OSError:
         return ""
-    return "".join(c for c in text.partition("\n")[0].strip() if c.isprintable())
+    return printable(text.partition("\n")[0].strip())
 
 
 def _first_processor(file: Path) -> Iterator[tuple[str, str]]:

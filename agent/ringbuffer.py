@@ -16,6 +16,8 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from checksum.printable import printable
+
 PADDING, TIME_EXTEND, TIME_STAMP = 29, 30, 31
 DELTA_BITS = 27
 ABSOLUTE_BITS = 59  # of a time stamp that isn't a difference; the rest is that of the page
@@ -185,5 +187,4 @@ def _value(payload: bytes, field: Field) -> Value | None:
 
 
 def _text(content: bytes) -> str:
-    text = content[:STRING_BYTES_MAX].partition(b"\0")[0].decode("utf-8", "replace").strip()
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return printable(content[:STRING_BYTES_MAX].partition(b"\0")[0].decode("utf-8", "replace").strip())

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from checksum.printable import printable
+
 MEMORY_ARRAY, MEMORY_DEVICE, END_OF_TABLE = 16, 17, 127
 KIB, MIB = 1 << 10, 1 << 20
 TEXT_CHARACTERS_MAX = 64  # as long as the specification allows
@@ -114,8 +116,7 @@ class _Fields:
         number = self.number("B", offset)
         if not number or number > len(self.strings):
             return ""
-        text = self.strings[number - 1].decode("utf-8", "replace").strip()
-        return "".join(c if c.isprintable() else "?" for c in text)[:TEXT_CHARACTERS_MAX]
+        return printable(self.strings[number - 1].decode("utf-8", "replace").strip())[:TEXT_CHARACTERS_MAX]
 
     def known_text(self, offset: int) -> str:
         text = self.text(offset)

@@ -23,6 +23,7 @@ from checksum import seal as seal_of
 from checksum.files import NotRegular, ReadsDiffer, open_regular, reader_at
 from checksum.finding import Finding, Layer
 from checksum.formats import FORMATS, Format, ToldByContent, recognise
+from checksum.printable import printable
 from checksum.reader import LostTooMuch, Records
 from checksum.repair import repair_file, wrong_chance
 from checksum.salvage import salvage_file
@@ -436,7 +437,7 @@ def _described(finding: Finding) -> str:
 
 def _shown(path: Path) -> str:
     """The path for a terminal, whatever bytes its name holds."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
+    return printable(str(path))
 
 
 def _reason(error: OSError) -> str:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import logging
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import click
 
+from checksum import log_lines
+from checksum.printable import printable
 from checksum.settings import SettingsError
 from collectors import alertmanager, inventory, notify, server
 from collectors import config as settings
@@ -63,7 +64,7 @@ def collector(config_path: Path, test_alert: bool) -> None:
     if test_alert:
         _drill(config_path)
         return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_lines.to_stderr("%(asctime)s %(levelname)s %(name)s: %(message)s")
     with _sentences():
         server.serve(settings.load(config_path))
 
@@ -74,11 +75,12 @@ def _drill(config_path: Path) -> None:
         config = settings.load(config_path)
     if not config.alertmanager_url:
         raise Trouble(f"{config_path}: [collector] alertmanager_url is not set, so nobody is alerted of anything")
-    link = config.page_url or f"{'https' if config.tls_cert_file else 'http'}://{config.listen}/"
+    link = config.page_link or f"{'https' if config.tls_cert_file else 'http'}://{config.listen}/"
     trouble, fate = asyncio.run(alertmanager.post_drill(config.alertmanager_url, link, time.time_ns()))
     if trouble:
         raise Trouble(trouble)
-    click.echo(f"{config.alertmanager_url} took the drill: {fate}; it ends by itself in {notify.LASTS_NS // 10**9} s")
+    said = f"{config.alertmanager_url} took the drill: {fate}; it ends by itself in {notify.LASTS_NS // 10**9} s"
+    click.echo(printable(said))
 
 
 @click.command(name="import")
@@ -98,7 +100,7 @@ def import_(history_path: Path, config_path: Path) -> None:
             except OSError as error:
                 raise Trouble(f"{history_path}: can't be read: {error.strerror}") from error
     if done is None:
-        click.echo(f"{history_path} was imported before: nothing to do")
+        click.echo(f"{printable(str(history_path))} was imported before: nothing to do")
         return
     changes = f" and {len(done.history.changes)} changes" if done.history.changes else ""
     click.echo(
@@ -161,7 +163,8 @@ def show(burst_id: str, config_path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"bursts": revisions}, indent=1))
         return
-    click.echo("\n".join(_words(Revision.from_document(revisions[-1]))))
+    for line in _words(Revision.from_document(revisions[-1])):
+        click.echo(printable(line))
 
 
 def _words(burst: Revision) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from checksum.printable import printable
 from collectors.commands_history import Moment, Trouble
 
 TIMEOUT_S = 20.0
@@ -54,9 +55,9 @@ def _tell(url: str, body: dict[str, Any], time_ns: int | None) -> None:
         sentence = f"change '{told['id']}' of cohort '{told['cohort']}': {told['action']} at {told['time']}"
     except (ValueError, KeyError, TypeError) as error:
         raise Trouble(f"{url} doesn't answer like a flipwatch collector") from error
-    click.echo(sentence)
+    click.echo(printable(sentence))
     if answer.get("warning"):
-        click.echo(f"warning: {answer['warning']}", err=True)
+        click.echo(printable(f"warning: {answer['warning']}"), err=True)
 
 
 def _post(url: str, body: bytes) -> bytes:

@@ -17,6 +17,7 @@ import numpy as np
 
 from agent.report import Line, encode
 from checksum import durable
+from checksum.printable import printable
 from collectors.correlator import LEARNING_DAYS, Correlator, Revision
 from collectors.feed import FleetAttributes
 from collectors.history import History, read
@@ -145,7 +146,7 @@ def simulate(
         number = _write(out, simulation.lines())
     except OSError as error:
         raise Trouble(f"{out}: can't write the history: {error.strerror}") from error
-    click.echo(f"{out}: {number} lines, {days} days of {len(inventory.clusters)} clusters", err=True)
+    click.echo(printable(f"{out}: {number} lines, {days} days of {len(inventory.clusters)} clusters"), err=True)
 
 
 @click.command()
@@ -177,9 +178,8 @@ def judge(history_path: Path, inventory: Inventory, false_alarms_per_year: float
     revisions = list(revisions_of(history, correlator, attributes.of))
     if correlator.status.state == "learning":
         days = correlator.status.history_days
-        click.echo(
-            f"{history_path}: {days:.1f} days of history; nothing is raised before {LEARNING_DAYS} days", err=True
-        )
+        sentence = f"{history_path}: {days:.1f} days of history; nothing is raised before {LEARNING_DAYS} days"
+        click.echo(printable(sentence), err=True)
     return history, revisions
 
 
@@ -253,11 +253,11 @@ def _write(out: Path, lines: Iterable[Line]) -> int:
 def say_what_was_unusable(history: History, path: Path) -> None:
     """On stderr; a file without one usable line is trouble."""
     for trouble in history.troubles:
-        click.echo(f"{path}: {trouble}", err=True)
+        click.echo(printable(f"{path}: {trouble}"), err=True)
     if history.bad_lines:
         unnamed = history.bad_lines - len(history.troubles)
         rest = f" ({unnamed} of them not named above)" if unnamed else ""
-        click.echo(f"{path}: {history.bad_lines} lines couldn't be used{rest}", err=True)
+        click.echo(printable(f"{path}: {history.bad_lines} lines couldn't be used{rest}"), err=True)
     if history.last_time_ns is None:
         raise Trouble(f"{path}: holds no usable line; is it a history file?")
 
@@ -276,5 +276,5 @@ def _text(revision: Revision) -> str:
     return (
         f"{r.burst_id} rev {r.rev} {r.kind}: {r.label} ({r.posterior[r.label]:.0%}), {start} UTC, {minutes} min, "
         f"{r.statistic_nats:.1f} nats, {r.far_per_year:.1e} false alarms a year{days}\n"
-        f"    {where if r.label == 'celestial' else ''}{seen}"
+        f"    {where if r.label == 'celestial' else ''}{printable(seen)}"
     )

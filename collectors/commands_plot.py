@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from checksum import durable
+from checksum.printable import printable
 from checksum.settings import SettingsError
 from collectors import config as settings
 from collectors import inventory, mapping
@@ -134,4 +135,4 @@ def _draw(revision: Revision, clusters: Sequence[Cluster], timeline: Timeline, f
                 file.write(image)
         except OSError as error:
             raise Trouble(f"{path}: can't write the picture: {error.strerror}") from error
-        click.echo(path)
+        click.echo(printable(str(path)))

@@ -57,6 +57,11 @@ class CollectorConfig:
         return settings.address(self.listen, "[collector] listen")
 
     @property
+    def page_link(self) -> str:
+        """`page_url` with a slash at its end, so that a page below it can be named; empty if it isn't set."""
+        return self.page_url and f"{self.page_url.rstrip('/')}/"
+
+    @property
     def store_path(self) -> Path:
         """The SQLite file."""
         return self.state_dir / "collector.sqlite3"

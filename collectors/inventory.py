@@ -174,12 +174,21 @@ def _labels(labels: Any, where: str) -> dict[str, str]:
     for key, value in labels.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InventoryError(f"{where}: label {key} = {_show(value)}: must be a string, as in any file_sd file")
+        _check_text(key, f"{where}: label {_show(key)}")
+        _check_text(value, f"{where}: label {key}")
     return labels
+
+
+def _check_text(text: str, where: str) -> None:
+    """Any character may stand in a name, but no database, page or label holds half a surrogate pair; nor, C's NUL."""
+    if "\0" in text or (not text.isascii() and text != text.encode("utf-8", "ignore").decode()):
+        raise InventoryError(f"{where} = {_show(text)}: is not valid Unicode, or holds a NUL")
 
 
 def _host(target: Any, labels: dict[str, str], where: str) -> Host:
     if not isinstance(target, str) or not target:
         raise InventoryError(f"{where}: targets: {_show(target)} must be a string like 'host:9861'")
+    _check_text(target, f"{where}: target")
     if not labels.get("cluster"):
         raise InventoryError(f"{where}: target {target} has no label 'cluster'")
     if labels.get("__scheme__", "http") not in ("http", "https"):

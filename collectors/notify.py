@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from checksum.printable import printable
 from collectors.correlator import ClusterShare, Revision
 from collectors.factors import Factor
 
 REPEAT_NS = 60 * 10**9  # an active alert is said again this often
 LASTS_NS = 5 * REPEAT_NS  # and resolves by itself this long after the collector fell silent
+NAME_CHARACTERS_MAX = 100
+_MARKS = str.maketrans("<>[]`@", "‹›()'＠")
 SPREADS = 2.0  # by chance alone a cluster is this far up once in twenty to fifty windows
 END_REPEATS = 3  # an end is said this often, in case Alertmanager was restarted in between
 
@@ -97,7 +100,8 @@ def wanted(active: Iterable[Revision], link: str) -> list[tuple[dict[str, str], 
         alerts.append((labels, annotations(burst, link), burst.t_start_ns))
         for name in members(burst):
             member = {"alertname": "BurstMember", "cluster": name, "burst_id": burst.burst_id}
-            alerts.append((member, {"summary": f"{name} takes part in burst {burst.burst_id}"}, burst.t_start_ns))
+            summary = inert(f"{_short(name)} takes part in burst {burst.burst_id}")
+            alerts.append((member, {"summary": summary}, burst.t_start_ns))
     return alerts
 
 
@@ -156,20 +160,28 @@ def annotations(burst: Revision, link: str) -> dict[str, str]:
         "description": description(burst),
         "window": f"{rfc3339(burst.t_start_ns)} to {rfc3339(burst.t_end_ns)}",
         "started": rfc3339(burst.t_start_ns),
-        "clusters": ", ".join(raised),
+        "clusters": ", ".join(map(_short, raised)),
         "shared_factors": shared(burst.factors),
-        "changes": ", ".join(burst.change_ids),
+        "changes": _changes(burst),
         "false_alarms": false_alarms(burst),
-        "runbook_url": f"{link}#runbook",
-        "link": f"{link}#burst-{burst.burst_id}",
     }
-    return {name: text for name, text in texts.items() if text}
+    links = {"runbook_url": f"{link}runbooks/CorrelatedBurst", "link": f"{link}#burst-{burst.burst_id}"}
+    return {name: inert(text) for name, text in texts.items() if text} | links
+
+
+def inert(text: str) -> str:
+    """Text that no receiver of notifications takes for markup, a link with another face, or a call to everybody.
+
+    Each has a language of its own (Slack's <...>, Markdown's [...](...), a mention's @), so none of their marks stays.
+    """
+    return printable(text).translate(_MARKS)
 
 
 def shared(factors: Iterable[Factor]) -> str:
     """What the victims share, the most telling first; empty if nothing."""
     return ", ".join(
-        f"{f.attribute} {f.value} ({f.victims} of {f.victims_total} victims, {f.hosts} of {f.hosts_total} hosts)"
+        f"{_short(f.attribute)} {_short(f.value)} "
+        f"({f.victims} of {f.victims_total} victims, {f.hosts} of {f.hosts_total} hosts)"
         for f in factors
     )
 
@@ -190,13 +202,22 @@ def description(burst: Revision) -> str:
     if burst.factors:
         sentences.append(f"The victims share: {shared(burst.factors)}")
     if burst.change_ids:
-        sentences.append(f"Open changes: {', '.join(burst.change_ids)}")
+        sentences.append(f"Open changes: {_changes(burst)}")
     sentences.append(false_alarms(burst))
     return ". ".join(sentences) + "."
 
 
+def _changes(burst: Revision) -> str:
+    return ", ".join(map(_short, burst.change_ids))
+
+
+def _short(name: str) -> str:
+    """A name may be long enough to push all else out of a message."""
+    return name if len(name) <= NAME_CHARACTERS_MAX else f"{name[: NAME_CHARACTERS_MAX - 1]}…"
+
+
 def _share(share: ClusterShare) -> str:
-    return f"{share.cluster} {share.observed} / {share.expected:.2g}"
+    return f"{_short(share.cluster)} {share.observed} / {share.expected:.2g}"
 
 
 def direction(burst: Revision) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from agent.report import Fault, MemoryFault
+from checksum.printable import printable
 from collectors.correlator import Revision
 from collectors.minutes import DAY_NS
 from collectors.notify import SEVERITY, WHAT, direction, false_alarms, members, rfc3339, takes_part
@@ -22,9 +23,16 @@ FAULTY_DEVICES = 50
 LATEST_BURSTS = 20
 FAULTY_DAYS = 7  # a device is listed until it was quiet for the time that makes its next fault novel
 
-_PAGES = jinja2.Environment(
+
+def _fit(value: Any) -> Any:
+    """What a template writes: escaping keeps a name from being markup, this from turning the text around it about."""
+    return printable(value) if type(value) is str else value  # what a macro made is Markup, whose lines are our own
+
+
+PAGES = jinja2.Environment(
     loader=jinja2.PackageLoader("dashboards", "page"),
     autoescape=True,
+    finalize=_fit,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -59,7 +67,7 @@ def latest_bursts(store: Store) -> list[Revision]:
 
 def render(overview: Overview, shown: Details, false_alarms_per_year: float, refresh_s: int) -> bytes:
     """The page as UTF-8."""
-    template = _PAGES.get_template("status.html")
+    template = PAGES.get_template("status.html")
     active = {burst.burst_id for burst in overview.step.active} if overview.step else set()
     return template.render(
         overview=overview,

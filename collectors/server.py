@@ -28,9 +28,10 @@ import uvloop
 from aiohttp import web
 
 from agent.report import Change, ReportError
+from checksum.printable import printable
 from collectors import changes as roll_outs
 from collectors import inventory as inventories
-from collectors import metrics, notify, overview, page, tls
+from collectors import metrics, notify, overview, page, runbooks, tls
 from collectors.alertmanager import post_alerts
 from collectors.config import CollectorConfig
 from collectors.correlator import LATE_MIN, Correlator, Revision
@@ -55,6 +56,7 @@ KEEP_OPEN_MAX_S = 100.0  # an agent cuts a connection that is idle for two minut
 CALIBRATION = "calibration"  # the name of what the correlator slid, in the store
 CHANGE_BYTES_MAX = 1 << 16
 FACTORS_S = 3600.0  # how often what the victims of the last day share is looked for
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 EXPECTED_GAP_MIN = 60  # a longer gap between two steps was an outage: nothing was expected of it
 
 _log = logging.getLogger("flipwatch.collector")
@@ -114,7 +116,7 @@ class Server:
         self._news = asyncio.Event()  # something to correlate
         self._stepped = asyncio.Event()  # something to tell
         self._exposure_from_ns: int | None = None
-        self._link = config.page_url
+        self._link = config.page_link
         self._writing = ThreadPoolExecutor(1, "store")
         self._correlating = ThreadPoolExecutor(1, "correlator")
         self._reading = ThreadPoolExecutor(1, "web")
@@ -369,11 +371,13 @@ class Server:
         pages = {"/": self._page, "/metrics": self._metrics, "/healthz": self._healthz}
         pages |= {"/api/status": self._api_status, "/api/bursts": self._api_bursts, "/api/changes": self._api_changes}
         app.add_routes([web.get(path, handler) for path, handler in pages.items()])
+        app.add_routes([web.get("/runbooks/", self._runbooks), web.get("/runbooks/{name}", self._runbook)])
         app.add_routes([web.post("/api/changes", self._api_change)])
+        app.on_response_prepare.append(_harden)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:
-            self._link = self._config.page_url or await self._listen(runner)
+            self._link = self._config.page_link or await self._listen(runner)
             yield
         finally:
             await runner.cleanup()
@@ -396,7 +400,7 @@ class Server:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._reading, read, *arguments)
         except sqlite3.Error as error:
-            raise web.HTTPServiceUnavailable(text=f"the store can't be read: {error}\n") from error
+            raise web.HTTPServiceUnavailable(text=f"the store can't be read: {printable(str(error))}\n") from error
 
     def _overview(self, now_ns: int) -> overview.Overview:
         agents = dict(self._puller.agents)  # the loop may replace it while this thread reads
@@ -409,7 +413,7 @@ class Server:
             shown = page.details(self._reader, now_ns)
             return page.render(self._overview(now_ns), shown, self._config.false_alarms_per_year, refresh_s)
 
-        return web.Response(body=await self._read(build), content_type="text/html", charset="utf-8")
+        return _html(await self._read(build))
 
     async def _metrics(self, request: web.Request) -> web.Response:
         text = await self._read(lambda: metrics.render(self._overview(time.time_ns())))
@@ -417,7 +421,18 @@ class Server:
 
     async def _healthz(self, request: web.Request) -> web.Response:
         troubles = [sentence for sentence in (self._health.store, self._health.correlator) if sentence]
-        return web.Response(text="\n".join(troubles or ["ok"]) + "\n", status=503 if troubles else 200)
+        return web.Response(text="\n".join(map(printable, troubles or ["ok"])) + "\n", status=503 if troubles else 200)
+
+    async def _runbooks(self, request: web.Request) -> web.Response:
+        return _html(runbooks.index())
+
+    async def _runbook(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        page_of_it = runbooks.page(name)
+        if page_of_it is None:
+            sentence = f"there is no runbook {printable(name)}; /runbooks/ names them all\n"
+            return web.Response(text=sentence, status=404)
+        return _html(page_of_it)
 
     async def _api_status(self, request: web.Request) -> web.Response:
         return _json(await self._read(lambda: overview.status_document(self._overview(time.time_ns()))))
@@ -572,6 +587,16 @@ def _clusters_of(fleet: Inventory) -> dict[str, str]:
 
 def _names(factors: tuple[Factor, ...]) -> set[tuple[str, str]]:
     return {(factor.attribute, factor.value) for factor in factors}
+
+
+async def _harden(request: web.Request, response: web.StreamResponse) -> None:
+    """A second wall behind the escaping: no answer can run, load, send or be taken for anything but what it is."""
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+def _html(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="text/html", charset="utf-8")
 
 
 def _json(document: Any, status: int = 200) -> web.Response:

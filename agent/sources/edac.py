@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.observation import CORRECTED, NOT_CORRECTED, Device, FirstSight, Gap, Moment, Observation, Poll
+from checksum.printable import printable
 
 STREAM = "dram"
 MIB = 1 << 20
@@ -282,7 +283,7 @@ def _text(file: Path) -> str | None:
     except OSError:
         return None
     text = content.decode("utf-8", "replace").strip()
-    return "".join(c if c.isprintable() else "?" for c in text)[:LABEL_CHARACTERS_MAX]
+    return printable(text)[:LABEL_CHARACTERS_MAX]
 
 
 # --- booking -----------------------------------------------------------------------------------------------------

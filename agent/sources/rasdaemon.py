@@ -37,6 +37,7 @@ from agent import dram_place
 from agent.actions import PAGE
 from agent.machine_check import VENDORS, decode
 from agent.observation import Device, Moment, Observation, Poll
+from checksum.printable import printable
 
 if TYPE_CHECKING:
     import sqlite3
@@ -288,7 +289,7 @@ def _count(value: Any) -> int:
 def _word(value: Any) -> str:
     """Text for people and devices' names: bounded, and nothing in it that can't be printed."""
     text = "" if value is None else str(value)[:TEXT_CHARACTERS_MAX]
-    return "".join(c if c.isprintable() else "?" for c in text).strip()
+    return printable(text.strip())
 
 
 def _hexadecimal(value: Any) -> str | None:

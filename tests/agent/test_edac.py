@@ -257,7 +257,7 @@ def test_a_label_that_changes_keeps_the_device(watcher: Watcher) -> None:
     watcher.poll()
     mc.set("dimm0/dimm_label", "CPU0\x07_DIMM_A1")
     poll = watcher.poll(after_s=edac.GLANCES_S)
-    assert poll.devices[0].label == "CPU0?_DIMM_A1" and not poll.observations and not poll.first_sights
+    assert poll.devices[0].label == r"CPU0\x07_DIMM_A1" and not poll.observations and not poll.first_sights
 
 
 def test_a_counter_wraps(watcher: Watcher) -> None:
