@@ -79,7 +79,8 @@ class Baseline:
         level = self.in_force(hour)
         profile = self._profile(hour)
         exposure = watching.sum(axis=0)
-        faults = _counts(events, np.zeros(len(events.minutes), np.int64), 1, len(exposure)).sum(axis=1)
+        whole = np.zeros(len(events.minutes), np.int64)
+        faults = np.stack([_counts(events, w, whole, 1, len(exposure))[0] for w in range(len(WINDOWS_MIN))])
         if level is not self._nothing:
             faults = np.where(level.rate > 0, np.minimum(faults, _limit(level.rate * exposure)), faults)
             self._measure_variance(events, watching, level)
@@ -120,17 +121,18 @@ class Baseline:
         for index, window_min in enumerate(WINDOWS_MIN):
             tiles = HOUR_MIN // window_min
             expected = level.rate[index] * watching.reshape(tiles, window_min, -1).sum(axis=1)
-            counts = _counts(events, events.minutes % HOUR_MIN // window_min, tiles, watching.shape[1])[index]
+            tile = events.minutes % HOUR_MIN // window_min
+            counts = _counts(events, index, tile, tiles, watching.shape[1])
             observed = np.minimum(counts, _limit(expected))
             self._surplus_squares[index] += np.where(expected > 0, (observed - expected) ** 2 - expected, 0).sum()
             self._expected_squares[index] += (expected**2).sum()
 
 
-def _counts(events: Events, tiles: np.ndarray, number: int, clusters: int) -> np.ndarray:
-    """Counts [windows, tiles, clusters] of what each window may use; tiles[faults] says where each fault belongs."""
-    shape = (len(WINDOWS_MIN), number, clusters)
-    flat = np.ravel_multi_index((events.windows, tiles, events.columns), shape)
-    return np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape).cumsum(axis=0)
+def _counts(events: Events, window: int, tiles: np.ndarray, number: int, clusters: int) -> np.ndarray:
+    """Counts [tiles, clusters] of what this window may use; tiles[faults] says where each fault belongs."""
+    usable = events.windows <= window
+    at = tiles[usable] * clusters + events.columns[usable]
+    return np.bincount(at, minlength=number * clusters).reshape(number, clusters)
 
 
 def _limit(expected: np.ndarray) -> np.ndarray:

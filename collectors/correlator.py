@@ -433,9 +433,8 @@ class Correlator:
         forgotten = self._now_minute - REMEMBERED_MIN
         self._crossings = [crossing for crossing in self._crossings if forgotten <= crossing.minute < begin]
         for windows in self._chunks(begin, self._now_minute + 1):
+            windows.arrived[-1] |= windows.end > self._now_minute  # that minute always shows how things stand
             self._crossings += self._crossings_of(windows, keep)
-        now = np.arange(windows.begin, windows.end) == self._now_minute
-        self._statistic = float(self._scan.statistics(windows.rows(now)).max())
         self._crossings_from = max(forgotten, begin if self._crossings_from is None else self._crossings_from)
 
     def _crossings_of(self, windows: Windows, least_nats: float) -> list[Crossing]:
@@ -444,6 +443,7 @@ class Correlator:
         if not len(at):
             return []
         rough = self._scan.statistics(windows.rows(windows.arrived)).reshape(len(WINDOWS_MIN), -1)
+        self._statistic = float(rough[:, -1].max())
         high = (rough >= least_nats - STATISTIC_ERROR_NATS) & (windows.totals[:, at] >= FAULTS_MIN)
         found = []
         for window, index in np.argwhere(high):
@@ -687,14 +687,17 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def sky_map(revision: Revision, clusters: Sequence[Cluster]) -> np.ndarray:
-    """The probability [768] of each of `directions(768)`, in the frame that turns with the Earth, were it celestial."""
+def sky_map(revision: Revision, clusters: Sequence[Cluster], causes: Causes | None = None) -> np.ndarray:
+    """The probability [768] of each of `directions(768)`, in the frame that turns with the Earth, were it celestial.
+
+    `causes` spares who draws many maps of the same clusters the making of their templates.
+    """
     shares = {share.cluster: share for share in revision.clusters}
     rows = [shares.get(cluster.name, ClusterShare(cluster.name, 0, 0.0)) for cluster in clusters]
     observed, expected, overdispersion = (
         np.array([[getattr(share, name) for share in rows]]) for name in ("observed", "expected", "overdispersion")
     )
-    return Causes(clusters).place(Row(observed, expected, overdispersion)).sky
+    return (causes or Causes(clusters)).place(Row(observed, expected, overdispersion)).sky
 
 
 def _says_the_same(a: Revision, b: Revision) -> bool:

@@ -107,7 +107,7 @@ class Slides:
         hours, _, clusters = streams[0].means.shape
         maxima = np.zeros((SLIDES, hours))
         for slide in range(SLIDES):
-            shifts: np.ndarray = random.integers(0, hours, size=clusters)
+            shifts = random.integers(0, hours, size=(clusters,))
             targets = [(stream.hours + shifts[stream.columns]) % hours for stream in streams]
             for hour in range(hours):
                 rows = [_slid(stream, shifts, at == hour, hour) for stream, at in zip(streams, targets, strict=True)]

@@ -4,8 +4,8 @@ Enters: the path of a file_sd file (JSON, or YAML where PyYAML is installed), th
 Leaves: an Inventory of clusters and hosts, or one sentence that names file, key and value.
 Format: https://prometheus.io/docs/prometheus/latest/configuration/configuration/#file_sd_config, with the labels
 `cluster` (required), `latitude` and `longitude` (a cluster without them is pulled but not correlated), `altitude_m`,
-`rigidity_gv`, `host`, `hosts`, `facing_azimuth_deg` and `facing_elevation_deg`; `__scheme__` is
-http or https. All other labels are kept as they are.
+`rigidity_gv`, `host`, `hosts`, `facing_azimuth_deg` and `facing_elevation_deg`; `__scheme__` is http or https. All
+other labels are kept as they are.
 """
 
 import json

@@ -64,14 +64,16 @@ class Agent:
     watching: frozenset[str] = frozenset()  # the streams it watched in its last answer
     complete_until_ns: int = 0  # all it saw before this time has been told
     _url: URL | None = None
-    _url_is_of: tuple[str, str | None, int] = ("", None, 0)
+    _url_is_of: tuple[object, ...] = ()
 
-    def url(self, scheme: str) -> URL:
+    def url(self, usual_scheme: str) -> URL:
         """What to ask. Kept, since an agent without news is asked the same again, and it takes a tenth of a pull."""
-        asked = (f"{scheme}://{self.host.target}", self.cursor, self.faults_max)
+        scheme = self.host.labels.get("__scheme__", usual_scheme)
+        asked = (scheme, self.host.target, self.cursor, self.faults_max)
         if self._url is None or asked != self._url_is_of:
             query = {"limit": str(self.faults_max)} | ({"after": self.cursor} if self.cursor else {})
-            self._url, self._url_is_of = URL(f"{asked[0]}/v1/faults").with_query(query), asked
+            self._url = URL(f"{scheme}://{self.host.target}/v1/faults").with_query(query)
+            self._url_is_of = asked
         return self._url
 
 
@@ -134,8 +136,8 @@ class Puller:
         self._session = session
         self._clock_ns = clock_ns
         self._commit = commit
-        self._tls = tls.of_agents(config)
         self._timeout = aiohttp.ClientTimeout(total=config.pull_timeout_s)
+        self._tls = tls.of_agents(config)
         self._slots = asyncio.Semaphore(config.pull_concurrency)
         self._buckets: list[list[Agent]] = [[] for _ in range(max(round(config.pull_interval_s / TICK_S), 1))]
         self._tasks: set[asyncio.Task[None]] = set()
@@ -223,7 +225,7 @@ class Puller:
         """
         target, timeout_s = agent.host.target, self._config.pull_timeout_s
         try:
-            url = agent.url(agent.host.labels.get("__scheme__", self._config.agent_scheme))
+            url = agent.url(self._config.agent_scheme)
             request = self._session.get(url, timeout=self._timeout, allow_redirects=False, ssl=self._tls.context)
             async with request as response:
                 _check_head(response, agent)

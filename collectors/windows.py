@@ -116,7 +116,7 @@ class Windows:
     def _stream(self, minutes: Minutes, stream: str, baseline: Baseline) -> StreamRows:
         columns, observed = _observed(minutes, stream, self.begin, self.end)
         watching = minutes.watching(stream, self.begin - LONGEST_MIN + 1, self.end)
-        exposure = np.stack([_window_sums(watching, window_min) for window_min in WINDOWS_MIN]).astype(np.float32)
+        exposure = _window_sums(watching[None])
         scaled, means = np.zeros_like(observed), np.zeros_like(exposure)
         hours = np.arange(self.begin, self.end) // HOUR_MIN
         for hour in range(hours[0], hours[-1] + 1):
@@ -140,15 +140,22 @@ def _observed(minutes: Minutes, stream: str, begin: int, end: int) -> tuple[np.n
     earliest = begin - LONGEST_MIN + 1
     events = minutes.events(stream, earliest, end)
     columns, place = np.unique(events.columns, return_inverse=True)
-    counts = np.zeros((len(WINDOWS_MIN), end - earliest, len(columns)), np.float32)
+    counts = np.zeros((len(WINDOWS_MIN), end - earliest, len(columns)), np.int32)
     np.add.at(counts, (events.windows, events.minutes - earliest, place), 1)
-    usable = counts.cumsum(axis=0, dtype=np.float32)
-    return columns, np.stack([_window_sums(usable[i], window_min) for i, window_min in enumerate(WINDOWS_MIN)])
+    return columns, _window_sums(counts.cumsum(axis=0))
 
 
-def _window_sums(minutes: np.ndarray, window_min: int) -> np.ndarray:
-    """Sums over the last `window_min` minutes, for each minute that has LONGEST_MIN - 1 others before it."""
-    running = np.concatenate([np.zeros((1, minutes.shape[1])), minutes.cumsum(axis=0, dtype=np.float64)])
-    ends = running[LONGEST_MIN:]
-    sums: np.ndarray = ends - running[LONGEST_MIN - window_min : len(running) - window_min]
-    return sums
+def _window_sums(minutes: np.ndarray) -> np.ndarray:
+    """Sums [windows, ...] of minutes[windows or 1, minutes, clusters] over the windows that end in each minute.
+
+    LONGEST_MIN - 1 minutes come before the first that is told.
+    """
+    each = range(len(WINDOWS_MIN)) if len(minutes) > 1 else [0] * len(WINDOWS_MIN)
+    if minutes.shape[1] == LONGEST_MIN:  # a live step's single minute: five times as fast
+        sums = [minutes[i, -window_min:].sum(axis=0) for i, window_min in zip(each, WINDOWS_MIN, strict=True)]
+        return np.stack(sums)[:, None].astype(np.float32)
+    running = np.zeros((len(minutes), minutes.shape[1] + 1, minutes.shape[2]), np.int64)
+    minutes.cumsum(axis=1, out=running[:, 1:], dtype=np.int64)
+    ends = running[:, LONGEST_MIN:]
+    begins = [slice(LONGEST_MIN - window_min, running.shape[1] - window_min) for window_min in WINDOWS_MIN]
+    return np.stack([ends[i] - running[i, begin] for i, begin in zip(each, begins, strict=True)]).astype(np.float32)

@@ -58,11 +58,17 @@ PURE = [
     "collectors/changes.py",
     "collectors/correlator.py",
     "collectors/factors.py",
+    "collectors/evaluation/document.py",
+    "collectors/evaluation/null.py",
+    "collectors/evaluation/summary.py",
     "collectors/false_alarms.py",
+    "collectors/incidents.py",
     "collectors/lifecycle.py",
     "collectors/minutes.py",
+    "collectors/peers.py",
     "collectors/scan.py",
     "collectors/sky.py",
+    "collectors/world.py",
 ]
 IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "socket", "sqlite3", "subprocess", "threading", "time"}
 AGENT_MAY_NOT_LOAD = ("numpy", "aiohttp", "jinja2", "pydantic", "sqlite3", "asyncio", "pynvml")

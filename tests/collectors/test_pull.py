@@ -44,6 +44,9 @@ def test_an_answer_cut_inside_a_line_is_not():
             assert body[cut - 1 : cut] == b"\n"  # only the length that HTTP gives can tell such a cut
 
 
+SPAN = {"journal": "j", "first_seq": 1, "last_seq": 0}
+
+
 def changed(body: bytes, line: int, **changes) -> bytes:
     lines = body.splitlines()
     document = json.loads(lines[line]) | changes
@@ -62,6 +65,7 @@ def changed(body: bytes, line: int, **changes) -> bytes:
         (changed(answer(2), 2, journal=None), "line 3 of its answer lacks journal or seq"),
         (changed(answer(2), 2, seq=SEQ_MAX + 1), "is beyond"),
         (changed(answer(2), 0, journals=[{"journal": "j", "first_seq": 1, "last_seq": 2**63 - 1}]), "count beyond"),
+        (changed(answer(2), 0, journals=[SPAN | {"journal": str(n)} for n in range(101)]), "names 101 journals"),
         (changed(answer(2), 1, detail={"x": float("nan")}), "line 2 of its answer: not JSON"),
         (changed(answer(2), 1, detail={"x": "\ud800"}), "line 2 of its answer: memory: detail"),
         (changed(answer(2), 1, time_ns=None), "lacks the key 'time_ns'"),
