@@ -23,7 +23,7 @@ import pytest
 from click.testing import CliRunner, Result
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.report import MemoryFault, RecordFault
+from agent.report import TEXT_CHARACTERS_MAX, MemoryFault, RecordFault
 from checksum import leveldb_log
 from checksum.printable import printable
 from collectors.correlator import ClusterShare
@@ -59,7 +59,7 @@ HOSTILE = {
     "separator": "a\u2028b\u2029c\xa0d",
     "markdown": "[click](http://evil.example) <http://evil.example|click> @everyone `code`",
     "mathtext": r"$\frac$",
-    "long": "L" * 4000,
+    "long": "L" * 10_000,
 }
 NAMES = list(HOSTILE.values())
 OF_THE_AGENT = HOSTILE["html"] + HOSTILE["promql"] + HOSTILE["go template"]  # its cluster, which Prometheus' rules name
@@ -132,6 +132,7 @@ def file_name(name: str) -> str:
 def malicious(number: int, name: str) -> ScriptedAgent:
     """An agent that says it wherever it may say anything."""
     agent = ScriptedAgent(name)
+    name = name[:TEXT_CHARACTERS_MAX]  # what is longer is refused, the answer with it
     journal = name[:1000]  # longer ones don't fit into a cursor
     agent.facts = {"kernel": name, "bios": name}
     detail = {"label": name, "serial": name, name: name}
@@ -376,17 +377,21 @@ def test_replay_and_import_name_what_they_could_not_use(hostile: Hostile, tmp_pa
     history = tmp_path / f"{file_name(HOSTILE['ansi'])}.ndjson"
     history.write_text("\n".join(lines) + "\n")
     played = run("replay", history, "--inventory", hostile.root / "inventory.json")
-    assert played.exit_code == 0 and f"{2 * len(NAMES)} lines couldn't be used" in played.stderr
+    assert played.exit_code == 0 and f"{2 * len(NAMES) + 1} lines couldn't be used" in played.stderr
     assert run("import", history, "--config", hostile.config).exit_code == 0
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_change_of_such_a_name(hostile: Hostile, name: str) -> None:
-    opened = run("change", "open", HOSTILE[name], "--cohort", HOSTILE[name], "--collector", hostile.collector.url)
+    text = HOSTILE[name]
+    opened = run("change", "open", text, "--cohort", text, "--collector", hostile.collector.url)
+    if len(text) > TEXT_CHARACTERS_MAX:
+        assert opened.exit_code == 2 and "must be a string of 1 to 4096 characters" in opened.stderr
+        return
     assert opened.exit_code == 0, opened.output
     known = hostile.collector.json("/api/changes")["changes"]
-    assert HOSTILE[name] in {change["id"] for change in known}
-    assert printable(HOSTILE[name]) in "".join(Parsed(hostile.collector.get("/")).words)
+    assert text in {change["id"] for change in known}
+    assert printable(text) in "".join(Parsed(hostile.collector.get("/")).words)
 
 
 # -- what can be no name at all
