@@ -61,6 +61,7 @@ class Prometheus:
 class World:
     prometheus: Prometheus
     collector: str  # where it listens
+    agents: dict[str, str]  # where those of the clusters listen
 
 
 @contextmanager
@@ -81,7 +82,7 @@ def running_world(root: Path) -> Iterator[World]:
         collector = later.enter_context(RunningCollector(config))
         prometheus = later.enter_context(_prometheus(root, agents, collector))
         _make_errors(root / "fra", rasdaemon)
-        world = World(prometheus, collector.url)
+        world = World(prometheus, collector.url, {cluster: agent.url for cluster, agent in agents.items()})
         eventually(lambda: _is_complete(world), patience_s=120)
         yield world
 
