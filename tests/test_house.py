@@ -62,6 +62,7 @@ PURE = [
     "collectors/minutes.py",
     "collectors/scan.py",
     "collectors/sky.py",
+    "collectors/windows.py",
 ]
 IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "socket", "sqlite3", "subprocess", "threading", "time"}
 AGENT_MAY_NOT_LOAD = ("numpy", "aiohttp", "jinja2", "pydantic", "sqlite3", "asyncio", "pynvml")
