@@ -38,12 +38,13 @@ from collectors.correlator import LATE_MIN, Correlator, Revision
 from collectors.factors import Factor, find_factors
 from collectors.feed import Feed, FleetAttributes, same_places
 from collectors.inventory import Inventory, InventoryError
-from collectors.minutes import DAY_NS, SCANNED_STREAMS, minute_of
+from collectors.minutes import DAY_NS, minute_of
 from collectors.overview import Health, Step
 from collectors.pull import Puller
 from collectors.store import Conflict, Move, Pulled, Recorded, Store, StoreError
 
 T = TypeVar("T")
+Fingerprint = tuple[int, int, int]
 
 STEP_IDLE_S = 15.0  # a step is made at least this often, also when nothing new has come
 STEP_GAP_S = 1.0  # and at most this often
@@ -72,6 +73,7 @@ def serve(config: CollectorConfig) -> None:
     Raises:
         ServerError, StoreError, InventoryError, SettingsError: it can't start.
     """
+    seen = _fingerprint(config)  # before it is read: an edit right after must not be missed
     fleet = inventories.load(config.inventory)
     _allow_many_connections()
     with (
@@ -79,7 +81,7 @@ def serve(config: CollectorConfig) -> None:
         _alone(config),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(Server(config, fleet, store).run())
+        runner.run(Server(config, fleet, seen, store).run())
 
 
 def _allow_many_connections() -> None:
@@ -105,9 +107,10 @@ def _alone(config: CollectorConfig) -> Iterator[None]:
 class Server:
     """One running collector."""
 
-    def __init__(self, config: CollectorConfig, fleet: Inventory, store: Store) -> None:
+    def __init__(self, config: CollectorConfig, fleet: Inventory, seen: Fingerprint | None, store: Store) -> None:
         self._config = config
         self._fleet = fleet
+        self._seen = seen  # the inventory file that the fleet came from
         self._store = store  # used by the writing thread only, once the loop runs
         self._health = Health(alerts_wanted=bool(config.alertmanager_url))
         self._step: Step | None = None
@@ -233,15 +236,14 @@ class Server:
 
     async def _watch_inventory(self) -> None:
         """Takes over the inventory, and certificates, when files change; a bad one is shown, and the old one stays."""
-        seen = _fingerprint(self._config)
         while True:
             await asyncio.sleep(INVENTORY_CHECK_S)
             if self._tls is not None:
                 self._tls.follow()
             now = _fingerprint(self._config)
-            if now == seen:
+            if now == self._seen:
                 continue
-            seen = now
+            self._seen = now
             try:
                 fleet = await asyncio.to_thread(inventories.load, self._config.inventory)
             except InventoryError as error:
@@ -542,6 +544,8 @@ class _Correlation:
             false_alarms_per_year=config.false_alarms_per_year,
             history_days=config.history_days,
             burst_end_after_min=config.burst_end_after_min,
+            streams=config.streams,
+            priors=config.priors.by_cause(),
         )
         scanned_until = self._store.number("scanned_until_minute")
         if scanned_until is None:  # the very first start: what is older is history, not news
@@ -558,8 +562,7 @@ def _expected(correlator: Correlator) -> dict[tuple[str, str], float]:
     names = correlator.minutes.cluster_names
     return {
         (name, stream): float(rate)
-        for stream in SCANNED_STREAMS
-        if stream in correlator.minutes.streams
+        for stream in correlator.minutes.streams
         for name, rate in zip(names, correlator.expected_per_minute(stream), strict=True)
     }
 
@@ -573,7 +576,7 @@ def _settle(future: asyncio.Future[Recorded | Conflict], outcome: Recorded | Con
         future.set_result(outcome)
 
 
-def _fingerprint(config: CollectorConfig) -> tuple[int, int, int] | None:
+def _fingerprint(config: CollectorConfig) -> Fingerprint | None:
     try:
         status = config.inventory.stat()
     except OSError:

@@ -68,6 +68,7 @@ PURE = [
     "collectors/peers.py",
     "collectors/scan.py",
     "collectors/sky.py",
+    "collectors/windows.py",
     "collectors/world.py",
 ]
 IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "socket", "sqlite3", "subprocess", "threading", "time"}
