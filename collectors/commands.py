@@ -7,17 +7,18 @@ import contextlib
 import hashlib
 import itertools
 import json
-import logging
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 
 from agent.report import Fault
+from checksum import systemd
 from checksum.settings import SettingsError
 from collectors import config as settings
 from collectors import history, inventory, notify, server
@@ -58,9 +59,10 @@ def _sentences() -> Iterator[None]:
 @_CONFIG
 def collector(config_path: Path) -> None:
     """Pull all agents, correlate their faults and alert. Ends cleanly on SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    systemd.start_log("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    reread = partial(settings.load, config_path)
     with _sentences():
-        server.serve(settings.load(config_path))
+        server.serve(reread(), reread)
 
 
 @click.command(name="import")

@@ -4,7 +4,7 @@ Enters: the path of the file. Leaves: a CollectorConfig, or a SettingsError whos
 file, key and value.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +12,7 @@ from checksum import settings
 from checksum.settings import SettingsError, setting
 
 TABLES = ("agent", "store", "collector")  # one file may serve all daemons of a machine
+AT_RESTART = ("state_dir", "listen", "page_url", "pull_concurrency", "alertmanager_url")  # the others also at a reload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,12 @@ class CollectorConfig:
     def store_path(self) -> Path:
         """The SQLite file."""
         return self.state_dir / "collector.sqlite3"
+
+
+def reloaded(old: CollectorConfig, new: CollectorConfig) -> tuple[CollectorConfig, list[str]]:
+    """What is in force once `new` was read by a running collector, and the keys that wait for its restart."""
+    waiting = [key for key in AT_RESTART if getattr(new, key) != getattr(old, key)]
+    return replace(new, **{key: getattr(old, key) for key in waiting}), waiting
 
 
 def load(path: Path) -> CollectorConfig:
