@@ -1,13 +1,14 @@
 # make demo [ONCE=1]   the whole of flipwatch on this machine
 # make test            lint, types and tests; PYTHON=python3.13 chooses another Python >= 3.11
 # make test-kernel     the agent in Debian's own kernels under QEMU, with errors injected; Debian and root only
+# make test-system     the services under a real systemd, in a container; Debian and root only
 # make bench           speed, memory and detection figures, beside the peers (about a quarter of an hour)
 # make fuzz [TIME=s]   look for bytes that a reader can't bear, for 60 s or so long; see CONTRIBUTING.md
 PYTHON ?= python3
 TIME ?= 60
 bin := .venv/bin
 
-.PHONY: demo test test-kernel bench fuzz clean
+.PHONY: demo test test-kernel test-system bench fuzz clean
 
 demo:
 	@PYTHON=$(PYTHON) deploy/prepare.sh demo
@@ -24,6 +25,10 @@ test-kernel:
 	@PYTHON=$(PYTHON) deploy/prepare.sh kernel
 	$(bin)/python -m pytest tests/kernel
 
+test-system:
+	@PYTHON=$(PYTHON) deploy/prepare.sh system
+	$(bin)/python -m pytest tests/systemd
+
 bench:
 	@PYTHON=$(PYTHON) deploy/prepare.sh test
 	$(bin)/python -m tests.bench
@@ -33,4 +38,4 @@ fuzz:
 	$(bin)/python -m tests.fuzz $(TIME)
 
 clean:
-	rm -rf .venv build *.egg-info checksum/*.so agent/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .cache .venv build *.egg-info checksum/*.so agent/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

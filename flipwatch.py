@@ -25,6 +25,7 @@ COMMANDS = {
     "replay": ("collectors.commands:replay", "Run the correlator over a recorded history."),
     "import": ("collectors.commands:import_", "Load a recorded history into a collector's store."),
     "bursts": ("collectors.commands:bursts", "Look up the bursts that a collector has raised."),
+    "install-units": ("deploy.commands:install_units", "Put flipwatch's services where systemd finds them."),
     "demo": ("deploy.demo:demo", "Show all of it on this machine: a fleet, a burst, flipped bits, the alert."),
 }
 

@@ -312,9 +312,10 @@ class StoreScrub:
                     self._trouble = ""
                     self._idle()
                 except OSError as error:
-                    if str(error) != self._trouble:
-                        log.error("store %s: %s; trying again", self.store.path, error)
-                    self._trouble = str(error)
+                    trouble = error.strerror or str(error)
+                    if trouble != self._trouble:
+                        log.error("store %s: %s; trying again", self.store.path, trouble)
+                    self._trouble = trouble
                     self.wait(RETRY_S)
         except Stopped:
             pass
