@@ -53,7 +53,7 @@ def wheels(directory: Path) -> Path:
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(CHECKOUT / name, source / name)
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    _run(*pip, "wheel", "--quiet", "--wheel-dir", directory / "wheels", f"{source}[collector]")
+    _run(*pip, "wheel", "--quiet", "--use-pep517", "--wheel-dir", directory / "wheels", f"{source}[collector]")
     return directory / "wheels"
 
 
