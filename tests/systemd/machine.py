@@ -67,9 +67,22 @@ def installed(root: Path, scratch: Path) -> Path:
         {VENV}/bin/pip install --quiet --no-index --find-links /wheels 'flipwatch[collector]'
         {VENV}/bin/flipwatch install-units"""
     bound = f"--bind-ro={wheels(scratch)}:/wheels"
-    options = ("--register=no", "--keep-unit", "--private-network", "--pipe", "--quiet")
-    _run("systemd-nspawn", "-D", root, *options, bound, "sh", "-c", script)
+    _run(*nspawn(root, "--pipe", "--quiet", bound, "sh", "-c", script))
     return root
+
+
+def nspawn(root: Path, *arguments: str) -> list[str]:
+    """A command that starts a container, with no network but its own.
+
+    The root directory of a chroot is no mount, which systemd-nspawn can't bear; there it gets one that is.
+    """
+    own = ("--register=no", "--keep-unit", "--private-network")
+    command = ["systemd-nspawn", "-D", str(root), *own, *arguments]
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    if "/" in mounts:
+        return command
+    script = 'mount --rbind / /mnt && exec chroot /mnt "$@"'
+    return ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script, "sh", *command]
 
 
 def _run(*command: object) -> str:
@@ -89,8 +102,8 @@ class Machine(Answers):
         self.root = root
         self._console = console
         # CAP_SYSLOG, which containers lack, and the kernel log make it more like a host.
-        options = "--boot --register=no --keep-unit --private-network --console=pipe --capability=CAP_SYSLOG"
-        command = ["systemd-nspawn", "-D", str(root), "--machine=flipwatch-test", "--bind=/dev/kmsg", *options.split()]
+        options = "--boot --console=pipe --machine=flipwatch-test --capability=CAP_SYSLOG --bind=/dev/kmsg"
+        command = nspawn(root, *options.split())
         with console.open("wb") as output:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, process_group=0
