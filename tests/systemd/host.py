@@ -18,6 +18,7 @@ UNITS = (AGENT, SCRUBD, COLLECTOR)
 SLOT = "mc0/channel0/slot0"
 # Only how long to wait: the tests shan't wait for a minute to see a service restarted.
 IMPATIENT = "[Service]\nWatchdogSec=3\nRestartSec=100ms\nTimeoutStopSec=10\n"
+IN_CHROOT = "[Service]\nPrivateUsers=no\n"  # the kernel gives a chroot no user namespaces
 ERROR, WARNING, INFO = "3", "4", "6"
 
 
@@ -32,6 +33,8 @@ class Host:
         self.total = 0
         for unit in (AGENT, SCRUBD):
             machine.write(f"/etc/systemd/system/{unit}.service.d/impatient.conf", IMPATIENT)
+        for unit in UNITS if not machine.has_user_namespaces else ():
+            machine.write(f"/etc/systemd/system/{unit}.service.d/in-chroot.conf", IN_CHROOT)
         machine.run("systemctl", "daemon-reload")
         self.configure()
 

@@ -109,12 +109,15 @@ class Machine(Answers):
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, process_group=0
             )
         self._leader = ""
+        self.has_user_namespaces = True
 
     def await_boot(self) -> None:
         end_s = time.monotonic() + BOOT_S
         while self._state() not in ("running", "degraded"):
             assert self._process.poll() is None and time.monotonic() < end_s, self._console.read_text(errors="replace")
             time.sleep(0.1)
+        tried = ("systemd-run", "--quiet", "--wait", "--property=PrivateUsers=yes", "/bin/true")
+        self.has_user_namespaces = self.ask(*tried).returncode == 0
 
     def _state(self) -> str:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")

@@ -120,6 +120,14 @@ def test_a_store_with_a_format_that_is_unknown_changes_nothing(scrubbed: Host) -
     eventually(lambda: verified(scrubbed, OPEN) > before)
 
 
+def test_it_knows_no_other_users(scrubbed: Host) -> None:
+    if not scrubbed.machine.has_user_namespaces:
+        pytest.skip("in a chroot there are no user namespaces, so that PrivateUsers= couldn't be tried")
+    process = scrubbed.machine.show(SCRUBD, "MainPID")
+    mapped = scrubbed.machine.run("cat", f"/proc/{process}/uid_map").splitlines()
+    assert mapped and all(line.split()[2] == "1" for line in mapped), "root and its own, nobody else"
+
+
 def test_it_has_no_network_and_changes_nothing(scrubbed: Host) -> None:
     process = scrubbed.machine.show(SCRUBD, "MainPID")
     shown = scrubbed.machine.run("cat", f"/proc/{process}/net/dev").splitlines()[2:]
