@@ -4,7 +4,7 @@ Enters: the path of the file. Leaves: a CollectorConfig, or a SettingsError whos
 file, key and value.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +16,19 @@ from collectors.causes import PRIORS
 from collectors.minutes import SCANNED_STREAMS
 
 TABLES = ("agent", "store", "collector")  # one file may serve all daemons of a machine
+# in force only from a restart on; certificates are followed without either
+AT_RESTART = (
+    "state_dir",
+    "listen",
+    "tls_cert_file",
+    "tls_key_file",
+    "page_url",
+    "pull_concurrency",
+    "agent_ca_file",
+    "agent_cert_file",
+    "agent_key_file",
+    "alertmanager_url",
+)
 
 
 def _prior(cause: str, what: str) -> Any:
@@ -95,6 +108,12 @@ class CollectorConfig:
     def store_path(self) -> Path:
         """The SQLite file."""
         return self.state_dir / "collector.sqlite3"
+
+
+def reloaded(old: CollectorConfig, new: CollectorConfig) -> tuple[CollectorConfig, list[str]]:
+    """What is in force once `new` was read by a running collector, and the keys that wait for its restart."""
+    waiting = [key for key in AT_RESTART if getattr(new, key) != getattr(old, key)]
+    return replace(new, **{key: getattr(old, key) for key in waiting}), waiting
 
 
 def load(path: Path) -> CollectorConfig:
