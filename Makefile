@@ -2,7 +2,7 @@
 # make test            lint, types and tests; PYTHON=python3.13 chooses another Python >= 3.11
 # make test-kernel     the agent in Debian's own kernels under QEMU, with errors injected; Debian and root only
 # make bench           speed and memory figures, beside the peers (about ten minutes)
-# make evaluate        what the correlator finds, misses and mistakes, into evaluation.json (about half an hour)
+# make evaluate        what the correlator finds, misses and mistakes, into evaluation.json (takes long)
 # make fuzz [TIME=s]   look for bytes that a reader can't bear, for 60 s or so long; see CONTRIBUTING.md
 PYTHON ?= python3
 TIME ?= 60
