@@ -47,8 +47,8 @@ class Parts(click.ParamType):
 def evaluate(quick: bool, only: tuple[str, ...] | None, as_json: bool, out: Path | None, processes: int) -> None:
     """Detection power, false alarms, localisation, confusion of causes: measured on simulated fleets.
 
-    All of it is 31 quiet years and 13,000 trials; --only does it part by part. The same plan gives the same figures each
-    time, but for times.
+    All of it is 31 quiet years and 14,600 trials; --only does it part by part. The same plan gives the same figures
+    each time, but for times.
     """
     plan, parts = (QUICK, only or QUICK_PARTS) if quick else (FULL, only or PARTS)
     document: dict[str, Any] = {
