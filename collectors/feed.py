@@ -11,7 +11,7 @@ from agent.report import Fault
 from collectors.correlator import VICTIMS_MIN
 from collectors.factors import Attributes, Population, Victims, host_attributes
 from collectors.inventory import Cluster, Inventory, weight
-from collectors.minutes import DAY_NS, SCANNED_STREAMS, Minutes, minute_of
+from collectors.minutes import DAY_NS, Minutes, minute_of
 from collectors.store import Store, StoredFault
 
 DELAY_MAX_S = 60.0  # a fault whose time is vaguer than this waits no longer for the others
@@ -42,9 +42,8 @@ class Feed:
         first = self._first_minute(oldest_ns, changed_from_ns)
         if first is not None and first <= now_minute:
             for stream in self._store.watching_streams():
-                if stream in SCANNED_STREAMS:
-                    hosts = self._store.watching_hosts(stream, first, now_minute, self._minutes.cluster_names)
-                    self._minutes.set_watching(stream, first, hosts)
+                hosts = self._store.watching_hosts(stream, first, now_minute, self._minutes.cluster_names)
+                self._minutes.set_watching(stream, first, hosts)
             self._fed_until = now_minute
         waiting, self._waiting = self._waiting, []
         for stored in self._store.novel_faults(self._last_id):

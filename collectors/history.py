@@ -15,7 +15,7 @@ import numpy as np
 from agent.report import AgentHeader, Alive, Change, Fault, ReportError, decode
 from collectors.correlator import Correlator, Revision
 from collectors.factors import Attributes, victim_of
-from collectors.minutes import DAY_NS, MINUTE_NS, SCANNED_STREAMS, minute_of
+from collectors.minutes import DAY_NS, MINUTE_NS, minute_of
 
 Usable = Fault | Alive | Change  # the kinds of line a history may hold
 
@@ -113,10 +113,9 @@ def replay(
         return
     for change in history.changes:
         correlator.take_change(change)
-    for stream in SCANNED_STREAMS:
-        if stream in history.streams:
-            first, hosts = watching(history, stream, correlator.minutes.cluster_names)
-            correlator.minutes.set_watching(stream, first, hosts)
+    for stream in history.streams:
+        first, hosts = watching(history, stream, correlator.minutes.cluster_names)
+        correlator.minutes.set_watching(stream, first, hosts)
     minute = None  # of the fault that was counted last but not yet stepped over
     for fault in history.faults:
         if minute is not None and minute_of(fault.time_ns) > minute:

@@ -14,7 +14,7 @@ from agent.report import Alive, Change, Fault
 from collectors.feed import FleetAttributes
 from collectors.history import SPAN_MAX_NS, History, Usable, hosts_watching, usable_lines
 from collectors.inventory import Inventory
-from collectors.minutes import MINUTE_NS, SCANNED_STREAMS, minute_of
+from collectors.minutes import MINUTE_NS, minute_of
 from collectors.store import Store
 
 BATCH = 10_000  # faults per transaction: a running collector waits for one batch, not for the file
@@ -69,7 +69,7 @@ def exposure(done: Imported, oldest_ns: int) -> Iterator[tuple[str, str, int, in
     for line in done.history.alive:
         lines.setdefault(line.cluster, []).append(line)
     for cluster, alive in lines.items():
-        for stream in [name for name in SCANNED_STREAMS if name in done.streams]:
+        for stream in done.streams:
             for begin, until, hosts in _stretches(alive, stream, end):
                 begin = max(begin, minute_of(oldest_ns))
                 if hosts and begin < until:

@@ -36,7 +36,7 @@ from collectors.correlator import LATE_MIN, Correlator, Revision
 from collectors.factors import Factor, find_factors
 from collectors.feed import Feed, FleetAttributes, same_places
 from collectors.inventory import Inventory, InventoryError
-from collectors.minutes import DAY_NS, SCANNED_STREAMS, minute_of
+from collectors.minutes import DAY_NS, minute_of
 from collectors.overview import Health, Step
 from collectors.pull import Puller
 from collectors.store import Conflict, Move, Pulled, Recorded, Store, StoreError
@@ -508,6 +508,8 @@ class _Correlation:
             false_alarms_per_year=config.false_alarms_per_year,
             history_days=config.history_days,
             burst_end_after_min=config.burst_end_after_min,
+            streams=config.streams,
+            priors=config.priors.by_cause(),
         )
         scanned_until = self._store.number("scanned_until_minute")
         if scanned_until is None:  # the very first start: what is older is history, not news
@@ -524,8 +526,7 @@ def _expected(correlator: Correlator) -> dict[tuple[str, str], float]:
     names = correlator.minutes.cluster_names
     return {
         (name, stream): float(rate)
-        for stream in SCANNED_STREAMS
-        if stream in correlator.minutes.streams
+        for stream in correlator.minutes.streams
         for name, rate in zip(names, correlator.expected_per_minute(stream), strict=True)
     }
 
