@@ -4,7 +4,7 @@
 # make test-system     the services under a real systemd, in a container; Debian and root only
 # make dashboards      build the Grafana dashboards and their table anew from dashboards/grafana/*.py
 # make bench           speed and memory figures, beside the peers (about ten minutes)
-# make evaluate        what the correlator finds, misses and mistakes, into evaluation.json (about half an hour)
+# make evaluate        what the correlator finds, misses and mistakes, into evaluation.json (takes long)
 # make fuzz [TIME=s]   look for bytes that a reader can't bear, for 60 s or so long; see CONTRIBUTING.md
 PYTHON ?= python3
 TIME ?= 60

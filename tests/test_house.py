@@ -61,6 +61,10 @@ PURE = [
     "collectors/evaluation/document.py",
     "collectors/evaluation/null.py",
     "collectors/evaluation/summary.py",
+    "collectors/evaluation/document.py",
+    "collectors/evaluation/null.py",
+    "collectors/evaluation/summary.py",
+    "collectors/factors.py",
     "collectors/false_alarms.py",
     "collectors/incidents.py",
     "collectors/lifecycle.py",
@@ -70,6 +74,8 @@ PURE = [
     "collectors/sky.py",
     "collectors/windows.py",
     "collectors/world.py",
+    "collectors/world.py",
+    "collectors/windows.py",
 ]
 IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "socket", "sqlite3", "subprocess", "threading", "time"}
 AGENT_MAY_NOT_LOAD = ("numpy", "aiohttp", "jinja2", "pydantic", "sqlite3", "asyncio", "pynvml")
