@@ -1,13 +1,14 @@
 # make demo [ONCE=1]   the whole of flipwatch on this machine
 # make test            lint, types and tests; PYTHON=python3.13 chooses another Python >= 3.11
 # make test-kernel     the agent in Debian's own kernels under QEMU, with errors injected; Debian and root only
-# make bench           speed, memory and detection figures, beside the peers (about a quarter of an hour)
+# make bench           speed and memory figures, beside the peers (about ten minutes)
+# make evaluate        what the correlator finds, misses and mistakes, into evaluation.json (about half an hour)
 # make fuzz [TIME=s]   look for bytes that a reader can't bear, for 60 s or so long; see CONTRIBUTING.md
 PYTHON ?= python3
 TIME ?= 60
 bin := .venv/bin
 
-.PHONY: demo test test-kernel bench fuzz clean
+.PHONY: demo test test-kernel bench evaluate fuzz clean
 
 demo:
 	@PYTHON=$(PYTHON) deploy/prepare.sh demo
@@ -27,6 +28,10 @@ test-kernel:
 bench:
 	@PYTHON=$(PYTHON) deploy/prepare.sh test
 	$(bin)/python -m tests.bench
+
+evaluate:
+	@PYTHON=$(PYTHON) deploy/prepare.sh test
+	$(bin)/flipwatch evaluate --out evaluation.json
 
 fuzz:
 	@PYTHON=$(PYTHON) deploy/prepare.sh fuzz

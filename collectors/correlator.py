@@ -687,14 +687,17 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def sky_map(revision: Revision, clusters: Sequence[Cluster]) -> np.ndarray:
-    """The probability [768] of each of `directions(768)`, in the frame that turns with the Earth, were it celestial."""
+def sky_map(revision: Revision, clusters: Sequence[Cluster], causes: Causes | None = None) -> np.ndarray:
+    """The probability [768] of each of `directions(768)`, in the frame that turns with the Earth, were it celestial.
+
+    `causes` spares who draws many maps of the same clusters the making of their templates.
+    """
     shares = {share.cluster: share for share in revision.clusters}
     rows = [shares.get(cluster.name, ClusterShare(cluster.name, 0, 0.0)) for cluster in clusters]
     observed, expected, overdispersion = (
         np.array([[getattr(share, name) for share in rows]]) for name in ("observed", "expected", "overdispersion")
     )
-    return Causes(clusters).place(Row(observed, expected, overdispersion)).sky
+    return (causes or Causes(clusters)).place(Row(observed, expected, overdispersion)).sky
 
 
 def _says_the_same(a: Revision, b: Revision) -> bool:

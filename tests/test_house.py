@@ -55,12 +55,18 @@ PURE = [
     "collectors/baseline.py",
     "collectors/causes.py",
     "collectors/correlator.py",
+    "collectors/evaluation/document.py",
+    "collectors/evaluation/null.py",
+    "collectors/evaluation/summary.py",
     "collectors/factors.py",
     "collectors/false_alarms.py",
+    "collectors/incidents.py",
     "collectors/lifecycle.py",
     "collectors/minutes.py",
+    "collectors/peers.py",
     "collectors/scan.py",
     "collectors/sky.py",
+    "collectors/world.py",
     "collectors/windows.py",
 ]
 IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "socket", "sqlite3", "subprocess", "threading", "time"}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from collectors.correlator import TRUSTED_DAYS, UNTRUSTED_SHARE
+from collectors.evaluation.fleets import TINY_HOSTS
 from collectors.evaluation.null import QuietRun
 from collectors.evaluation.plan import HOSTS, ROBUSTNESS, Plan, Tried
 from collectors.evaluation.shared_factors import FactorCounts
@@ -41,7 +42,8 @@ def assembled(plan: Plan, parts: Sequence[str], results: Iterable[Result]) -> di
     outcomes = [outcome for result in tried for outcome in result.outcomes]
     document: dict[str, Any] = {}
     if "null" in parts:
-        document |= {"null": null_rows(HOSTS, runs), "null_labels": null_labels(runs)}
+        large = [run for run in runs if run.hosts == HOSTS]
+        document |= {"null": null_rows(large), "null_labels": null_labels(large)}
     if "power" in parts:
         document |= _power(outcomes)
     if "peers" in parts:
@@ -49,8 +51,11 @@ def assembled(plan: Plan, parts: Sequence[str], results: Iterable[Result]) -> di
     if "confounders" in parts:
         document |= _confounders([one for one in outcomes if one.trial.kind != BURST])
     if "delay" in parts:
-        bursts = [one for one in outcomes if one.trial.kind == BURST and one.trial.each_minute]
+        bursts = _told_each_minute(outcomes, HOSTS)
         document |= {"delay": delay_rows(bursts), "burst_causes": confusion(bursts)}
+    if "tiny" in parts:
+        document["tiny_null"] = null_rows([run for run in runs if run.hosts == TINY_HOSTS])
+        document["tiny"] = delay_rows(_told_each_minute(outcomes, TINY_HOSTS))
     if "robustness" in parts:
         rows = [one for one in outcomes if _is_robustness(plan, one.trial)]
         document["robustness"] = robustness_rows(rows)
@@ -58,6 +63,11 @@ def assembled(plan: Plan, parts: Sequence[str], results: Iterable[Result]) -> di
         counts = [count for result in known if isinstance(result, list) for count in result]
         document["factors"] = factor_rows(HOSTS, counts)
     return document
+
+
+def _told_each_minute(outcomes: Sequence[Outcome], hosts: int) -> list[Outcome]:
+    trials = [(one, one.trial) for one in outcomes]
+    return [one for one, trial in trials if trial.kind == BURST and trial.each_minute and trial.hosts == hosts]
 
 
 def _power(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -80,7 +90,7 @@ def _confounders(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "confounders": confounder_rows(outcomes),
         "causes": confusion(outcomes),
-        "wrong_sky_labels": wrong_sky_labels(outcomes),
+        **wrong_sky_labels(outcomes),
     }
 
 
@@ -104,11 +114,13 @@ def _is_robustness(plan: Plan, trial: Trial) -> bool:
 # --- text
 
 _BURST = ("hosts", "amplitude", "window_min", "response")
+_NULL = ("hosts", "nominal_per_year", "live_years", "expected", "alarms", "bounds95", "within")
+_TOLD = ("hosts", "amplitude", "trials", "excess", "power", "delay50_min", "celestial_first", "celestial_last")
 _HARDER = ("hosts", "amplitude", "silent", "skew_min", "backlog_min")
 TABLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "null": (
         "false alarms where nothing happens",
-        ("hosts", "nominal_per_year", "live_years", "expected", "alarms", "bounds95", "within"),
+        _NULL,
     ),
     "power": (
         "bursts from anywhere in the sky, all of it reported promptly",
@@ -132,12 +144,14 @@ TABLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "delay": (
         "from a burst's first minute to its first alert",
-        ("hosts", "amplitude", "trials", "raised", "delay50_min", "celestial_first", "celestial_last"),
+        _TOLD,
     ),
     "robustness": (
         "the same bursts, harder to see",
         (*_HARDER, "trials", "power", "error50_deg", "coverage90", "same_as_prompt"),
     ),
+    "tiny_null": ("false alarms of the tiny fleet", _NULL),
+    "tiny": ("bursts over the tiny fleet: twelve clusters of two hosts", _TOLD),
     "factors": ("what the victims share", ("hosts", "planted", "trials", "first", "false")),
 }
 
@@ -152,11 +166,11 @@ def text(document: Mapping[str, Any]) -> Iterator[str]:
     for key in ("null_labels", "causes", "burst_causes"):
         for name, numbers in document.get(key, {}).items():
             yield f"\n{key}: {name}: {numbers}"
-    if "wrong_sky_labels" in document:
-        wrong = document["wrong_sky_labels"]
-        mix = ", ".join(f"{number:g} {name}" for name, number in wrong["mix_per_year"].items())
-        yield f"\nwrong sky labels at the first alert: {wrong['per_year']:.2f} a year, and at most"
-        yield f"{wrong['upper_bound']:.2f} (97.5 %), from the shares above and an assumed mix of {mix} a year"
+    if "wrong_sky_labels_per_year" in document:
+        mix = ", ".join(f"{number:g} {name}" for name, number in document["mix_per_year"].items())
+        wrong, most = document["wrong_sky_labels_per_year"], document["wrong_sky_labels_upper_bound"]
+        yield f"\nwrong sky labels at the first alert: {wrong:.2f} a year, and at most {most:.2f} (97.5 %),"
+        yield f"from the shares above and an assumed mix of {mix} a year"
     for clusters, milliseconds in document.get("step_ms", {}).items():
         yield f"\na step of {clusters} clusters with 1000 hosts each: {milliseconds:.2f} ms"
 

@@ -1,8 +1,9 @@
-"""The fleets of the evaluation: forty real cities, with as many hosts as wanted.
+"""The fleets of the evaluation: forty real cities, with as many hosts as wanted, and a tiny one.
 
-Enters: a number of hosts. Leaves: clusters whose hosts are spread as unevenly as real ones are (1 to 100), racks of
-RACK_HOSTS with what their hosts have in common, and the population that the correlator compares victims with. Every
-second rack belongs to its continent's cohort, the others to one of five rings that lie across the continents.
+Enters: a number of hosts. Leaves: clusters whose hosts are spread as unevenly as real ones are (1 to 100), or for
+TINY_HOSTS twelve clusters of two hosts that fail so often that a demonstration shows something; racks of RACK_HOSTS
+with what their hosts have in common, and the population that the correlator compares victims with. Every second rack
+belongs to its continent's cohort, the others to one of five rings that lie across the continents.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from collectors.inventory import Cluster, load
 
 CITIES = Path(__file__).parent / "cities40.json"
 NOVEL_PER_HOST_HOUR = 2.43e-6 * 60  # 8 % of the memory modules a year, 16 of them in a host
+TINY_HOSTS, TINY_CLUSTERS, TINY_NOVEL_PER_HOST_HOUR = 24, 12, 0.05
 RINGS = 5
 CONTINENTS = (("americas", -180.0), ("europe-africa", -30.0), ("asia-pacific", 45.0))  # each from this longitude on
 ATTRIBUTES = {"vendor": 4, "kernel": 3, "bios": 5, "part": 20}  # how many values there are of each
@@ -33,8 +35,11 @@ class Rack:
 
 
 def fleet(hosts: int) -> Fleet:
-    """Forty cities with about `hosts` hosts in all."""
+    """Forty cities with about `hosts` hosts in all, or the tiny fleet."""
     cities = load(CITIES).clusters
+    if hosts == TINY_HOSTS:
+        step = len(cities) // TINY_CLUSTERS
+        return Fleet(tuple(replace(city, hosts=hosts // TINY_CLUSTERS) for city in cities[::step][:TINY_CLUSTERS]))
     share = hosts / sum(cluster.hosts for cluster in cities)
     clusters = tuple(replace(cluster, hosts=max(1, round(cluster.hosts * share))) for cluster in cities)
     members: dict[str, list[np.ndarray]] = {}
@@ -44,6 +49,11 @@ def fleet(hosts: int) -> Fleet:
             members.setdefault(_cohort(cluster, column, parity), [np.zeros(0, np.int64)] * len(clusters))
             members[_cohort(cluster, column, parity)][column] = np.flatnonzero(rack % 2 == parity)
     return Fleet(clusters, {cohort: tuple(indices) for cohort, indices in members.items()})
+
+
+def novel_per_host_hour(hosts: int) -> float:
+    """The rate of novel faults in the fleet of so many hosts."""
+    return TINY_NOVEL_PER_HOST_HOUR if hosts == TINY_HOSTS else NOVEL_PER_HOST_HOUR
 
 
 def _cohort(cluster: Cluster, column: int, rack: int) -> str:

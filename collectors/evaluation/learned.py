@@ -7,22 +7,24 @@ A copy is a forked process: it costs milliseconds however much was learned, and 
 import os
 import pickle
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
 
 from collectors.baseline import Baseline
+from collectors.causes import Causes
 from collectors.correlator import Correlator
-from collectors.evaluation.fleets import NOVEL_PER_HOST_HOUR, racks, settle
+from collectors.evaluation.fleets import novel_per_host_hour, racks, settle
 from collectors.incidents import Fleet
 from collectors.minutes import HOUR_MIN, MINUTE_NS, WINDOWS_MIN, Events, Minutes
 from collectors.peers import Peers, window_sums
 from collectors.world import DAY_MIN, RESTLESS, Block, World
 
-FIRST_MINUTE = 20_088 * DAY_MIN  # 2025-01-01
+FIRST_MINUTE = 20_089 * DAY_MIN  # 2025-01-01
 SETTLED_MIN = 60  # after midnight, when the day's calibration is due
-QUIET_FROM_DAY = 3  # before that the peers' expectation is too rough
+QUIET_FROM_DAY, QUIET_EVERY_DAYS = 3, 3  # earlier the peers' expectation is too rough; Kulldorff's scan is slow
 STREAM = "dram"
 
 T = TypeVar("T")
@@ -64,14 +66,16 @@ class Learned:
     def __init__(self, fleet: Fleet, seed: int, days: int, with_peers: bool) -> None:
         self.fleet = fleet
         self.racks = racks(fleet.clusters)
-        self.world = World(fleet.clusters, NOVEL_PER_HOST_HOUR, RESTLESS, FIRST_MINUTE, seed)
+        rate = novel_per_host_hour(int(fleet.hosts.sum()))
+        self.world = World(fleet.clusters, rate, RESTLESS, FIRST_MINUTE, seed)
         self.correlator = Correlator(fleet.clusters)
+        self.causes = Causes(fleet.clusters)
         settle(self.correlator.population, self.racks)
         self.peers = Peers(fleet.clusters) if with_peers else None
         self.expectation = Expectation(len(fleet.clusters), FIRST_MINUTE)
         self.quiet: list[np.ndarray] = []  # the peers' hourly maxima [peers, hours]
         for day in range(days):
-            self._live(DAY_MIN, judge_peers=day >= QUIET_FROM_DAY)
+            self._live(DAY_MIN, judge_peers=day >= QUIET_FROM_DAY and day % QUIET_EVERY_DAYS == 0)
         self._live(SETTLED_MIN, judge_peers=False)
         self.correlator.step(self.world.minute * MINUTE_NS - 1)
 
@@ -106,7 +110,10 @@ class Learned:
 def in_a_copy(work: Callable[[], T]) -> T:
     """What `work` returns in a forked copy of this process, which must have no other thread."""
     receiver, sender = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        # Python 3.12 warns of other threads; numpy's, which only wait for work, are the only ones
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         _work_and_exit(work, sender)
     os.close(sender)

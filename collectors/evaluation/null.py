@@ -8,7 +8,7 @@ in the same bursts as minute by minute.
 from dataclasses import dataclass
 
 from collectors.correlator import LEARNING_DAYS, TRUSTED_DAYS, UNTRUSTED_SHARE, Correlator
-from collectors.evaluation.fleets import NOVEL_PER_HOST_HOUR, fleet
+from collectors.evaluation.fleets import fleet, novel_per_host_hour
 from collectors.evaluation.learned import FIRST_MINUTE, feed
 from collectors.minutes import MINUTE_NS
 from collectors.world import DAY_MIN, RESTLESS, World
@@ -21,9 +21,10 @@ DAYS_PER_YEAR = 365.25
 
 @dataclass(frozen=True, slots=True)
 class QuietRun:
-    """`alarms` holds each burst's label and the lowest configured rate at which it would have been raised; `*_days` the
-    live time."""
+    """What a fleet of `hosts` hosts raised in its live time: each burst's label, and the lowest configured rate at
+    which it would have been raised."""
 
+    hosts: int
     alarms: tuple[tuple[float, str], ...]
     young_days: float  # with so little history the correlator asks for a third of the rate
     old_days: float
@@ -40,7 +41,7 @@ class QuietRun:
 def quiet_run(hosts: int, seed: int, days: int) -> QuietRun:
     """`days` days, those of learning included."""
     clusters = fleet(hosts).clusters
-    world = World(clusters, NOVEL_PER_HOST_HOUR, RESTLESS, FIRST_MINUTE, seed)
+    world = World(clusters, novel_per_host_hour(hosts), RESTLESS, FIRST_MINUTE, seed)
     correlator = Correlator(clusters, false_alarms_per_year=CONFIGURED_PER_YEAR, seed=seed)
     least: dict[str, float] = {}
     labels: dict[str, str] = {}
@@ -54,4 +55,4 @@ def quiet_run(hosts: int, seed: int, days: int) -> QuietRun:
             labels[revision.burst_id] = revision.label
     young = max(min(days, TRUSTED_DAYS) - LEARNING_DAYS, 0)
     old = max(days - TRUSTED_DAYS, 0)
-    return QuietRun(tuple((least[burst], labels[burst]) for burst in sorted(least)), young, old)
+    return QuietRun(hosts, tuple((least[burst], labels[burst]) for burst in sorted(least)), young, old)

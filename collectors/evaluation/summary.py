@@ -14,7 +14,7 @@ import numpy as np
 from collectors.evaluation.null import NOMINAL_PER_YEAR, QuietRun
 from collectors.evaluation.shared_factors import FactorCounts
 from collectors.evaluation.trials import Outcome, Trial
-from collectors.false_alarms import fit, summary
+from collectors.false_alarms import TAIL_HOURS, YEAR_H
 from collectors.incidents import KINDS
 
 Row = dict[str, Any]
@@ -26,18 +26,19 @@ MIX: Mapping[str, tuple[float, tuple[str, ...]]] = {
     "regions": (12.0, ("region",)),
     "fleet-wide": (4.0, ("fleet-5", "fleet-30")),
 }
+TAIL_SHARE = 10  # at most so small a part of the hours is a tail
 NORMAL_975 = 1.959964  # the quantile
 
 
-def null_rows(hosts: int, runs: Sequence[QuietRun]) -> list[Row]:
-    """One row for each nominal rate."""
+def null_rows(runs: Sequence[QuietRun]) -> list[Row]:
+    """One row for each nominal rate; all runs are of one fleet."""
     rows = []
     for nominal in NOMINAL_PER_YEAR:
         alarms, expected = sum(run.found(nominal) for run in runs), sum(run.expected(nominal) for run in runs)
         low, high = poisson_bounds(alarms)
         rows.append(
             {
-                "hosts": hosts,
+                "hosts": runs[0].hosts,
                 "nominal_per_year": nominal,
                 "live_years": sum(run.young_days + run.old_days for run in runs) / 365.25,
                 "expected": expected,
@@ -114,7 +115,7 @@ def excess_for_power(excess: Sequence[int], found: Sequence[bool]) -> tuple[floa
 
 def peer_rows(names: Sequence[str], quiet: np.ndarray, rate_per_year: float, outcomes: Iterable[Outcome]) -> list[Row]:
     """Every peer's power beside ours, at the threshold that its own quiet hours [peers, hours] give for the rate."""
-    thresholds = [fit([summary(hours)]).statistic_nats(rate_per_year) for hours in quiet]
+    thresholds = [exceeded_at(rate_per_year, hours) for hours in quiet]
     rows = []
     for (hosts, amplitude), members in sorted(grouped(outcomes, lambda t: (t.hosts, t.amplitude)).items()):
         common = {"hosts": hosts, "amplitude": amplitude, "trials": len(members)}
@@ -124,6 +125,17 @@ def peer_rows(names: Sequence[str], quiet: np.ndarray, rate_per_year: float, out
             power = _share(one.peers[index] >= threshold for one in members)
             rows.append({"name": name, "power": power, "threshold": threshold} | common)
     return rows
+
+
+def exceeded_at(rate_per_year: float, hourly_maxima: np.ndarray) -> float:
+    """What so many hours a year exceed, by the exponential tail of the largest hundred or so.
+
+    The scale is the sample's own: what two clusters must share falls faster than one log-likelihood ratio does.
+    """
+    number = max(1, min(TAIL_HOURS, len(hourly_maxima) // TAIL_SHARE))
+    largest = np.sort(hourly_maxima)[::-1][: number + 1]
+    start, scale = float(largest[-1]), float((largest[:-1] - largest[-1]).mean())
+    return start + scale * math.log(number / (len(hourly_maxima) / YEAR_H) / rate_per_year)
 
 
 def confounder_rows(outcomes: Iterable[Outcome]) -> list[Row]:
@@ -168,14 +180,14 @@ def wrong_sky_labels(outcomes: Iterable[Outcome]) -> Row:
             wrong.append(sum(one.first_label == "celestial" for one in groups[kind]))
             weights.append(per_year / len(kinds) / len(groups[kind]))
     return {
-        "per_year": float(np.dot(wrong, weights)),
-        "upper_bound": weighted_upper_bound(wrong, weights),
+        "wrong_sky_labels_per_year": float(np.dot(wrong, weights)),
+        "wrong_sky_labels_upper_bound": weighted_upper_bound(wrong, weights),
         "mix_per_year": {name: per_year for name, (per_year, _) in MIX.items()},
     }
 
 
 def delay_rows(outcomes: Iterable[Outcome]) -> list[Row]:
-    """From a burst's first minute to its first alert, and what that alert called it."""
+    """From a burst's first minute to its first alert, and what that and the last revision called it."""
     rows = []
     for (hosts, amplitude), members in sorted(grouped(outcomes, lambda t: (t.hosts, t.amplitude)).items()):
         delays = [one.delay_min for one in members if one.delay_min is not None]
@@ -184,7 +196,9 @@ def delay_rows(outcomes: Iterable[Outcome]) -> list[Row]:
                 "hosts": hosts,
                 "amplitude": amplitude,
                 "trials": len(members),
-                "raised": _share(one.raised for one in members),
+                "excess": float(np.mean([one.excess for one in members])),
+                "power": _share(one.found for one in members),
+                **places(members),
                 "delay50_min": float(np.median(delays)) if delays else None,
                 "celestial_first": _share(one.first_label == "celestial" for one in members if one.raised),
                 "celestial_last": _share(one.last_label == "celestial" for one in members if one.raised),

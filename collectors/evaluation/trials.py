@@ -1,6 +1,6 @@
 """Trials: one incident in one fleet, as the correlator meets it, and what it says.
 
-Enters: what a correlator has learned, and a Trial. Leaves: an Outcome. Each trial has a fresh background and time, drawn
+Enters: what a correlator has learned, and a Trial. Leaves: an Outcome. Each has a fresh background and time, drawn
 from its own seed, and runs in a copy of what was learned. The directions of successive seeds are spread evenly over the
 sky, however many there are, since chance would leave a few dozen of them lopsided.
 
@@ -223,7 +223,7 @@ class _Stage:
         dec_deg, ra_deg = angles_deg(self.source)
         mid_ns = last.t_end_ns - last.window_min * MINUTE_NS // 2
         truth = ground_direction(ra_deg, dec_deg, mid_ns)
-        sky = sky_map(last, self.learned.fleet.clusters)
+        sky = sky_map(last, self.learned.fleet.clusters, self.learned.causes)
         covered = in_region(sky, truth, 0.9)
         return replace(outcome, error_deg=separation_deg(told, self.source), covered=covered)
 

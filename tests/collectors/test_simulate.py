@@ -1,16 +1,20 @@
 import itertools
 import json
 from collections import Counter, defaultdict
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from agent.report import Alive, MemoryFault
 from collectors.commands_history import simulate
-from collectors.incidents import Burst
+from collectors.history import read
+from collectors.incidents import KINDS, RACK_HOSTS, Burst, fleet_of
 from collectors.inventory import Inventory, load
 from collectors.minutes import DAY_NS, MINUTE_NS, minute_of
 from collectors.simulate import Simulation
+from collectors.world import RESTLESS
 from tests.collectors.fleets import CITIES, cities
 
 END = 29_000_000
@@ -135,6 +139,34 @@ def test_a_burst_in_one_cluster_or_everywhere(big_cities):
     assert min(rises(big_cities, Burst(**start)).values()) > 25
 
 
+def test_a_rack_s_failures_stand_in_the_history_with_their_hosts():
+    incident = KINDS["rack-50"].make(fleet_of(cities()), END - 700, np.random.default_rng(1))
+    lines = novel(lines_of(cities(), days=1, incidents=(incident,)))
+    (rack,) = incident.failures
+    name = cities().clusters[rack.column].name
+    hit = [line for line in lines if line.cluster == name and 0 <= minute_of(line.time_ns) - END + 700 < 5]
+    racks = Counter((int(line.host.rpartition("-h")[2]) - 1) // RACK_HOSTS for line in hit)
+    assert racks[rack.rack] >= 50 and sum(racks.values()) < 55
+
+
+def test_a_backlog_is_written_at_the_minute_at_which_it_is_booked():
+    incident = KINDS["fleet-backlog"].make(fleet_of(cities()), END - 700, np.random.default_rng(1))
+    minutes = Counter(minute_of(line.time_ns) for line in novel(lines_of(cities(), days=1, incidents=(incident,))))
+    assert sum(minutes[END - 700 - before] for before in range(1, 61)) == 0
+    assert 30 < minutes[END - 700] < 120, "an hour's faults in one minute"
+
+
+def test_a_restless_fleet_tells_of_its_reboots():
+    unrest = replace(RESTLESS, reboot_waves_per_year=400.0)
+    alive = [line for line in lines_of(cities(), days=2, unrest=unrest) if isinstance(line, Alive)]
+    told = defaultdict(list)
+    for line in alive:
+        told[line.cluster].append(line.hosts_up)
+    changes = {name: sum(a != b for a, b in itertools.pairwise(up)) for name, up in told.items()}
+    assert max(changes.values()) >= 2, "away and back"
+    assert min(len(up) for up in told.values()) >= 9, "each cluster every six hours, whatever happens"
+
+
 def run(*arguments):
     return CliRunner().invoke(simulate, [str(argument) for argument in arguments])
 
@@ -149,6 +181,22 @@ def test_the_same_seed_writes_the_same_file_and_replaces_the_old_one(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"], "no half-written file stays"
 
 
+def test_incidents_and_unrest_are_asked_for_by_name(tmp_path):
+    out, plain = tmp_path / "h", tmp_path / "plain"
+    common = ("--fleet", CITIES, "--days", 1, "--end", "2026-11-23T18:00:00Z")
+    options = ("--incident", "device@2026-11-23T17:00:00Z", "--incident", "fleet-30@2026-11-23T12:00:00Z")
+    assert run(*common, "--out", out, *options, "--gamma-shape", 2, "--restless").exit_code == 0
+    assert run(*common, "--out", plain).exit_code == 0
+    history, quiet = (read(path, cities().cluster_names) for path in (out, plain))
+    assert max(fault.count for fault in history.faults) == 10_000
+    noon = minute_of(history.last_time_ns) - 6 * 60 + 1
+    first, usual = (
+        sum(fault.novel and 0 <= minute_of(fault.time_ns) - noon < 20 for fault in lines.faults)
+        for lines in (history, quiet)
+    )
+    assert first > 10 * usual > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -157,6 +205,10 @@ def test_the_same_seed_writes_the_same_file_and_replaces_the_old_one(tmp_path):
         (["--burst-at", "2026-11-23T12:00:00Z"], "needs one place"),
         (["--burst-at", "2026-11-23T12:00:00Z", "--burst-cluster", "fra9"], "no such cluster"),
         (["--burst-at", "2025-11-23T12:00:00Z", "--burst-cluster", "all"], "outside the history"),
+        (["--incident", "flood@2026-11-23T12:00:00Z"], "'flood' is none of device"),
+        (["--incident", "device@2025-11-23T12:00:00Z"], "--incident device lies outside the history"),
+        (["--incident", "cohort@2026-11-23T12:00:00Z"], "needs an inventory whose targets have the label 'cohort'"),
+        (["--incident", "device@noon"], "not a time"),
         (["--burst-at", "noon", "--burst-cluster", "all"], "not a time"),
         (["--burst-at", "2026-11-23T12:00:00", "--burst-cluster", "all"], "has no time zone"),
     ],
