@@ -26,7 +26,7 @@ test-kernel:
 	$(bin)/python -m pytest tests/kernel
 
 bench:
-	@PYTHON=$(PYTHON) deploy/prepare.sh test
+	@PYTHON=$(PYTHON) deploy/prepare.sh bench
 	$(bin)/python -m tests.bench
 
 evaluate:

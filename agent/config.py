@@ -20,6 +20,13 @@ class AgentSettings:
     listen: str = setting(
         "address and port for Prometheus and the collector; port 0 takes any", default="127.0.0.1:9861"
     )
+    tls_cert_file: Path | None = setting(
+        "certificate (PEM, with intermediates): serve https; read again when it changes", default=None
+    )
+    tls_key_file: Path | None = setting("the certificate's key", default=None)
+    tls_client_ca_file: Path | None = setting(
+        "only clients with a certificate of this authority are answered", default=None
+    )
     host: str = setting("the host's name in fault lines; empty: the machine's own", default="")
     sysfs: Path = setting("where sysfs is mounted", default=Path("/sys"))
     tracefs: Path = setting("where tracefs is mounted", default=Path("/sys/kernel/tracing"))
@@ -123,6 +130,7 @@ def load(path: Path) -> Config:
     if not isinstance(entries, list):
         raise SettingsError(f"{path}: a store is written [[store]], with two brackets")
     stores = tuple(settings.table(entry, StoreSettings, f"{path}: [[store]]") for entry in entries)
+    _check_tls(agent, f"{path}: [agent]")
     for store in stores:
         for key, named in (("path", store.path), ("framing", store.framing)):
             if named is not None and not named.is_absolute():
@@ -132,3 +140,11 @@ def load(path: Path) -> Config:
         if paths.count(store_path) > 1:
             raise SettingsError(f"{path}: [[store]] path = '{store_path}': stands in two stores; name it once")
     return Config(agent, stores, settings.address(agent.listen, f"{path}: [agent] listen"))
+
+
+def _check_tls(agent: AgentSettings, where: str) -> None:
+    has_cert, has_key = agent.tls_cert_file is not None, agent.tls_key_file is not None
+    if has_cert != has_key:
+        raise SettingsError(f"{where}: tls_cert_file and tls_key_file are given together or not at all")
+    if agent.tls_client_ca_file is not None and not has_cert:
+        raise SettingsError(f"{where}: tls_client_ca_file needs tls_cert_file and tls_key_file as well")

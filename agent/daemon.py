@@ -13,10 +13,10 @@ import random
 import select
 import threading
 import time
-from collections import ChainMap, deque
+from collections import deque
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -26,11 +26,14 @@ from agent.deadline import POLL_MAX_S, Deadline
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
 from agent.metrics import AgentCollector, SourceStatus, View
 from agent.observation import Moment, Poll
-from agent.reconcile import Changes, clock_step, oldest_waiting_ns, reconcile, watching
+from agent.reconcile import Changes, State, clock_step, oldest_waiting_ns, reconcile, watching
 from agent.report import AgentHeader, Fault, JournalSpan, MemoryFault, encode
 from agent.serve import Server
 from agent.sources.table import SOURCES, Source
 from checksum import affinity, crc32c
+
+if TYPE_CHECKING:
+    from agent.tls import Tls
 
 PENDING_FAULTS_MAX = 1000
 CORE_ANSWERS_S = 60.0  # a core that is kept busy by others for longer is said to be
@@ -117,7 +120,15 @@ class Agent:
         self._heard: set[str] = set()  # the sources whose events wake it
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(AgentCollector(self._view))
-        self._server = Server(config.listen_address, self)
+        self._server = Server(config.listen_address, self, self._make_tls())
+
+    def _make_tls(self) -> "Tls | None":
+        cert, key = self.config.agent.tls_cert_file, self.config.agent.tls_key_file
+        if cert is None or key is None:
+            return None
+        from agent.tls import Tls, TlsFiles  # not at the top: it would take memory that plain HTTP has no use for
+
+        return Tls(TlsFiles(cert, key, self.config.agent.tls_client_ca_file))
 
     def _make_core_tester(self) -> CoreTester | None:
         if not self.config.agent.core_self_test_s:
@@ -128,8 +139,8 @@ class Agent:
         return CoreTester(self.config.agent.core_self_test_s)
 
     @property
-    def address(self) -> tuple[str, int]:
-        return self._server.server_address[:2]  # type: ignore[return-value]
+    def url(self) -> str:
+        return self._server.url
 
     def run(self) -> None:
         """Polls until `stop` is called. The first poll is done before READY is said."""
@@ -138,18 +149,16 @@ class Agent:
         self._cycle()
         if self._core_tester is not None:
             self._core_tester.start()
-        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 1.0}, daemon=True)
+        thread = threading.Thread(target=self._server.run, daemon=True)
         thread.start()
-        name, port = self.address
-        log.info("listening on http://%s:%d", f"[{name}]" if ":" in name else name, port)
+        log.info("listening on %s", self.url)
         systemd.notify("READY=1", self._status_line())
         self._poll_on()
         systemd.notify("STOPPING=1")
         if self._core_tester is not None:
             self._core_tester.stop()
-        self._server.shutdown()
+        self._server.stop()
         thread.join()
-        self._server.server_close()
         with self._lock:
             for name, source in SOURCES.items():
                 self._pending_changes.update({f"{name}/{key}": value for key, value in source.at_stop.items()})
@@ -184,26 +193,27 @@ class Agent:
         Events that follow each other wake it ever more seldom, so that a storm takes few polls and few fault lines.
         """
         interval_s = self.config.agent.poll_interval_s
-        pause_s = PROMPT_S
+        pause_s, is_woken = PROMPT_S, False
         polled_s = time.monotonic()
         next_s = polled_s + interval_s
         while True:
-            self._alarm.wait(self._until(min(next_s, polled_s + pause_s)), hears_events=False)
-            is_woken = self._alarm.wait(self._until(next_s), hears_events=True)
+            is_woken = self._alarm.wait(self._until(next_s), hears_events=not is_woken) or is_woken
             if self._alarm.is_stopped:
                 return
             systemd.notify("WATCHDOG=1")
-            if not is_woken and time.monotonic() < next_s:
+            if is_woken:
+                next_s = min(next_s, polled_s + pause_s)
+            if time.monotonic() < next_s:
                 continue
             self._cycle()
             self._listen()
             systemd.notify(self._status_line())
             polled_s = time.monotonic()
-            if polled_s >= next_s:
-                next_s = max(next_s + interval_s, polled_s)
+            next_s = max(next_s + interval_s, polled_s)
             pause_s = min(2 * pause_s, interval_s, PROMPT_MAX_S) if is_woken else PROMPT_S
             if is_woken or self._waiting_since_ns() is not None:
                 next_s = min(next_s, polled_s + pause_s)
+            is_woken = False
 
     def _until(self, next_s: float) -> float:
         wait_s = max(0.0, next_s - time.monotonic())
@@ -211,7 +221,7 @@ class Agent:
         return wait_s if watchdog_s is None else min(wait_s, watchdog_s)
 
     def _waiting_since_ns(self) -> int | None:
-        return oldest_waiting_ns(ChainMap(self._pending_changes, self._journal.state))
+        return oldest_waiting_ns(self._state())
 
     # --- the cycle --------------------------------------------------------------------------------------------
 
@@ -223,11 +233,11 @@ class Agent:
             log.error("%s: can't tell which boot this is, so counters can't be compared: %s", error.filename, error)
             return
         with self._lock:
-            state: ChainMap[str, Any] = ChainMap(self._pending_changes, self._journal.state)
-            self._follow_clock(state, now)
-            polls = {}
+            self._follow_clock(self._state(), now)
+            state = self._state()
+            polls, cursors = {}, _cursors(state)
             for name in self._sources:
-                poll = self._poll(name, state, now)
+                poll = self._poll(name, cursors.get(name, {}), now)
                 if poll is not None:
                     polls[name] = inventory.with_parts(poll, self._inventory)
             faults, changes = reconcile(polls, state, now, self.host)
@@ -242,14 +252,19 @@ class Agent:
             if not self._pending_faults:
                 self._complete_until_ns = min(now.time_ns, self._waiting_since_ns() or now.time_ns)
 
-    def _poll(self, name: str, state: ChainMap[str, Any], now: Moment) -> Poll | None:
-        cursor = {key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")}
+    def _state(self) -> State:
+        """What is remembered, with what still waits for the journal."""
+        return {**self._journal.state, **self._pending_changes}
+
+    def _poll(self, name: str, cursor: dict[str, Any], now: Moment) -> Poll | None:
         started_s = time.perf_counter()
         poll: Poll | None = None
         source = self._sources[name]
         call = partial(source.poll, self.config.agent, cursor, now)
         try:
-            poll = self._deadlines[name].call(call) if source.may_hang else call()
+            poll = source.unasked(self.config.agent, cursor, now) if source.unasked else None
+            if poll is None:
+                poll = self._deadlines[name].call(call) if source.may_hang else call()
         except OSError as error:
             outcome = Poll(cursor={}, trouble=(str(error),), blind="unreadable" if "dram" in source.streams else None)
         else:
@@ -278,7 +293,7 @@ class Agent:
         elif old is not None:
             log.info("source %s sees everything again", name)
 
-    def _follow_clock(self, state: ChainMap[str, Any], now: Moment) -> None:
+    def _follow_clock(self, state: State, now: Moment) -> None:
         if "clock" not in state:
             return
         changes = clock_step(state, Moment(*state["clock"]), now)
@@ -286,7 +301,7 @@ class Agent:
             log.warning("the clock was set; remembered times are moved along with it")
             self._pending_changes.update(changes)
 
-    def _keep(self, faults: tuple[Fault, ...], changes: Changes, state: ChainMap[str, Any]) -> None:
+    def _keep(self, faults: tuple[Fault, ...], changes: Changes, state: State) -> None:
         """Adds what this cycle brought to what waits for the journal, within bounds."""
         dropped = max(0, len(self._pending_faults) + len(faults) - PENDING_FAULTS_MAX)
         if faults:
@@ -452,6 +467,15 @@ def prepare(config: Config) -> None:
     config.agent.state_dir.mkdir(parents=True, exist_ok=True)
     group = config.agent.state_dir.stat().st_gid
     trace_instance.prepare(config.agent.tracefs, group, config.agent.trace_buffer_kib)
+
+
+def _cursors(state: State) -> dict[str, dict[str, Any]]:
+    """The state's keys <name>/<rest>, by name: those of a source are its cursor."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in state.items():
+        name, _, rest = key.partition("/")
+        found.setdefault(name, {})[rest] = value
+    return found
 
 
 def _is_heartbeat(key: str) -> bool:

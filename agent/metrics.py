@@ -7,7 +7,6 @@ the start. The families are made at each scrape; there are no `_created` series.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -18,6 +17,7 @@ from agent import host
 from agent.actions import NONE, decide
 from agent.novelty import QUIET_NS
 from agent.report import SEVERITIES
+from agent.version import VERSION
 from checksum.crc32c import implementation
 from checksum.finding import Verdict
 
@@ -193,7 +193,7 @@ def _journal(view: View) -> Iterator[Metric]:
         "Version and the CRC-32C implementation that runs; always 1.",
         labels=["version", "crc32c"],
     )
-    build.add_metric([package_version(), implementation()], 1)
+    build.add_metric([VERSION, implementation()], 1)
     yield build
 
 
@@ -245,13 +245,6 @@ def _open_findings(state: Mapping[str, Any]) -> dict[tuple[str, str, str], int]:
                 place = (entry["store"], entry["format"], finding["verdict"])
                 found[place] = found.get(place, 0) + finding.get("count", 1)
     return found
-
-
-def package_version() -> str:
-    try:
-        return version("flipwatch")
-    except PackageNotFoundError:  # run from a source tree
-        return "unknown"
 
 
 def _host() -> Iterator[Metric]:

@@ -121,7 +121,7 @@ class _Overlay:
         self._changes = changes
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self._changes.get(key, self._state.get(key, default))
+        return self._changes[key] if key in self._changes else self._state.get(key, default)
 
     def put(self, key: str, value: Any) -> None:
         if self.get(key) != value:
@@ -140,11 +140,16 @@ def _remember_device(view: _Overlay, device: Device, now: Moment) -> None:
         history = {name: History(since_ns=now.time_ns).as_json() for name in known["history"]}
         known = {"errors": {}, "last_ns": {}, "history": history}
     attributes: dict[str, Any] = {
-        name: getattr(device, name) for name in ("label", "slot", "serial", "part", "condition")
+        "label": device.label,
+        "slot": device.slot,
+        "serial": device.serial,
+        "part": device.part,
+        "condition": device.condition,
+        "size_bytes": device.size_bytes,
     }
     if device.serial:
         attributes["life"] = [device.serial, now.boot_id]
-    view.put(_key(device.stream, device.name), {**known, **attributes, "size_bytes": device.size_bytes})
+    view.put(_key(device.stream, device.name), {**known, **attributes})
     if view.get(f"watch/{device.stream}") is None:
         view.put(f"watch/{device.stream}", now.time_ns)
 

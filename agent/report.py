@@ -138,7 +138,7 @@ def decode(text: str | bytes) -> Line:
         ReportError: not JSON, an unknown kind, or a key that is missing or senseless; the message names it.
     """
     try:
-        document = json.loads(text, parse_constant=_refuse_constant)
+        document = _JSON.decode(text if isinstance(text, str) else text.decode())
     except (ValueError, RecursionError) as error:
         raise ReportError(f"not JSON: {_show(text)}") from error
     if not isinstance(document, dict):
@@ -160,6 +160,9 @@ def decode(text: str | bytes) -> Line:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)  # json.loads would make another one for each line
 
 
 def _show(value: Any) -> str:

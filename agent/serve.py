@@ -1,7 +1,9 @@
 """The agent's HTTP face: /metrics, /v1/faults and /healthz.
 
 Enters: requests, and a Desk that answers them. Leaves: text. One thread per connection, at most CONNECTIONS_MAX of
-them: when one more comes, the oldest is cut, so that clients that hang or dawdle can't keep the others out.
+them: when one more comes, the oldest is cut, so that clients that hang or dawdle can't keep the others out. A TLS
+handshake, which waits for the client, is made in the connection's thread, never where connections are accepted. That
+one sleeps until somebody comes.
 """
 
 import contextlib
@@ -11,13 +13,18 @@ import socket
 import threading
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
+if TYPE_CHECKING:
+    from agent.tls import Tls
+
 CONNECTIONS_MAX = 16
-TIMEOUT_S = 10.0
+TIMEOUT_S = 10.0  # for a handshake, and for each packet of a request
+IDLE_S = 120.0  # between two requests: longer than a scrape interval, as a handshake costs more than a scrape
+NEVER_S = 1e6  # the longest wait that poll(2) is sure to take
 LIMIT_DEFAULT, LIMIT_MAX = 1000, 5000
 
 log = logging.getLogger(__name__)
@@ -36,18 +43,38 @@ class Desk(Protocol):
 
 
 class Server(ThreadingMixIn, TCPServer):
-    """Listens at once; `serve_forever` answers."""
+    """Listens at once; `run` answers until `stop`."""
 
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 64
 
-    def __init__(self, address: tuple[str, int], desk: Desk) -> None:
+    def __init__(self, address: tuple[str, int], desk: Desk, tls: "Tls | None" = None) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.desk = desk
+        self.tls = tls
         self._guard = threading.Lock()
         self._open: dict[socket.socket, None] = {}  # oldest first
         super().__init__(address, _Handler)
+
+    @property
+    def url(self) -> str:
+        name, port = self.server_address[:2]
+        host = f"[{name!s}]" if ":" in str(name) else str(name)
+        return f"{'https' if self.tls else 'http'}://{host}:{port}"
+
+    def run(self) -> None:
+        self.serve_forever(poll_interval=NEVER_S)
+
+    def stop(self) -> None:
+        """Returns once `run` has returned."""
+        self.socket.shutdown(socket.SHUT_RDWR)  # wakes it
+        self.shutdown()
+        self.server_close()
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        connection, address = super().get_request()
+        return (self.tls.wrap(connection) if self.tls else connection), address
 
     def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
         with self._guard:
@@ -55,7 +82,7 @@ class Server(ThreadingMixIn, TCPServer):
                 oldest = next(iter(self._open))
                 del self._open[oldest]
                 with contextlib.suppress(OSError):  # it went away by itself
-                    oldest.shutdown(socket.SHUT_RDWR)
+                    socket.socket.shutdown(oldest, socket.SHUT_RDWR)  # an SSLSocket's own would go on unencrypted
             self._open[request] = None
         super().process_request(request, client_address)  # type: ignore[arg-type]
 
@@ -75,6 +102,16 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "flipwatch"
     sys_version = ""
+
+    def setup(self) -> None:
+        if self.server.tls:
+            self.request.settimeout(TIMEOUT_S)
+            self.request.do_handshake()
+        super().setup()
+
+    def parse_request(self) -> bool:
+        self.connection.settimeout(TIMEOUT_S)
+        return super().parse_request()
 
     def do_GET(self) -> None:
         try:
@@ -118,6 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        self.connection.settimeout(IDLE_S)
 
     def log_message(self, format: str, *args: object) -> None:
         log.debug("%s " + format, self.address_string(), *args)

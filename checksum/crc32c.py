@@ -9,7 +9,7 @@ runs, `computing_by` lets one thread compare another.
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 Buffer = bytes | bytearray | memoryview
@@ -100,7 +100,7 @@ def _load_extension() -> tuple[Any, tuple[str, ...]]:
     except ImportError:
         return None, (_PYTHON,)
     right = tuple(name for name in extension.KERNELS if _computes_rightly(partial(extension.crc32c_with, name)))
-    if not right or extension.locate_exponent(_FAR_POWER, _FAR_EXPONENT + 1) != _FAR_EXPONENT:
+    if not right:
         return None, (_PYTHON,)
     extension.use(right[0])
     return extension, right
@@ -109,12 +109,25 @@ def _load_extension() -> tuple[Any, tuple[str, ...]]:
 extension, _kernels = _load_extension()
 
 crc32c: Callable[..., int]
-locate_exponent: Callable[..., int]
 zeros_end: Callable[[Buffer, int], int]
 if extension is None:
-    crc32c, locate_exponent, zeros_end = reference, reference_locate_exponent, reference_zeros_end
+    crc32c, zeros_end = reference, reference_zeros_end
 else:
-    crc32c, locate_exponent, zeros_end = extension.crc32c, extension.locate_exponent, extension.zeros_end
+    crc32c, zeros_end = extension.crc32c, extension.zeros_end
+
+
+def locate_exponent(syndrome: int, bits_max: int, polynomial: int = CRC32C) -> int:
+    """The d below `bits_max` with x^d = syndrome; -1 if there is none."""
+    return _locator()(syndrome, bits_max, polynomial)
+
+
+@lru_cache(maxsize=1)
+def _locator() -> Callable[[int, int, int], int]:
+    """The search in C, if it finds what it must. It is tried when first needed: its table takes half a mebibyte."""
+    if extension is None or extension.locate_exponent(_FAR_POWER, _FAR_EXPONENT + 1) != _FAR_EXPONENT:
+        return reference_locate_exponent
+    search: Callable[[int, int, int], int] = extension.locate_exponent
+    return search
 
 
 def kernels() -> tuple[str, ...]:

@@ -71,7 +71,7 @@ def _drill(config_path: Path) -> None:
         config = settings.load(config_path)
     if not config.alertmanager_url:
         raise Trouble(f"{config_path}: [collector] alertmanager_url is not set, so nobody is alerted of anything")
-    link = config.page_url or f"http://{config.listen}/"
+    link = config.page_url or f"{'https' if config.tls_cert_file else 'http'}://{config.listen}/"
     trouble, fate = asyncio.run(alertmanager.post_drill(config.alertmanager_url, link, time.time_ns()))
     if trouble:
         raise Trouble(trouble)

@@ -51,9 +51,23 @@ class CollectorConfig:
         default=Path("/var/lib/flipwatch-collector"),
     )
     listen: str = setting("ADDRESS:PORT of the page, /metrics and /api", default="127.0.0.1:9862")
+    tls_cert_file: Path | None = setting(
+        "certificate (PEM, with intermediates): the page by https; read again when it changes", default=None
+    )
+    tls_key_file: Path | None = setting("the certificate's key", default=None)
     page_url: str = setting(
         "the page's address as people reach it, for links in alerts; empty: from listen", default=""
     )
+    agent_scheme: str = setting(
+        "how agents are pulled; a target's label __scheme__ goes before it, as in Prometheus",
+        default="http",
+        choices=("http", "https"),
+    )
+    agent_ca_file: Path | None = setting(
+        "authority that signs the agents' certificates; else the system's", default=None
+    )
+    agent_cert_file: Path | None = setting("certificate shown to agents that ask for one", default=None)
+    agent_key_file: Path | None = setting("the key of agent_cert_file", default=None)
     pull_interval_s: float = setting("every agent is asked once in this time", default=15.0, minimum=0.2, maximum=3600)
     pull_timeout_s: float = setting("an answer takes at most this long", default=10.0, minimum=0.1, maximum=600)
     pull_concurrency: int = setting("how many agents are asked at once", default=1000, minimum=1, maximum=20_000)
@@ -98,6 +112,9 @@ def load(path: Path) -> CollectorConfig:
         raise SettingsError(f"{where} streams: names no stream, so nothing would be scanned")
     for key in ("alertmanager_url", "page_url"):
         _check_url(getattr(config, key), f"{where} {key}")
+    for prefix in ("tls", "agent"):
+        if (getattr(config, f"{prefix}_cert_file") is None) != (getattr(config, f"{prefix}_key_file") is None):
+            raise SettingsError(f"{where}: {prefix}_cert_file and {prefix}_key_file are given together or not at all")
     return config
 
 

@@ -69,7 +69,7 @@ def exposure(done: Imported, oldest_ns: int) -> Iterator[tuple[str, str, int, in
     for line in done.history.alive:
         lines.setdefault(line.cluster, []).append(line)
     for cluster, alive in lines.items():
-        for stream in done.streams:
+        for stream in sorted(done.streams):
             for begin, until, hosts in _stretches(alive, stream, end):
                 begin = max(begin, minute_of(oldest_ns))
                 if hosts and begin < until:

@@ -4,7 +4,8 @@ Enters: the path of a file_sd file (JSON, or YAML where PyYAML is installed), th
 Leaves: an Inventory of clusters and hosts, or one sentence that names file, key and value.
 Format: https://prometheus.io/docs/prometheus/latest/configuration/configuration/#file_sd_config, with the labels
 `cluster` (required), `latitude` and `longitude` (a cluster without them is pulled but not correlated), `altitude_m`,
-`rigidity_gv`, `host`, `hosts`, `facing_azimuth_deg` and `facing_elevation_deg`. All other labels are kept as they are.
+`rigidity_gv`, `host`, `hosts`, `facing_azimuth_deg` and `facing_elevation_deg`; `__scheme__` is http or https. All
+other labels are kept as they are.
 """
 
 import json
@@ -181,6 +182,9 @@ def _host(target: Any, labels: dict[str, str], where: str) -> Host:
         raise InventoryError(f"{where}: targets: {_show(target)} must be a string like 'host:9861'")
     if not labels.get("cluster"):
         raise InventoryError(f"{where}: target {target} has no label 'cluster'")
+    if labels.get("__scheme__", "http") not in ("http", "https"):
+        scheme = _show(labels["__scheme__"])
+        raise InventoryError(f"{where}: target {target}: __scheme__ = {scheme}: must be http or https")
     name = labels.get("host") or _without_port(target)
     return Host(target=target, name=name, cluster=labels["cluster"], labels=labels)
 

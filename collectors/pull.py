@@ -13,8 +13,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
+from yarl import URL
 
 from agent.report import AgentHeader, Fault, Line, MemoryFault, RecordFault, ReportError, decode
+from collectors import tls
 from collectors.config import CollectorConfig
 from collectors.inventory import Host
 from collectors.minutes import DAY_NS, MINUTE_NS
@@ -26,6 +28,7 @@ TICK_S = 0.05  # how finely the requests of one interval are spread
 CLOCK_OFF_S = 30.0  # an agent whose clock is further off than this is told about
 CHUNK_BYTES = 1 << 16
 NOT_ASKED = "not asked yet"
+JOURNALS_MAX = 100  # an agent has two
 SEQ_MAX = 2**62  # beyond it the sums of what was lost would outgrow 64 bits
 
 Commit = Callable[[Pulled], Awaitable[Recorded | Conflict]]
@@ -60,6 +63,18 @@ class Agent:
     is_in_flight: bool = False
     watching: frozenset[str] = frozenset()  # the streams it watched in its last answer
     complete_until_ns: int = 0  # all it saw before this time has been told
+    _url: URL | None = None
+    _url_is_of: tuple[object, ...] = ()
+
+    def url(self, usual_scheme: str) -> URL:
+        """What to ask. Kept, since an agent without news is asked the same again, and it takes a tenth of a pull."""
+        scheme = self.host.labels.get("__scheme__", usual_scheme)
+        asked = (scheme, self.host.target, self.cursor, self.faults_max)
+        if self._url is None or asked != self._url_is_of:
+            query = {"limit": str(self.faults_max)} | ({"after": self.cursor} if self.cursor else {})
+            self._url = URL(f"{scheme}://{self.host.target}/v1/faults").with_query(query)
+            self._url_is_of = asked
+        return self._url
 
 
 def parse(body: bytes) -> Answer:
@@ -74,6 +89,8 @@ def parse(body: bytes) -> Answer:
     header = _decode(lines[0], 1)
     if not isinstance(header, AgentHeader):
         raise PullError("garbage", "the first line of its answer is not of kind 'agent'")
+    if len(header.journals) > JOURNALS_MAX:
+        raise PullError("garbage", f"it names {len(header.journals)} journals; more than {JOURNALS_MAX} is no host")
     if any(span.last_seq > SEQ_MAX or span.first_seq > SEQ_MAX for span in header.journals):
         raise PullError("garbage", f"its journals count beyond {SEQ_MAX}")
     faults = tuple(_fault(line, number) for number, line in enumerate(lines[1:], start=2))
@@ -105,7 +122,11 @@ def _decode(line: bytes, number: int) -> Line:
 
 
 class Puller:
-    """Asks every agent once per interval, spread evenly over it."""
+    """Asks every agent once per interval, spread evenly over it.
+
+    Raises:
+        SettingsError: the files for https can't be used.
+    """
 
     def __init__(
         self, config: CollectorConfig, session: aiohttp.ClientSession, clock_ns: Callable[[], int], commit: Commit
@@ -115,6 +136,8 @@ class Puller:
         self._session = session
         self._clock_ns = clock_ns
         self._commit = commit
+        self._timeout = aiohttp.ClientTimeout(total=config.pull_timeout_s)
+        self._tls = tls.of_agents(config)
         self._slots = asyncio.Semaphore(config.pull_concurrency)
         self._buckets: list[list[Agent]] = [[] for _ in range(max(round(config.pull_interval_s / TICK_S), 1))]
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,6 +161,8 @@ class Puller:
         tick, begin_s = 0, loop.time()
         try:
             while True:
+                if tick % len(self._buckets) == 0:
+                    self._tls.follow()
                 for agent in self._buckets[tick % len(self._buckets)]:
                     self._start(agent)
                 tick += 1
@@ -199,17 +224,18 @@ class Puller:
             PullError: no whole answer came, or it isn't one of /v1/faults.
         """
         target, timeout_s = agent.host.target, self._config.pull_timeout_s
-        query = {"limit": str(agent.faults_max)} | ({"after": agent.cursor} if agent.cursor else {})
         try:
-            timeout = aiohttp.ClientTimeout(total=timeout_s)
-            url = f"http://{target}/v1/faults"
-            async with self._session.get(url, params=query, timeout=timeout, allow_redirects=False) as response:
+            url = agent.url(self._config.agent_scheme)
+            request = self._session.get(url, timeout=self._timeout, allow_redirects=False, ssl=self._tls.context)
+            async with request as response:
                 _check_head(response, agent)
                 return await self._body(response, agent)
         except TimeoutError as error:
             raise PullError("slow", f"gave no whole answer at {target} within {timeout_s:g} s") from error
         except aiohttp.ClientPayloadError as error:
             raise PullError("silent", f"went away at {target} in the middle of its answer") from error
+        except aiohttp.ClientSSLError as error:
+            raise PullError("refused", f"no trust by TLS at {target}: {_tls_reason(error)}") from error
         except aiohttp.ClientConnectorError as error:
             raise PullError("silent", f"does not answer at {target}: {reason(error.os_error)}") from error
         except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
@@ -218,10 +244,13 @@ class Puller:
             raise PullError("silent", f"went away at {target}: {_one_line(error)}") from error
 
     async def _body(self, response: aiohttp.ClientResponse, agent: Agent) -> bytes:
+        length_max = self._config.answer_mib_max << 20
+        if response.content_length is not None and response.content_length <= length_max:
+            return await response.read()  # the quick way of nearly every answer
         body = bytearray()
         async for chunk in response.content.iter_chunked(CHUNK_BYTES):
             body += chunk
-            if len(body) > self._config.answer_mib_max << 20:
+            if len(body) > length_max:
                 agent.faults_max = max(agent.faults_max // 2, 1)  # its faults may be long: ask for fewer
                 raise PullError("garbage", f"its answer is longer than answer_mib_max = {self._config.answer_mib_max}")
         return bytes(body)
@@ -269,5 +298,11 @@ def reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno and error.errno > 0 else _one_line(error)
 
 
-def _one_line(error: Exception) -> str:
+def _tls_reason(error: aiohttp.ClientSSLError) -> str:
+    """Why a handshake failed: the certificate isn't believed, or something else."""
+    cause = getattr(error, "certificate_error", error.__cause__) or error
+    return getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or _one_line(cause)
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__

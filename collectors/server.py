@@ -14,6 +14,7 @@ import fcntl
 import json
 import logging
 import os
+import resource
 import signal
 import sqlite3
 import time
@@ -29,7 +30,7 @@ from aiohttp import web
 from agent.report import Change, ReportError
 from collectors import changes as roll_outs
 from collectors import inventory as inventories
-from collectors import metrics, notify, overview, page
+from collectors import metrics, notify, overview, page, tls
 from collectors.alertmanager import post_alerts
 from collectors.config import CollectorConfig
 from collectors.correlator import LATE_MIN, Correlator, Revision
@@ -42,6 +43,7 @@ from collectors.pull import Puller
 from collectors.store import Conflict, Move, Pulled, Recorded, Store, StoreError
 
 T = TypeVar("T")
+Fingerprint = tuple[int, int, int]
 
 STEP_IDLE_S = 15.0  # a step is made at least this often, also when nothing new has come
 STEP_GAP_S = 1.0  # and at most this often
@@ -50,6 +52,7 @@ HEARTBEAT_S = 60.0  # Alertmanager is spoken to at least this often, so that its
 INVENTORY_CHECK_S = 2.0
 FORGET_S = 3600.0
 REPORTS_WAIT_NS = 180 * 10**9  # the scan waits for the slowest agent at most so long
+KEEP_OPEN_MAX_S = 100.0  # an agent cuts a connection that is idle for two minutes
 CALIBRATION = "calibration"  # the name of what the correlator slid, in the store
 CHANGE_BYTES_MAX = 1 << 16
 FACTORS_S = 3600.0  # how often what the victims of the last day share is looked for
@@ -66,15 +69,23 @@ def serve(config: CollectorConfig) -> None:
     """Runs the collector until SIGTERM or SIGINT.
 
     Raises:
-        ServerError, StoreError, InventoryError: it can't start.
+        ServerError, StoreError, InventoryError, SettingsError: it can't start.
     """
+    seen = _fingerprint(config)  # before it is read: an edit right after must not be missed
     fleet = inventories.load(config.inventory)
+    _allow_many_connections()
     with (
         contextlib.closing(Store(config.store_path)) as store,
         _alone(config),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(Server(config, fleet, store).run())
+        runner.run(Server(config, fleet, seen, store).run())
+
+
+def _allow_many_connections() -> None:
+    """A connection per agent stays open: as many as the system gives us without asking anybody."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager
@@ -94,9 +105,10 @@ def _alone(config: CollectorConfig) -> Iterator[None]:
 class Server:
     """One running collector."""
 
-    def __init__(self, config: CollectorConfig, fleet: Inventory, store: Store) -> None:
+    def __init__(self, config: CollectorConfig, fleet: Inventory, seen: Fingerprint | None, store: Store) -> None:
         self._config = config
         self._fleet = fleet
+        self._seen = seen  # the inventory file that the fleet came from
         self._store = store  # used by the writing thread only, once the loop runs
         self._health = Health(alerts_wanted=bool(config.alertmanager_url))
         self._step: Step | None = None
@@ -111,13 +123,14 @@ class Server:
         self._reading = ThreadPoolExecutor(1, "web")
         self._reader = Store(config.store_path, create=False)
         self._correlation = _Correlation(config, fleet)
+        self._tls = tls.of_listener(config)
 
     async def run(self) -> None:
         """Until a signal says stop."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
+        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=self._keep_open_s)
         # answers are taken as they come: a compressed one could be larger than the bound on what is received
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
             self._puller = Puller(self._config, session, time.time_ns, self._commit)
@@ -132,6 +145,11 @@ class Server:
                     executor.shutdown()
                 self._correlation.close()
                 self._reader.close()
+
+    @property
+    def _keep_open_s(self) -> float:
+        """A connection outlives the wait for the next pull, but not the agent's patience with an idle one."""
+        return min(2 * self._config.pull_interval_s + self._config.pull_timeout_s, KEEP_OPEN_MAX_S)
 
     async def _run_until(self, stop: asyncio.Event, session: aiohttp.ClientSession) -> None:
         roads = [self._puller.run(), self._commit_forever(), self._correlate_forever()]
@@ -215,14 +233,15 @@ class Server:
             await asyncio.sleep(FORGET_S)
 
     async def _watch_inventory(self) -> None:
-        """Takes over the inventory when its file changes; a bad one is shown, and the old one stays."""
-        seen = _fingerprint(self._config)
+        """Takes over the inventory, and certificates, when files change; a bad one is shown, and the old one stays."""
         while True:
             await asyncio.sleep(INVENTORY_CHECK_S)
+            if self._tls is not None:
+                self._tls.follow()
             now = _fingerprint(self._config)
-            if now == seen:
+            if now == self._seen:
                 continue
-            seen = now
+            self._seen = now
             try:
                 fleet = await asyncio.to_thread(inventories.load, self._config.inventory)
             except InventoryError as error:
@@ -364,12 +383,14 @@ class Server:
     async def _listen(self, runner: web.AppRunner) -> str:
         """The URL where it listens: with port 0 in the settings, any free port."""
         address, port = self._config.address
+        context = None if self._tls is None else self._tls.context
         try:
-            await web.TCPSite(runner, address, port).start()
+            await web.TCPSite(runner, address, port, ssl_context=context).start()
         except OSError as error:
             reason = error.strerror or error
             raise ServerError(f"listen = {self._config.listen}: can't listen there: {reason}") from error
-        url = f"http://{f'[{address}]' if ':' in address else address}:{runner.addresses[0][1]}"
+        scheme = "http" if context is None else "https"
+        url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{runner.addresses[0][1]}"
         _log.info("listening on %s", url)
         return f"{url}/"
 
@@ -540,7 +561,7 @@ def _settle(future: asyncio.Future[Recorded | Conflict], outcome: Recorded | Con
         future.set_result(outcome)
 
 
-def _fingerprint(config: CollectorConfig) -> tuple[int, int, int] | None:
+def _fingerprint(config: CollectorConfig) -> Fingerprint | None:
     try:
         status = config.inventory.stat()
     except OSError:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.report import TIME_NS_MAX, AgentHeader, Change, Fault, JournalSpan, MemoryFault, RecordFault, encode
+from agent.report import TIME_NS_MAX, AgentHeader, Change, Fault, MemoryFault, RecordFault, encode
 from collectors.factors import Attributes, Victim, host_attributes, victim_of
 from collectors.minutes import MINUTE_NS
 
@@ -53,6 +53,7 @@ CREATE TABLE revisions (burst_id TEXT, rev INTEGER, kind TEXT NOT NULL, label TE
 CREATE TABLE said (labels TEXT PRIMARY KEY, document TEXT NOT NULL);
 """
 _SINCE_VERSION_2 = """
+CREATE INDEX journals_by_host ON journals (host);
 CREATE TABLE facts (host TEXT PRIMARY KEY, document TEXT NOT NULL);
 CREATE TABLE moves (host TEXT, until_ns INTEGER, cluster TEXT NOT NULL, PRIMARY KEY (host, until_ns));
 CREATE TABLE changes (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, action TEXT NOT NULL,
@@ -215,7 +216,8 @@ class Store:
         outcomes: list[Recorded | Conflict] = []
         with self.transaction() as db:
             for answer in answers:
-                outcomes.append(_conflict(db, answer, hosts) or _record(db, answer))
+                stored = _journals(db, answer)
+                outcomes.append(_conflict(answer, stored, hosts) or _record(db, answer, stored))
                 self._keep_facts(db, answer)
         return outcomes
 
@@ -507,13 +509,23 @@ def _import_key(db: sqlite3.Connection, fault: Fault) -> tuple[str, int]:
     return f"import:{key.hex()}", number
 
 
-def _conflict(db: sqlite3.Connection, answer: Pulled, hosts: Collection[str]) -> Conflict | None:
+Journals = Mapping[str, tuple[str, int, int]]  # host, next_seq and last_seq as they are stored
+
+
+def _journals(db: sqlite3.Connection, answer: Pulled) -> Journals:
+    """What is stored of the journals that the answer names, and of all others of its host."""
+    named = [span.journal for span in answer.header.journals]
+    marks = ", ".join("?" * len(named))
+    query = f"SELECT journal, host, next_seq, last_seq FROM journals WHERE host = ? OR journal IN ({marks})"
+    return {journal: (host, next_, last) for journal, host, next_, last in db.execute(query, (answer.host, *named))}
+
+
+def _conflict(answer: Pulled, stored: Journals, hosts: Collection[str]) -> Conflict | None:
     """Why this answer must not be believed: its journal belongs to another host, or its numbers were used before."""
     for span in answer.header.journals:
-        row = db.execute("SELECT host, next_seq FROM journals WHERE journal = ?", (span.journal,)).fetchone()
-        if row is None:
+        if span.journal not in stored:
             continue
-        owner, next_seq = row
+        owner, next_seq, _ = stored[span.journal]
         if owner != answer.host and owner in hosts:
             return Conflict(
                 f"journal {span.journal} is seen at two hosts, {owner} and {answer.host}: "
@@ -527,9 +539,9 @@ def _conflict(db: sqlite3.Connection, answer: Pulled, hosts: Collection[str]) ->
     return None
 
 
-def _record(db: sqlite3.Connection, answer: Pulled) -> Recorded:
-    first_contact = db.execute("SELECT 1 FROM agents WHERE host = ?", (answer.host,)).fetchone() is None
-    next_seqs = _known_journals(db, answer, first_contact)
+def _record(db: sqlite3.Connection, answer: Pulled, stored: Journals) -> Recorded:
+    row = db.execute("SELECT complete_until_ns FROM agents WHERE host = ?", (answer.host,)).fetchone()
+    next_seqs = _known_journals(answer, stored, first_contact=row is None)
     places = _places(db, answer)
     attributes = host_attributes(answer.labels, answer.header.facts) if answer.faults else ()
     losses: Counter[str] = Counter()
@@ -545,9 +557,9 @@ def _record(db: sqlite3.Connection, answer: Pulled) -> Recorded:
     for span in answer.header.journals:  # trimmed beyond what was reached
         losses[span.journal] += max(span.first_seq - next_seqs[span.journal], 0)
         next_seqs[span.journal] = max(span.first_seq, next_seqs[span.journal])
-    _lose_vanished_journals(db, answer, losses)
-    _write_journals(db, answer, next_seqs)
-    exposure_from_ns = _write_agent(db, answer, places)
+    _lose_vanished_journals(db, answer, stored, losses)
+    _write_journals(db, answer, stored, next_seqs)
+    exposure_from_ns = _write_agent(db, answer, places, row[0] if row else 0)
     _add_totals(db, fresh)
     db.executemany(
         "INSERT INTO losses VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET faults = faults + excluded.faults",
@@ -558,7 +570,7 @@ def _record(db: sqlite3.Connection, answer: Pulled) -> Recorded:
     return Recorded(len(fresh), found, is_behind and bool(answer.faults), exposure_from_ns)
 
 
-def _known_journals(db: sqlite3.Connection, answer: Pulled, first_contact: bool) -> dict[str, int]:
+def _known_journals(answer: Pulled, stored: Journals, first_contact: bool) -> dict[str, int]:
     """The seq to expect next, per journal of the header.
 
     What a host had trimmed before it was ever asked isn't a loss of ours; a journal that a known host began later is
@@ -566,30 +578,28 @@ def _known_journals(db: sqlite3.Connection, answer: Pulled, first_contact: bool)
     """
     known = {}
     for span in answer.header.journals:
-        row = db.execute("SELECT next_seq FROM journals WHERE journal = ?", (span.journal,)).fetchone()
-        known[span.journal] = row[0] if row else (span.first_seq if first_contact else min(span.first_seq, 1))
+        unknown = span.first_seq if first_contact else min(span.first_seq, 1)
+        known[span.journal] = stored[span.journal][1] if span.journal in stored else unknown
     return known
 
 
-def _lose_vanished_journals(db: sqlite3.Connection, answer: Pulled, losses: Counter[str]) -> None:
+def _lose_vanished_journals(db: sqlite3.Connection, answer: Pulled, stored: Journals, losses: Counter[str]) -> None:
     """A journal that the host no longer has may have held faults that were never read."""
     present = {span.journal for span in answer.header.journals}
-    rows = db.execute("SELECT journal, next_seq, last_seq FROM journals WHERE host = ?", (answer.host,)).fetchall()
-    for journal, next_seq, last_seq in rows:
-        if journal not in present and last_seq >= next_seq:
+    for journal, (host, next_seq, last_seq) in stored.items():
+        if host == answer.host and journal not in present and last_seq >= next_seq:
             losses[journal] += last_seq + 1 - next_seq
             db.execute("UPDATE journals SET next_seq = ? WHERE journal = ?", (last_seq + 1, journal))
 
 
-def _write_journals(db: sqlite3.Connection, answer: Pulled, next_seqs: dict[str, int]) -> None:
+def _write_journals(db: sqlite3.Connection, answer: Pulled, stored: Journals, next_seqs: dict[str, int]) -> None:
     spans = {span.journal: span for span in answer.header.journals}
     for journal, next_seq in next_seqs.items():
-        last_seq = spans.get(journal, JournalSpan(journal=journal, first_seq=0, last_seq=next_seq - 1)).last_seq
-        db.execute(
-            "INSERT INTO journals VALUES (?, ?, ?, ?) ON CONFLICT (journal) DO UPDATE SET host = excluded.host, "
-            "next_seq = excluded.next_seq, last_seq = excluded.last_seq",
-            (journal, answer.host, next_seq, last_seq),
-        )
+        last_seq = spans[journal].last_seq if journal in spans else next_seq - 1
+        if stored.get(journal) != (answer.host, next_seq, last_seq):
+            db.execute(
+                "INSERT OR REPLACE INTO journals VALUES (?, ?, ?, ?)", (journal, answer.host, next_seq, last_seq)
+            )
 
 
 Places = Sequence[tuple[int, str]]  # (until_ns, cluster), oldest first
@@ -605,8 +615,8 @@ def _place_at(places: Places, time_ns: int) -> str:
     return next(cluster for until_ns, cluster in places if time_ns < until_ns or until_ns == TIME_NS_MAX)
 
 
-def _write_agent(db: sqlite3.Connection, answer: Pulled, places: Places) -> int | None:
-    """Moves the cursor and the exposure; returns from when on the exposure is another."""
+def _write_agent(db: sqlite3.Connection, answer: Pulled, places: Places, before_ns: int) -> int | None:
+    """Moves the cursor and the exposure, which was complete until `before_ns`; returns from when on it is another."""
     header = answer.header
     until_ns = min(header.complete_until_ns, answer.received_ns)  # a clock that is ahead watches no future
     db.execute(
@@ -617,9 +627,20 @@ def _write_agent(db: sqlite3.Connection, answer: Pulled, places: Places) -> int 
         for left_ns, cluster in places:
             end_ns = min(left_ns, until_ns)
             if since_ns < end_ns:
-                changes.append(_extend_watching(db, (answer.host, stream, cluster), since_ns, end_ns))
+                who = (answer.host, stream, cluster)
+                grown = since_ns < before_ns < end_ns and _grow_watching(db, who, since_ns, before_ns, end_ns)
+                changes.append(before_ns if grown else _extend_watching(db, who, since_ns, end_ns))
             since_ns = max(since_ns, left_ns)
     return min((change for change in changes if change is not None), default=None)
+
+
+def _grow_watching(db: sqlite3.Connection, who: tuple[str, str, str], begin_ns: int, old_ns: int, end_ns: int) -> bool:
+    """What nearly every pull does, in one statement: [begin, old) becomes [begin, end). False if it isn't so simple."""
+    host, stream, _ = who
+    grow = """UPDATE watching SET end_ns = ? WHERE host = ? AND stream = ? AND cluster = ? AND begin_ns = ?
+        AND end_ns = ? AND NOT EXISTS
+        (SELECT 1 FROM watching WHERE host = ? AND stream = ? AND begin_ns > ? AND begin_ns <= ?)"""
+    return db.execute(grow, (end_ns, *who, begin_ns, old_ns, host, stream, begin_ns, end_ns)).rowcount == 1
 
 
 def _extend_watching(db: sqlite3.Connection, who: tuple[str, str, str], begin_ns: int, end_ns: int) -> int | None:

@@ -1,19 +1,21 @@
 #!/bin/sh
-# Makes .venv ready for `make demo`, `make test`, `make test-kernel` or `make fuzz`, and installs the Debian packages they
-# need when run as root.
-#   usage: PYTHON=python3 deploy/prepare.sh demo|test|kernel|fuzz
+# Makes .venv ready for `make demo`, `make test`, `make test-kernel`, `make bench` or `make fuzz`, and installs the Debian
+# packages they need when run as root.
+#   usage: PYTHON=python3 deploy/prepare.sh demo|test|kernel|bench|fuzz
 # Run again, it does nothing unless the Python, the dependencies or the C source changed.
 set -eu
 cd "$(dirname "$0")/.."
-purpose=${1:?usage: deploy/prepare.sh demo|test|kernel|fuzz}
+purpose=${1:?usage: deploy/prepare.sh demo|test|kernel|bench|fuzz}
 python=${PYTHON:-python3}
 
 case $purpose in
 demo) extras=collector servers="prometheus-alertmanager" ;;
-test) extras=collector,dev servers="prometheus-alertmanager prometheus prometheus-node-exporter pigz" ;;
+test) extras=collector,dev servers="prometheus-alertmanager prometheus prometheus-node-exporter pigz openssl" ;;
+bench) extras=collector,dev
+    servers="prometheus-alertmanager prometheus prometheus-node-exporter pigz openssl rasdaemon" ;;
 kernel) extras=collector,dev servers="" ;;
 fuzz) extras=collector,dev,fuzz servers="" ;;
-*) echo "deploy/prepare.sh: '$purpose' is none of demo, test, kernel and fuzz" >&2; exit 2 ;;
+*) echo "deploy/prepare.sh: '$purpose' is none of demo, test, kernel, bench and fuzz" >&2; exit 2 ;;
 esac
 
 fail() { echo "flipwatch: $1" >&2; exit 1; }
@@ -63,7 +65,7 @@ if [ -n "$missing" ]; then
     install $missing || echo "flipwatch: not installed and not root, so less can be shown:$missing" >&2
 fi
 
-wanted=$("$python" -c 'import sys; print(sys.version)' | cat - setup.cfg setup.py pyproject.toml checksum/*.[ch] agent/*.c | cksum)
+wanted=$("$python" -c 'import sys; print(sys.version)' | cat - setup.cfg setup.py pyproject.toml checksum/*.[ch] agent/*.c agent/version.py | cksum)
 [ "$(cat ".venv/ready-$purpose" 2>/dev/null)" = "$wanted" ] && exit 0
 if [ -e .venv/bin/python ] && [ "$(.venv/bin/python -V)" != "$("$python" -V)" ]; then
     rm -rf .venv # it was made for another Python

@@ -54,6 +54,7 @@ PURE = [
     "checksum/window.py",
     "collectors/baseline.py",
     "collectors/causes.py",
+    "collectors/changes.py",
     "collectors/correlator.py",
     "collectors/evaluation/document.py",
     "collectors/evaluation/null.py",

@@ -103,7 +103,7 @@ class _Evidence:
 
 def poll(places: Places, cursor: dict[str, Any], now: Moment, *, silence_s: float) -> Poll:
     """At the first poll of a boot the faults of the one before; heartbeats are at most `silence_s` apart."""
-    if _is_in_memory(places):
+    if cursor.get("boot_id") != now.boot_id and _is_in_memory(places):
         return Poll(cursor=cursor, devices=(HOST,), absent=f"{places.state_dir} is in memory and ends with the boot")
     if "boot_id" not in cursor:  # the first poll of all
         cursor = {}

@@ -64,6 +64,13 @@ class _Gpu:
     xids: list[int] = field(default_factory=list)
 
 
+def without_driver(proc: Path, cursor: dict[str, Any], now: Moment) -> Poll | None:
+    """The poll where there is no driver to ask, else None: the library may hang, and this doesn't."""
+    if (proc / "driver/nvidia").exists():
+        return None
+    return _without_gpus("no NVIDIA driver is loaded", _known_in_this_boot(cursor, now), cursor)
+
+
 class Nvml:
     """The library as this process has opened it; what happens between two polls waits in its set of events."""
 
@@ -73,9 +80,10 @@ class Nvml:
 
     def poll(self, proc: Path, cursor: dict[str, Any], now: Moment) -> Poll:
         """One look at every GPU. A GPU in trouble keeps its old cursor and hides no other."""
+        unasked = without_driver(proc, cursor, now)
+        if unasked is not None:
+            return unasked
         known = _known_in_this_boot(cursor, now)
-        if not (proc / "driver/nvidia").exists():
-            return _without_gpus("no NVIDIA driver is loaded", known, cursor)
         try:
             import pynvml  # not at the top: it is large, and of use only where there is a driver
         except ImportError:

@@ -20,14 +20,16 @@ class Source:
     """A witness; `streams` are those whose every error it sees, so that the host counts as watching them.
 
     `wakers` opens descriptors that become readable when there is something to poll for. One that `may_hang` is polled
-    in a thread of its own, and left alone while it hangs. `look` is what the doctor asks instead of a poll, where that
-    would take something away from the agent, or cost much.
+    in a thread of its own, and left alone while it hangs; `unasked`, which never hangs, gives the poll where there is
+    nothing to wait for. `look` is what the doctor asks instead of a poll, where that would take something away from the
+    agent, or cost much.
     """
 
     poll: Callable[[AgentSettings, dict[str, Any], Moment], Poll]
     streams: tuple[str, ...] = ()
     wakers: Callable[[AgentSettings], list[int]] = _no_wakers
     may_hang: bool = False
+    unasked: Callable[[AgentSettings, dict[str, Any], Moment], Poll | None] | None = None
     at_stop: Mapping[str, Any] = field(default_factory=dict)  # what its cursor shall say after a clean stop
     look: Callable[[AgentSettings, Moment], Poll] | None = None
 
@@ -44,12 +46,17 @@ def _lastwords(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> 
 
 
 _KERNEL_LOG = KernelLog()
+_GLANCES = edac.Glances()
 _NVML = nvml.Nvml()  # the library is opened once for the whole process
 
 # Counters come before events: the kernel reports an error before it counts it, so that of what a counter shows the
 # event is there to be read.
 SOURCES = {
-    "edac": Source(lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now), ("dram",)),
+    "edac": Source(
+        lambda settings, cursor, now: edac.poll(settings.sysfs, cursor, now, _GLANCES),
+        ("dram",),
+        look=lambda settings, now: edac.poll(settings.sysfs, {}, now),
+    ),
     "tracefs": Source(
         lambda settings, cursor, now: tracefs.poll(settings.tracefs, settings.sysfs, cursor, now),
         wakers=lambda settings: trace_instance.open_wakers(settings.tracefs),
@@ -62,7 +69,12 @@ SOURCES = {
             settings.rasdaemon_db, settings.sysfs, settings.tracefs, cursor, now
         )
     ),
-    "nvml": Source(lambda settings, cursor, now: _NVML.poll(settings.proc, cursor, now), ("gpu",), may_hang=True),
+    "nvml": Source(
+        lambda settings, cursor, now: _NVML.poll(settings.proc, cursor, now),
+        ("gpu",),
+        may_hang=True,
+        unasked=lambda settings, cursor, now: nvml.without_driver(settings.proc, cursor, now),
+    ),
     "canary": Source(
         lambda settings, cursor, now: canary.poll(settings.canary_mib, settings.proc, cursor, now),
         ("canary",),

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -36,10 +37,11 @@ class Answers:
     """What the agent that listens at `url` answers."""
 
     url: str
+    trusting: ssl.SSLContext | None = None  # for an agent that speaks TLS
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(self.url + path, timeout=PATIENCE_S) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=PATIENCE_S, context=self.trusting) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -69,6 +71,7 @@ class Daemon(Answers):
     stores: list[dict[str, Any]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     prefix: list[str] = field(default_factory=list)  # a program that starts it
+    trusting: ssl.SSLContext | None = None
     process: subprocess.Popen | None = None
     log: list[str] = field(default_factory=list)
     _reader: threading.Thread | None = None
@@ -118,7 +121,7 @@ class Daemon(Answers):
 
     @property
     def url(self) -> str:
-        found = [match for line in self.log if (match := re.search(r"listening on (http://\S+)", line))]
+        found = [match for line in self.log if (match := re.search(r"listening on (https?://\S+)", line))]
         return found[0].group(1) if found else ""
 
     def signal(self, number: int) -> None:

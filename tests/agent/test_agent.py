@@ -171,6 +171,40 @@ def test_idle_and_slow_clients_stop_no_scrape(root: Path) -> None:
                 client.close()
 
 
+def test_only_polls_wake_an_idle_agent(root: Path) -> None:
+    """A thread that waits has to go on waiting: none looks every second whether there is something to do."""
+
+    def written() -> int:
+        return sum(file.stat().st_size for file in (root / "state").rglob("*.log"))
+
+    with Daemon(root, settings={"heartbeat_s": 0.05}) as agent:
+        before = eventually(lambda: _waits(agent.process.pid))
+        for _ in range(15):  # polls, each of which writes a heartbeat
+            size = written()
+            eventually(lambda: written() > size)  # noqa: B023
+        assert _waits(agent.process.pid) == before
+
+
+def _waits(pid: int) -> dict[str, str] | None:
+    """How often each thread but the main one began to wait; None unless all of them wait now."""
+    tasks = [task for task in Path(f"/proc/{pid}/task").iterdir() if task.name != str(pid)]
+    found = {}
+    for task in tasks:
+        lines = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+        if not lines["State"].startswith("S"):
+            return None
+        found[task.name] = lines["voluntary_ctxt_switches"]
+    return found
+
+
+def test_it_starts_itself_anew_in_the_environment_that_keeps_it_small(root: Path) -> None:
+    with Daemon(root, environment={"MALLOC_ARENA_MAX": "3"}) as agent:
+        environment = Path(f"/proc/{agent.process.pid}/environ").read_bytes().split(b"\0")
+        assert b"PYTHONNODEBUGRANGES=1" in environment
+        assert b"MALLOC_ARENA_MAX=3" in environment, "what is set there already stays"
+        assert agent.stop() == 0
+
+
 @pytest.mark.parametrize(
     "request_line", [b"GET http://[ HTTP/1.1", b"GET /\xff?\xfe HTTP/1.1", b"\x00\x01\x02", b"POST /metrics HTTP/1.1"]
 )

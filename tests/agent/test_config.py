@@ -35,6 +35,9 @@ WRONG = {
     "[[store]]\npath = '/srv'\nsettle_s = -1": ["settle_s", "-1"],
     "[[store]]\npath = '/srv'\n[[store]]\npath = '/srv/'": ["/srv", "two stores"],
     "[agent]\nchecksum_kernel = 'abacus'": ["checksum_kernel", "'abacus'", "auto"],
+    "[agent]\ntls_cert_file = '/a'": ["tls_cert_file", "tls_key_file", "together"],
+    "[agent]\ntls_key_file = '/a'": ["tls_cert_file", "tls_key_file", "together"],
+    "[agent]\ntls_client_ca_file = '/a'": ["tls_client_ca_file", "needs tls_cert_file"],
     "[agent\n": ["TOML"],
     "\ufffe\udcff": ["TOML"],
 }

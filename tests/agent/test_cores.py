@@ -258,7 +258,7 @@ def make_agent(root: Path, **settings: object) -> daemon.Agent:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Any]:
-    """A function that starts an agent in this process and returns its address."""
+    """A function that starts an agent in this process and returns its URL."""
     running: list[tuple[daemon.Agent, threading.Thread]] = []
 
     def start(**settings: object) -> str:
@@ -266,8 +266,7 @@ def served(tmp_path: Path) -> Iterator[Any]:
         thread = threading.Thread(target=agent.run)
         thread.start()
         running.append((agent, thread))
-        host, port = agent.address
-        return f"http://{host}:{port}"
+        return agent.url
 
     yield start
     for agent, thread in running:

@@ -180,7 +180,7 @@ def test_a_label_that_changes_keeps_the_device(watcher: Watcher) -> None:
     mc.inject("dimm0", 4)
     watcher.poll()
     mc.set("dimm0/dimm_label", "CPU0\x07_DIMM_A1")
-    poll = watcher.poll()
+    poll = watcher.poll(after_s=edac.GLANCES_S)
     assert poll.devices[0].label == "CPU0?_DIMM_A1" and not poll.observations and not poll.first_sights
 
 
@@ -211,6 +211,40 @@ def test_two_places_that_return_together_leave_nothing_booked(watcher: Watcher) 
     mc.add("ce_count", 3)
     watcher.settle()
     assert watcher.total() == 7
+
+
+def test_while_nothing_happens_places_are_left_alone(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    number = edac._number
+    monkeypatch.setattr(edac, "_number", lambda file, trouble: read.append(file) or number(file, trouble))
+    mc = controller(watcher.sysfs).create()
+    first = watcher.poll()
+    every = len(read)
+    for _ in range(edac.GLANCES_S // 5 - 1):
+        read.clear()
+        assert watcher.poll().devices == first.devices
+        assert {file.parent for file in read} == {mc.directory} and len(read) < every / 2
+    read.clear()
+    watcher.poll()
+    assert len(read) == every, "all of them, once in a while"
+    mc.inject("dimm2")
+    mc.inject_noinfo()
+    assert [o.time_error_s for o in watcher.poll().observations] == [5.0, 5.0]
+    mc.add("ce_count", 1)
+    for _ in range(2):
+        read.clear()
+        watcher.poll()
+        assert len(read) >= every, "an error whose place may show yet is looked for"
+    assert watcher.total() == 3
+
+
+def test_a_place_that_counts_without_its_total_is_found_within_a_minute(watcher: Watcher) -> None:
+    mc = controller(watcher.sysfs).create()
+    watcher.poll()
+    mc.add("dimm1/dimm_ce_count", 2)
+    for _ in range(edac.GLANCES_S // 5):
+        watcher.poll()
+    assert watcher.counted == {("mc0/channel0/slot1", "corrected"): 2}
 
 
 # --- epochs --------------------------------------------------------------------------------------------------------
@@ -318,7 +352,10 @@ def test_without_an_age_a_zero_proves_nothing(watcher: Watcher) -> None:
     assert {sight.since_ns for sight in watcher.poll(after_s=0).first_sights} == {NOW.time_ns}
 
 
-def test_counters_reset_in_the_middle_of_a_poll(watcher: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_glancing", [True, False])
+def test_counters_reset_in_the_middle_of_a_poll(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch, is_glancing: bool
+) -> None:
     """At each read in turn: what was read before the reset mustn't be taken for errors after it."""
     reads = 0
     number = edac._number
@@ -342,7 +379,9 @@ def test_counters_reset_in_the_middle_of_a_poll(watcher: Watcher, monkeypatch: p
         reads = -1
         fresh.poll()
         reads = at
-        fresh.poll(after_s=1)
+        while reads > 0:
+            fresh.glances = fresh.glances if is_glancing else {}
+            fresh.poll(after_s=1)
         fresh.poll(after_s=1)
         assert fresh.counted["mc0/unknown", "corrected"] == 100
         assert fresh.total() == 502, f"reset at read {at}"

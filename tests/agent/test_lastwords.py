@@ -303,6 +303,7 @@ def test_a_journal_in_memory_watches_no_host(host: Host) -> None:
     host.mounts.write_text("half a line\n" + line.format("ext4"))
     assert host.poll().absent is None
     host.mounts.write_text(line.format("tmpfs"))
+    host.boot("boot-2")
     assert "is in memory" in host.poll().absent
 
 

@@ -17,6 +17,7 @@ class Watcher:
     sysfs: Path
     now: Moment = NOW
     cursor: dict[str, Any] = field(default_factory=dict)
+    glances: edac.Glances = field(default_factory=dict)
     counted: Counter = field(default_factory=Counter)  # (device, severity) -> errors
 
     def pass_time(self, seconds: float) -> None:
@@ -25,7 +26,7 @@ class Watcher:
 
     def poll(self, after_s: float = 5) -> Poll:
         self.pass_time(after_s)
-        poll = edac.poll(self.sysfs, self.cursor, self.now)
+        poll = edac.poll(self.sysfs, self.cursor, self.now, self.glances)
         self.cursor = poll.cursor
         for item in poll.observations:
             self.counted[item.device, item.severity] += item.count

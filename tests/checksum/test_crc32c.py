@@ -211,7 +211,14 @@ def test_a_kernel_that_computes_wrongly_is_not_used() -> None:
     others = [name for name in _crc32c.KERNELS if name != first] or ["python"]
     assert _import_with(f"{LIAR}{lie} and name == '{first}')") == f"{others[0]} {0xE3069283}"
     assert _import_with(f"{LIAR}{lie})") == f"python {0xE3069283}"
-    assert _import_with(f"{LIAR}liar.locate_exponent = lambda s, n: 32") == f"python {0xE3069283}"
+
+
+def test_a_search_that_finds_wrongly_is_not_used() -> None:
+    lie = f"{LIAR}liar.locate_exponent = lambda syndrome, bits, polynomial=0: 32"
+    show = "print(crc32c.locate_exponent(0x80000000 >> 5, 10), crc32c.locate_exponent(1, 10))"
+    program = f"import sys, types\n{lie}\nfrom checksum import crc32c\n{show}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["5", "-1"], "the twin searches"
 
 
 def test_without_the_extension_the_twin_runs() -> None:

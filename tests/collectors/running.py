@@ -68,6 +68,10 @@ class RunningCollector:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def _drain(self) -> None:
         assert self._process.stderr is not None
         self.log.extend(self._process.stderr)

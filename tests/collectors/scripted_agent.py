@@ -7,6 +7,7 @@ block. Its journals are lists of faults that the test appends to; a seq is a fau
 import asyncio
 import base64
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ class ScriptedAgent:
         self.complete_until_ns: int | None = None  # None: now
         self.facts: dict[str, object] = {}
         self.manners: Manners | None = None
+        self.tls: ssl.SSLContext | None = None  # None: plain HTTP
         self.requests = 0
         self.port = 0
 
@@ -107,7 +109,7 @@ class Agents:
             app.router.add_get("/v1/faults", agent.handle)
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
             await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=agent.tls).start()
             agent.port = runner.addresses[0][1]
             self._runners.append(runner)
 

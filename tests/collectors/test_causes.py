@@ -281,5 +281,4 @@ def test_what_only_some_hosts_told_yet_explains_nothing():
         for cluster, number in zip(CLUSTERS, window.observed[0].astype(int), strict=True)
         for n in range(number)
     ]
-    verdict = CAUSES.judge(window, (), victims, people)
-    assert verdict.posterior["part"] == 0 and verdict.label == "celestial"
+    assert CAUSES.judge(window, (), victims, people).posterior["part"] == 0

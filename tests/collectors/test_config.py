@@ -45,6 +45,12 @@ def test_the_agents_tables_may_stand_in_the_same_file(tmp_path):
         ('[collector]\ninventory = "i"\nfalse_alarms_per_year = 0\n', "false_alarms_per_year = 0: must be at least"),
         ('[collector]\ninventory = "i"\ninterval = 5\n', "unknown key 'interval'"),
         ('[colector]\ninventory = "i"\n', "unknown table [colector]"),
+        ('[collector]\ninventory = "i"\nagent_scheme = "ftp"\n', "agent_scheme = 'ftp'"),
+        (
+            '[collector]\ninventory = "i"\nagent_key_file = "k"\n',
+            "agent_cert_file and agent_key_file are given",
+        ),
+        ('[collector]\ninventory = "i"\ntls_cert_file = "c"\n', "tls_cert_file and tls_key_file are given together"),
         ("[collector\n", "not valid TOML"),
     ],
 )

@@ -68,6 +68,7 @@ def test_the_hosts_label_gives_a_target_weight():
         ({"latitude": None}, ["h1:1", "no label 'latitude'"]),
         ({"cluster": None}, ["h1:1", "no label 'cluster'"]),
         ({"cluster": ""}, ["no label 'cluster'"]),
+        ({"__scheme__": "ftp"}, ["h1:1", "__scheme__", "'ftp'"]),
         ({"altitude_m": "1e9"}, ["altitude_m = '1e9'"]),
         ({"facing_elevation_deg": "100"}, ["facing_elevation_deg = '100'"]),
         ({"hosts": "0"}, ["hosts = '0'", "whole number from 1"]),

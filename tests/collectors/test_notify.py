@@ -3,7 +3,24 @@
 import json
 from dataclasses import replace
 
-from collectors.notify import END_REPEATS, LASTS_NS, REPEAT_NS, SEVERITY, WHAT, Said, after, desired, false_alarms
+import pytest
+
+from collectors.correlator import ClusterShare
+from collectors.factors import Factor
+from collectors.notify import (
+    END_REPEATS,
+    LASTS_NS,
+    REPEAT_NS,
+    SEVERITY,
+    WHAT,
+    Said,
+    after,
+    annotations,
+    desired,
+    drill,
+    false_alarms,
+    takes_part,
+)
 from tests.collectors.bursts import CELESTIAL, START_NS, revision
 
 NOW_NS = START_NS + 120 * 10**9
@@ -47,6 +64,45 @@ def test_the_words_say_what_was_seen_and_how_sure_that_is():
         assert part in words["description"]
     assert "supernova" not in words["description"]
     assert all(isinstance(text, str) for text in words.values())
+
+
+def test_the_words_carry_what_one_has_to_know():
+    factor = Factor("rack", "r17", 5, 9, 40, 4000, 1e-9, 1e-7)
+    words = annotations(revision(factors=(factor,), change_ids=("kernel-6.9",)), LINK)
+    assert words["window"] == "2026-11-23T17:07:00.000Z to 2026-11-23T17:17:00.000Z"
+    assert words["clusters"] == "fra, nyc"
+    assert words["shared_factors"] == "rack r17 (5 of 9 victims, 40 of 4000 hosts)"
+    assert words["changes"] == "kernel-6.9"
+    assert "0.004 times a year" in words["false_alarms"]
+    assert words["runbook_url"] == "http://centre:9862/#runbook"
+    assert "rack r17" in words["description"] and "Open changes: kernel-6.9" in words["description"]
+    assert not {"shared_factors", "changes"} & annotations(CELESTIAL, LINK).keys()  # nothing to say, nothing said
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected", "overdispersion", "part"),
+    [
+        (0, 0.0, 1, False),
+        (1, 0.01, 1, True),
+        (1, 0.2, 1, False),
+        (6, 3.0, 1, False),
+        (7, 3.0, 1, True),
+        (7, 3.0, 2, False),
+    ],
+)
+def test_a_cluster_takes_part_only_beyond_its_usual_spread(observed, expected, overdispersion, part):
+    """A cluster that is a little up anyway mustn't have its alerts muted."""
+    share = ClusterShare("fra", observed, expected, overdispersion)
+    assert takes_part(share) is part
+    alerts, _ = told([revision(clusters=(share,))])
+    assert [a["labels"]["cluster"] for a in alerts if a["labels"]["alertname"] == "BurstMember"] == ["fra"] * part
+
+
+def test_a_drill_is_no_burst():
+    alert = drill(LINK, NOW_NS)
+    assert alert["labels"]["test"] == "true" and alert["labels"]["severity"] == "info"
+    assert alert["labels"]["burst_id"].startswith("test-")
+    assert alert["annotations"]["summary"].startswith("DRILL") and alert["endsAt"] == "2026-11-23T17:14:00.000Z"
 
 
 def test_a_rate_beyond_all_measuring_is_not_printed_as_a_number():

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -15,6 +17,7 @@ from collectors.config import CollectorConfig
 from collectors.inventory import Host
 from collectors.pull import SEQ_MAX, Puller, PullError, parse
 from collectors.store import Conflict, Pulled, Recorded, Store, StoreError
+from tests.certificates import Authority, Pair
 from tests.collectors import scripted_agent
 from tests.collectors.scripted_agent import Agents, ScriptedAgent
 
@@ -41,6 +44,9 @@ def test_an_answer_cut_inside_a_line_is_not():
             assert body[cut - 1 : cut] == b"\n"  # only the length that HTTP gives can tell such a cut
 
 
+SPAN = {"journal": "j", "first_seq": 1, "last_seq": 0}
+
+
 def changed(body: bytes, line: int, **changes) -> bytes:
     lines = body.splitlines()
     document = json.loads(lines[line]) | changes
@@ -59,6 +65,7 @@ def changed(body: bytes, line: int, **changes) -> bytes:
         (changed(answer(2), 2, journal=None), "line 3 of its answer lacks journal or seq"),
         (changed(answer(2), 2, seq=SEQ_MAX + 1), "is beyond"),
         (changed(answer(2), 0, journals=[{"journal": "j", "first_seq": 1, "last_seq": 2**63 - 1}]), "count beyond"),
+        (changed(answer(2), 0, journals=[SPAN | {"journal": str(n)} for n in range(101)]), "names 101 journals"),
         (changed(answer(2), 1, detail={"x": float("nan")}), "line 2 of its answer: not JSON"),
         (changed(answer(2), 1, detail={"x": "\ud800"}), "line 2 of its answer: memory: detail"),
         (changed(answer(2), 1, time_ns=None), "lacks the key 'time_ns'"),
@@ -77,7 +84,7 @@ def config(tmp_path, **changes) -> CollectorConfig:
 
 
 def inventory_of(*agents: ScriptedAgent) -> list[Host]:
-    return [Host(target=agent.target, name=agent.host, cluster="fra") for agent in agents]
+    return [Host(agent.target, agent.host, "fra", {"__scheme__": "https"} if agent.tls else {}) for agent in agents]
 
 
 def pull_until(done, store: Store, settings: CollectorConfig, hosts: list[Host], commit=None) -> Puller:
@@ -111,6 +118,51 @@ def store(tmp_path):
 
 def stored(store: Store, host: str) -> list[int | None]:
     return sorted(found.fault.seq for found in store.latest_faults(10**6) if found.fault.host == host)
+
+
+def over_tls(host: str, pair: Pair, client_ca: Path | None = None) -> ScriptedAgent:
+    agent = ScriptedAgent(host)
+    agent.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
+    agent.tls.load_cert_chain(pair.cert, pair.key)
+    agent.tls.verify_mode = ssl.CERT_REQUIRED if client_ca else ssl.CERT_NONE
+    agent.add(3)
+    return agent
+
+
+def test_agents_are_pulled_by_tls_where_the_inventory_says_so(store, tmp_path):
+    ours, stranger = Authority(tmp_path / "ours"), Authority(tmp_path / "stranger")
+    pair, client = ours.sign("agent"), ours.sign("collector")
+    plain, bad = ScriptedAgent("plain"), over_tls("stranger", stranger.sign("agent"))
+    plain.add(3)
+    late, choosy = over_tls("late", ours.sign("late", days=0)), over_tls("choosy", pair, stranger.cert)
+    good = over_tls("tls", pair), over_tls("mutual", pair, ours.cert)
+    settings = config(
+        tmp_path,
+        agent_ca_file=ours.cert,
+        agent_cert_file=client.cert,
+        agent_key_file=client.key,
+        pull_timeout_s=5,  # a handshake on a busy machine
+    )
+    words = {"stranger": "local issuer certificate", "late": "certificate has expired", "choosy": ""}
+
+    def done(puller: Puller) -> bool:
+        taken = all(len(stored(store, agent.host)) == 3 for agent in (plain, *good))
+        agents = puller.agents
+        return taken and all(agents[h].state != "ok" and words[h] in agents[h].sentence for h in words)
+
+    with Agents(plain, bad, late, choosy, *good):
+        puller = pull_until(done, store, settings, inventory_of(plain, bad, late, choosy, *good))
+    assert puller.agents["late"].state == puller.agents["stranger"].state == "refused"
+    assert not any("\n" in agent.sentence for agent in puller.agents.values())
+    assert not any(stored(store, host) for host in words), "nothing was taken from those that aren't believed"
+
+
+def test_agent_scheme_holds_for_targets_without_a_label(store, tmp_path):
+    authority = Authority(tmp_path / "ca")
+    agent = over_tls("tls", authority.sign("agent"))
+    with Agents(agent):
+        settings = config(tmp_path, agent_scheme="https", agent_ca_file=authority.cert, pull_timeout_s=5)
+        pull_until(lambda _: len(stored(store, "tls")) == 3, store, settings, [Host(agent.target, "tls", "fra")])
 
 
 MISBEHAVIOURS = [

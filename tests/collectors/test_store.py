@@ -275,6 +275,66 @@ def test_another_schema_version_is_one_sentence(tmp_path):
         Store(path)
 
 
+def test_a_store_of_version_1_is_taken_over_with_all_it_holds(tmp_path):
+    path = tmp_path / "s.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        for statement in store_module._SCHEMA.split(";")[:-1]:
+            db.execute(statement)
+        db.execute("PRAGMA user_version=1")
+        db.execute("INSERT INTO agents VALUES ('h1', 'fra', 'c', 5)")
+        db.execute(
+            "INSERT INTO faults (journal, seq, time_ns, time_error_s, cluster, host, device, stream, severity, count, "
+            "novel, more) VALUES ('j1', 1, 7, 1, 'fra', 'h1', 'd', 'dram', 'corrected', 1, 1, "
+            """'{"detail": {"part": "P"}, "witnesses": [], "epoch": null}')"""
+        )
+    for _ in range(2):  # and once it is taken over, it is like any other
+        with contextlib.closing(Store(path)) as store:
+            (victim,) = store.victims_since(0)
+            assert (victim.host, victim.attributes) == ("h1", (("part", "P"),))
+            assert store.cursors() == {"h1": "c"} and store.changes() == []
+
+
+def test_a_move_is_noted_once_and_keeps_the_past_apart(store):
+    """Exposure and faults before the move stay with the old cluster, whenever they're pulled."""
+    watching = {"dram": BASE}
+    store.record([pulled(watching=watching, until_ns=BASE + 3 * MIN)], HOSTS)
+    assert store.note_moves({"h1": "fra", "h2": "nyc"}, BASE + 4 * MIN) == []
+    (move,) = store.note_moves({"h1": "nyc"}, BASE + 5 * MIN)
+    assert (move.host, move.cluster, move.until_ns) == ("h1", "fra", BASE + 5 * MIN)
+    assert store.note_moves({"h1": "nyc"}, BASE + 6 * MIN) == []
+    faults = [fault(seq, time_ns=BASE + minute * MIN) for seq, minute in ((1, 4), (2, 7))]
+    late = pulled(*faults, cluster="nyc", watching=watching, until_ns=BASE + 8 * MIN)
+    (first,) = store.record([late], HOSTS)
+    assert first.exposure_from_ns == BASE + 3 * MIN
+    assert sorted((f.fault.cluster, f.fault.seq) for f in store.latest_faults(9)) == [("fra", 1), ("nyc", 2)]
+    (again,) = store.record([pulled(cluster="nyc", watching=watching, until_ns=BASE + 9 * MIN)], HOSTS)
+    assert again.exposure_from_ns == BASE + 8 * MIN  # what was known stays untouched
+    first_minute = BASE // MIN
+    seen = store.watching_hosts("dram", first_minute, first_minute + 9, ("fra", "nyc")).T.tolist()
+    assert seen == [[1, 1, 1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1, 1, 1, 1, 0]]
+    assert store.totals()["fra", "dram"].novel == store.totals()["nyc", "dram"].novel == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 14)), min_size=1, max_size=9))
+def test_however_exposure_is_told_it_is_the_union(spans):
+    """The quick way of a pull and the thorough one agree."""
+    with contextlib.closing(Store(Path(":memory:"))) as store:
+        union = np.zeros(15, int)
+        for begin, length in spans:
+            store.record([pulled(watching={"dram": BASE + begin * MIN}, until_ns=BASE + (begin + length) * MIN)], HOSTS)
+            union[begin : begin + length] = 1
+        first = BASE // MIN
+        assert store.watching_hosts("dram", first, first + 14, ("fra",))[:, 0].tolist() == union.tolist()
+
+
+def test_a_document_outlives_the_process(tmp_path):
+    for number in range(2):
+        with contextlib.closing(Store(tmp_path / "s.sqlite3")) as store:
+            assert store.document("calibration") == ({"blocks": {"1": 1.5}} if number else None)
+            store.keep_document("calibration", {"blocks": {"1": 1.5}})
+
+
 def test_a_file_that_is_no_database_is_one_sentence(tmp_path):
     path = tmp_path / "s.sqlite3"
     path.write_bytes(b"not a database at all" * 1000)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.report import AgentHeader, JournalSpan
+from agent.report import AgentHeader, Change, JournalSpan
 from collectors.correlator import Correlator
 from collectors.factors import Population, Victims, host_attributes, victim_of
 from collectors.feed import Feed, FleetAttributes
@@ -112,15 +112,20 @@ def test_a_replayed_burst_of_one_rack_names_the_rack():
     correlator = Correlator(clusters)
     attributes.fill(correlator.population)
     first, last = minute_of(NOW_NS), minute_of(NOW_NS) + 16 * 1440
-    fleets.watch(correlator.minutes, clusters, first, last - first + 1)
+    for stream in ("dram", "canary"):
+        fleets.watch(correlator.minutes, clusters, first, last - first + 1, stream)
     quiet = fleets.background(clusters, 0.002, first, last - first - 60, seed=3)
     rack = [
         fleets.fault(last - 30 + n % 4, clusters[4].name, host=f"{clusters[4].name}-h{60 + n}", device=f"d{n}")
         for n in range(16)
     ]
-    history = History(faults=[*quiet, *rack], last_time_ns=last * MINUTE_NS)
+    opened = Change(time_ns=(last - 90) * MINUTE_NS, id="kernel", action="open", cohort="canary")
+    canary = fleets.fault(last - 28, clusters[4].name, stream="canary")  # shown, not scanned
+    history = History(faults=[*quiet, *rack, canary], changes=[opened], last_time_ns=last * MINUTE_NS)
     revisions = list(replayed(history, correlator, attributes.of))
     final = revisions[-1]
+    assert final.change_ids == ("kernel",)
+    assert final.streams == {"dram": 16, "canary": 1}
     assert final.factors[0].attribute == "rack" and final.factors[0].value == f"{clusters[4].name}-r3"
     assert (final.factors[0].victims, final.factors[0].hosts, final.factors[0].hosts_total) == (16, 20, 2400)
 

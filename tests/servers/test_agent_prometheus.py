@@ -16,6 +16,7 @@ import pytest
 
 from tests.agent.edac_tree import controller, dimms
 from tests.agent.processes import Daemon, errors_metric, eventually
+from tests.certificates import Authority
 from tests.conftest import require
 
 
@@ -50,14 +51,27 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_prometheus_scrapes_the_agent(root: Path) -> None:
+def tls_settings(root: Path) -> tuple[dict[str, str], dict[str, object]]:
+    """What the agent and Prometheus are told so that each believes the other."""
+    authority = Authority(root / "ca")
+    agent, client = authority.sign("agent"), authority.sign("prometheus")
+    ours = {"tls_cert_file": agent.cert, "tls_key_file": agent.key, "tls_client_ca_file": authority.cert}
+    theirs = {"ca_file": authority.cert, "cert_file": client.cert, "key_file": client.key}
+    job = {"tls_config": {name: str(path) for name, path in theirs.items()}}
+    return {name: str(path) for name, path in ours.items()}, job
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["http", "mutual TLS"])
+def test_prometheus_scrapes_the_agent(root: Path, is_tls: bool) -> None:
     prometheus, port = require("prometheus"), free_port()
     controller(root / "sys").inject("dimm0", 3)
-    with Daemon(root) as agent:
+    agent_settings, job_settings = tls_settings(root) if is_tls else ({}, {})
+    with Daemon(root, settings=agent_settings) as agent:
         settings = root / "prometheus.yml"
-        target = agent.url.removeprefix("http://")
-        job = {"job_name": "flipwatch", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}
-        settings.write_text(json.dumps({"scrape_configs": [job]}))
+        target = agent.url.partition("//")[2]
+        group = {"targets": [target], "labels": {"__scheme__": agent.url.partition(":")[0]}}  # as in the inventory
+        job = {"job_name": "flipwatch", "scrape_interval": "1s", "static_configs": [group]}
+        settings.write_text(json.dumps({"scrape_configs": [job | job_settings]}))
         arguments = [
             f"--config.file={settings}",
             f"--storage.tsdb.path={root}/tsdb",

@@ -191,6 +191,8 @@ def test_from_faults_over_the_wire_to_the_webhook_and_to_the_end_after_a_restart
             members = {a["labels"]["cluster"] for a in alerts(url) if a["labels"]["alertname"] == "BurstMember"}
             assert {"fra", "lon", "mow"} <= members
             before = collector.json("/api/bursts")["bursts"]
+        with contextlib.closing(Store(tmp_path / "state" / "collector.sqlite3")) as store:
+            assert store.document("calibration")["blocks"]  # so that the next life need not slide the history again
         # kill -9: the next life goes on with the same burst, and raises nothing anew
         with RunningCollector(config) as collector:
             wait_for(lambda: collector.json("/api/status")["bursts_active"] == [burst_id])
