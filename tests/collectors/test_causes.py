@@ -265,3 +265,20 @@ def test_the_map_is_a_probability_and_its_areas_nest():
     place = judge(1 + 60 * responses(CLUSTERS, unit_vectors(np.array(10.0), np.array(100.0))[None], 1)[0]).place
     assert place.sky.shape == (768,) and place.sky.min() >= 0 and place.sky.sum() == pytest.approx(1)
     assert 0 < place.area50_deg2 < place.area90_deg2 < SPHERE_DEG2
+
+
+def test_what_only_some_hosts_told_yet_explains_nothing():
+    """Facts come in one by one: that all who told have the same kernel makes no kernel guilty."""
+    people = Population([cluster.name for cluster in CLUSTERS])
+    for index, cluster in enumerate(CLUSTERS):
+        for number in range(2):
+            told = (("kernel", "6.1"),) if index % 3 and number else ()
+            people.set_host(f"{cluster.name}-h{number}", cluster.name, told)
+    source = unit_vectors(np.array(40.0), np.array(15.0))
+    window = row((EXPECTED + 12 * responses(CLUSTERS, source[None], 1)[0]).round(), EXPECTED)
+    victims = [
+        struck(cluster.name, n % 2, (("kernel", "6.1"),))
+        for cluster, number in zip(CLUSTERS, window.observed[0].astype(int), strict=True)
+        for n in range(number)
+    ]
+    assert CAUSES.judge(window, (), victims, people).posterior["part"] == 0
