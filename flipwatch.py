@@ -35,6 +35,7 @@ COMMANDS = {
     "grafana": ("dashboards.commands:grafana", "Bring dashboards and bursts to a Grafana."),
     "change": ("collectors.commands:change", "Tell the collector that a roll-out begins or ends."),
     "risk": ("collectors.commands_risk:risk", "Say how many memory errors to expect, and how well that is known."),
+    "install-units": ("deploy.commands:install_units", "Put flipwatch's services where systemd finds them."),
     "demo": ("deploy.demo:demo", "Show all of it on this machine: a fleet, a burst, flipped bits, the alert."),
 }
 EXTRA_OF = {"grafana_api": "grafana"}  # the extra of setup.cfg that installs a package; else it is `collector`

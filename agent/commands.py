@@ -37,16 +37,19 @@ _config_option = click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    default=CONFIG,
-    show_default=True,
-    help="The configuration file (TOML).",
+    help=f"The configuration file (TOML); else {CONFIG} if it is there, else every default.",
 )
+
+
+def _load(config_path: Path | None) -> agent_config.Config:
+    is_default = config_path is None and not CONFIG.exists()
+    return agent_config.default() if is_default else agent_config.load(config_path or CONFIG)
 
 
 @click.command()
 @_config_option
 @click.option("--prepare", "is_prepare", is_flag=True, help="Only do what takes root, for an agent that has less.")
-def agent(config_path: Path, is_prepare: bool) -> None:
+def agent(config_path: Path | None, is_prepare: bool) -> None:
     """Watch this machine's memory errors and serve them to Prometheus and the collector."""
     if not is_prepare:
         _start_lean()
@@ -57,7 +60,7 @@ def agent(config_path: Path, is_prepare: bool) -> None:
     from agent.daemon import prepare
 
     try:
-        prepare(agent_config.load(config_path))
+        prepare(_load(config_path))
     except SettingsError as error:
         raise ConfigTrouble(str(error)) from error
     except OSError as error:
@@ -72,18 +75,19 @@ def _start_lean() -> None:
 
 @click.command()
 @_config_option
-def scrubd(config_path: Path) -> None:
+def scrubd(config_path: Path | None) -> None:
     """Verify the records of the configured stores in the background."""
     from agent.scrubd import Scrubber
 
     _run(Scrubber, config_path)
 
 
-def _run(daemon: Any, config_path: Path) -> None:
-    log_lines.to_stderr("%(levelname)s %(message)s")
+def _run(daemon: Any, config_path: Path | None) -> None:
+    log_lines.start("%(levelname)s %(message)s")
+    reread = partial(_load, config_path)
     try:
-        config = agent_config.load(config_path)
-        process = daemon(config)
+        config = reread()
+        process = daemon(config, reread)
     except SettingsError as error:
         raise ConfigTrouble(str(error)) from error
     except UnicodeError as error:
@@ -93,16 +97,12 @@ def _run(daemon: Any, config_path: Path) -> None:
         raise ConfigTrouble(f"{place}: can't start: {error.strerror or error}") from error
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: process.stop())
+    signal.signal(signal.SIGHUP, lambda _number, _frame: process.reload())
     process.run()
 
 
 @click.command()
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    help=f"The agent's configuration; else {CONFIG} if it is there, else every default.",
-)
+@_config_option
 @click.option("--json", "wants_json", is_flag=True, help="One JSON document on stdout.")
 def doctor(config_path: Path | None, wants_json: bool) -> None:
     """Say what can be seen of this host's memory errors, what's blind and why, and what to do about it.
@@ -113,9 +113,7 @@ def doctor(config_path: Path | None, wants_json: bool) -> None:
     from agent.doctor import examine, render
 
     try:
-        is_default = config_path is None and not CONFIG.exists()
-        settings = agent_config.AgentSettings() if is_default else agent_config.load(config_path or CONFIG).agent
-        report = examine(_facts(settings))
+        report = examine(_facts(_load(config_path).agent))
     except SettingsError as error:
         raise ConfigTrouble(str(error)) from error
     except OSError as error:

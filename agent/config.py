@@ -5,13 +5,14 @@ same file, and is the one to look at the formats of its stores: the agent needs 
 [collector] in it is left alone, so that one machine may hold both in one file.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from checksum import crc32c, settings
 from checksum.settings import SettingsError, setting
 
 MIB = 1 << 20
+AT_RELOAD = ("poll_interval_s", "heartbeat_s", "kmsg", "pstore", "pstore_archive", "rasdaemon_db")  # of [agent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,20 @@ class Config:
     @property
     def journal_max_bytes(self) -> int:
         return self.agent.journal_max_mib * MIB
+
+
+def default() -> Config:
+    """Every default, and no store: for a machine without a configuration."""
+    agent = AgentSettings()
+    return Config(agent, (), settings.address(agent.listen, "[agent] listen"))
+
+
+def reloaded(old: Config, new: Config) -> tuple[Config, list[str]]:
+    """What is in force once `new` was read by a running daemon, and the keys that wait for its restart."""
+    fields = AgentSettings.__dataclass_fields__
+    fixed = {key: getattr(old.agent, key) for key in fields if key not in AT_RELOAD}
+    waiting = [key for key, value in fixed.items() if getattr(new.agent, key) != value]
+    return Config(replace(new.agent, **fixed), new.stores, old.listen_address), waiting
 
 
 def load(path: Path) -> Config:

@@ -10,18 +10,19 @@ import io
 import logging
 import os
 import random
-import select
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from agent import acknowledge, cores, evidence, host, inventory, suspicion, systemd, trace_instance
-from agent.config import AgentSettings, Config
+from agent import acknowledge, cores, evidence, host, inventory, status, suspicion, trace_instance
+from agent.alarm import Alarm
+from agent.config import AgentSettings, Config, reloaded
 from agent.deadline import POLL_MAX_S, Deadline
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
 from agent.metrics import AgentCollector, SourceStatus, View
@@ -31,7 +32,8 @@ from agent.report import AgentHeader, Fault, JournalSpan, MemoryFault, encode
 from agent.serve import Server
 from agent.sources import tracefs
 from agent.sources.table import SOURCES, Source
-from checksum import affinity, crc32c
+from checksum import affinity, crc32c, systemd
+from checksum.settings import SettingsError
 
 if TYPE_CHECKING:
     from agent.tls import Tls
@@ -86,10 +88,12 @@ class CoreTester:
 
 
 class Agent:
-    """One machine's agent. `run` returns after `stop`."""
+    """One machine's agent. `run` returns after `stop`. `reread` gives the configuration as it is at a reload."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
         self.config = config
+        self._reread = reread or (lambda: config)
+        self._config_trouble = ""
         self.host = config.agent.host or host.name()
         self._inventory = inventory.read(config.agent.sysfs)
         self._facts = host.facts(config.agent.sysfs, config.agent.proc) | {"parts": self._inventory.part_numbers}
@@ -123,7 +127,7 @@ class Agent:
             name: Deadline(POLL_MAX_S) for name, source in SOURCES.items() if source.may_hang
         }
         self._complete_until_ns = 0
-        self._alarm = _Alarm()
+        self._alarm = Alarm()
         self._heard: set[str] = set()  # the sources whose events wake it
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(AgentCollector(self._view))
@@ -173,7 +177,28 @@ class Agent:
         self._alarm.close()
 
     def stop(self) -> None:
+        """Safe in a signal handler, as is `reload`."""
         self._alarm.stop()
+
+    def reload(self) -> None:
+        """Has the configuration read again before the next poll."""
+        self._alarm.ask_for_reload()
+
+    def _reload(self) -> None:
+        """Takes over what may change while it runs; a configuration that can't be used changes nothing."""
+        systemd.reloading()
+        try:
+            config, waiting = reloaded(self.config, self._reread())
+        except (SettingsError, OSError) as error:
+            self._config_trouble = f"{error}; the former configuration stays in force"
+            log.error("%s", self._config_trouble)
+        else:
+            with self._lock:
+                self.config, self._config_trouble = config, ""
+            log.info("configuration read again")
+            if waiting:
+                log.warning("changed, but in force only after a restart: %s", ", ".join(waiting))
+        systemd.notify("READY=1", self._status_line())
 
     def _prepare(self) -> None:
         """Does what takes root itself if it is root, as when it is tried by hand."""
@@ -198,15 +223,17 @@ class Agent:
 
         Events that follow each other wake it ever more seldom, so that a storm takes few polls and few fault lines.
         """
-        interval_s = self.config.agent.poll_interval_s
         pause_s, is_woken = PROMPT_S, False
         polled_s = time.monotonic()
-        next_s = polled_s + interval_s
+        next_s = polled_s + self.config.agent.poll_interval_s
         while True:
             is_woken = self._alarm.wait(self._until(next_s), hears_events=not is_woken) or is_woken
             if self._alarm.is_stopped:
                 return
             systemd.notify("WATCHDOG=1")
+            if self._alarm.takes_reload():
+                self._reload()
+                next_s = min(next_s, time.monotonic() + self.config.agent.poll_interval_s)
             if is_woken:
                 next_s = min(next_s, polled_s + pause_s)
             if time.monotonic() < next_s:
@@ -214,7 +241,7 @@ class Agent:
             self._cycle()
             self._listen()
             systemd.notify(self._status_line())
-            polled_s = time.monotonic()
+            interval_s, polled_s = self.config.agent.poll_interval_s, time.monotonic()
             next_s = max(next_s + interval_s, polled_s)
             pause_s = min(2 * pause_s, interval_s, PROMPT_MAX_S) if is_woken else PROMPT_S
             if is_woken or self._waiting_since_ns() is not None:
@@ -361,9 +388,9 @@ class Agent:
         self._written_s = time.monotonic()
 
     def _status_line(self) -> str:
-        devices = sum(key.startswith("device/") for key in self._journal.state)
-        trouble = self.health()
-        return f"STATUS={trouble}" if trouble else f"STATUS=watching {devices} devices"
+        with self._lock:
+            line = status.watching(self._journal.state, self._statuses, time.time_ns())
+        return "STATUS=" + "; ".join(filter(None, (self.health(), line, self._config_trouble)))
 
     # --- the desk ---------------------------------------------------------------------------------------------
 
@@ -455,41 +482,6 @@ def _with_temperature(fault: MemoryFault, now: Moment) -> MemoryFault:
         return fault
     sensor = {"temperature_celsius": hottest.celsius, "temperature_sensor": f"{hottest.chip} {hottest.sensor}"}
     return replace(fault, detail={**fault.detail, **sensor})
-
-
-class _Alarm:
-    """Sleeps until something happens: a stop, an event of a source, or the end of the time."""
-
-    def __init__(self) -> None:
-        self.is_stopped = False
-        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._event_fds: set[int] = set()
-
-    def listen(self, fds: list[int]) -> None:
-        """Takes descriptors that become readable at an event, and closes them in the end."""
-        self._event_fds.update(fds)
-
-    def wait(self, timeout_s: float, *, hears_events: bool) -> bool:
-        """Whether an event ended the wait. Without `hears_events` only a stop does."""
-        poll = select.poll()
-        for fd in (self._stop_fd, *(self._event_fds if hears_events else ())):
-            poll.register(fd, select.POLLIN)
-        heard = [(fd, mask) for fd, mask in poll.poll(timeout_s * 1000) if fd != self._stop_fd]
-        for fd, mask in heard:
-            if not mask & select.POLLIN:  # its buffer is gone, and it would be heard for ever
-                self._event_fds.discard(fd)
-                os.close(fd)
-        return bool(heard)
-
-    def stop(self) -> None:
-        """Safe in a signal handler."""
-        self.is_stopped = True
-        os.eventfd_write(self._stop_fd, 1)
-
-    def close(self) -> None:
-        for fd in (self._stop_fd, *self._event_fds):
-            os.close(fd)
-        self._event_fds.clear()
 
 
 def prepare(config: Config) -> None:

@@ -7,16 +7,21 @@ numbers. Format: Documentation/ABI/testing/dev-kmsg of the Linux kernel. One rea
      KEY=value           (any number of such lines)
 
 with every byte that isn't printable written as \\xNN. `usec` is microseconds since the boot, suspended time left out.
+
+Who may open it is decided by CAP_SYSLOG (Documentation/admin-guide/sysctl/kernel.rst, dmesg_restrict), who may read it
+by nobody. So a service that shall do without opens nothing: it is handed the open device as its standard input.
 """
 
 import contextlib
 import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+DEVICE, DEVICE_NUMBER = Path("/dev/kmsg"), os.makedev(1, 11)
 RECORD_BYTES_MAX = 8192
 RECORD = re.compile(rb"\d+,(\d{1,19}),(\d{1,19}),[^;\n]*;([^\n]*)")
 ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
@@ -48,7 +53,7 @@ class KernelLog:
         """
         if self._fd < 0 or (path, seq) != (self._path, self._next_seq):
             self.close()
-            self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._fd = _opened(path)
             self._path, self._next_seq = path, 0
         while data := self._read():
             record = parse(data)
@@ -76,6 +81,27 @@ class KernelLog:
             with contextlib.suppress(OSError):
                 os.close(self._fd)
             self._fd = -1
+
+
+def _opened(path: Path) -> int:
+    """A descriptor that stands at the oldest record."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        if path != DEVICE or not _is_standard_input():
+            raise
+    fd = os.dup(0)  # all duplicates share one position, so that one KernelLog serves the whole process
+    os.set_blocking(fd, False)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _is_standard_input() -> bool:
+    try:
+        status = os.fstat(0)
+    except OSError:
+        return False
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == DEVICE_NUMBER
 
 
 def parse(data: bytes) -> Record | None:

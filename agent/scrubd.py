@@ -11,7 +11,6 @@ State keys (all values are JSON):
     volume/<device>   History of the volume, for novelty
 """
 
-import contextlib
 import logging
 import os
 import stat
@@ -25,77 +24,138 @@ from typing import Any
 
 import psutil
 
-from agent import host, scrub, suspicion, systemd, volume
-from agent.config import Config, StoreSettings
+from agent import host, scrub, status, suspicion, volume
+from agent.alarm import Alarm
+from agent.config import Config, StoreSettings, reloaded
 from agent.journal import Journal
 from agent.novelty import History
 from agent.reconcile import Changes
 from agent.report import RecordFault
-from checksum import crc32c, files
+from checksum import crc32c, files, systemd
 from checksum import seal as seal_of
 from checksum.diagnose import Scanned, diagnosed
 from checksum.finding import Finding, Layer, Unreadable, Verdict, merge
-from checksum.formats import Format, recognise
+from checksum.formats import Format, ToldByContent, recognise
 from checksum.seal import Sealed, State
+from checksum.settings import SettingsError
 
 CHECKPOINT_S = 10.0
 RETRY_S = 5.0
 IDLE_S = 1.0
+TEND_S = 5.0  # how often the main thread looks after the threads of the stores
+SILENT_S = 60.0  # a read that takes longer is said to hang
 PRESSURE_EVERY_S = 1.0
 FINDINGS_PER_FILE_MAX = 1000  # of one file; the rest of a file so damaged is one fault with a count
 NICE = 10
 
 Advance = Callable[[int, bool, int], None]
+Formats = dict[Path, dict[str, ToldByContent]]  # by store
 
 log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """The process was asked to stop."""
+    """The store is to be scrubbed no further."""
 
 
 class Scrubber:
-    """Owns the journal and the threads."""
+    """Owns the journal and the threads. `reread` gives the configuration as it is at a reload."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, reread: Callable[[], Config] | None = None) -> None:
         self.config = config
+        self._reread = reread or (lambda: config)
+        self._config_trouble = ""
         self.host = config.agent.host or host.name()
-        self.formats = {store.path: scrub.formats_of(store) for store in config.stores}
+        self.formats = _formats(config)
         self._journal = Journal(
             config.scrub_journal_dir, config.journal_max_bytes, host.machine_id(config.agent.machine_id)
         )
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self.reading: list[scrub.OwnReading] = []  # of each store
+        self._alarm = Alarm()
+        self._scrubs: list[StoreScrub] = []
+        self._is_forgetful = True  # what is remembered of stores that are no longer configured waits to be forgotten
 
     def run(self) -> None:
-        """Until `stop` is called."""
+        """Until `stop` is called.
+
+        The main thread feeds the watchdog, and only while it gets the lock of the journal and no thread has died. A
+        read that hangs is another matter: to start again wouldn't end it, and would keep the other stores waiting.
+        """
         _be_nice()
         crc32c.use(_kernel(self.config.agent.checksum_kernel))
-        with contextlib.suppress(Stopped):
-            self._forget_other_stores()
-        threads = [
-            threading.Thread(target=StoreScrub(self, store).run, name=f"scrub {store.path}", daemon=True)
-            for store in self.config.stores
-        ]
-        for thread in threads:
-            thread.start()
-        systemd.notify("READY=1", f"STATUS=verifying {len(threads)} stores")
-        while not self._stop.wait(systemd.watchdog_interval_s() or IDLE_S):
-            systemd.notify("WATCHDOG=1")
+        self._tend()
+        systemd.notify("READY=1", self._status_line())
+        while True:
+            self._alarm.wait(min(TEND_S, systemd.watchdog_interval_s() or TEND_S), hears_events=False)
+            if self._alarm.is_stopped:
+                break
+            if self._alarm.takes_reload():
+                self._reload()
+            self._tend()
+            systemd.notify("WATCHDOG=1", self._status_line())
         systemd.notify("STOPPING=1")
-        for thread in threads:
-            thread.join(timeout=RETRY_S)  # a thread in a hung read can't be waited for; its cursor is on disk
+        self._end(self._scrubs)
         with self._lock:
             self._journal.close()
+        self._alarm.close()
 
     def stop(self) -> None:
-        self._stop.set()
+        """Safe in a signal handler, as is `reload`."""
+        self._alarm.stop()
 
-    def wait(self, seconds: float) -> None:
-        """Raises Stopped if the process is to end."""
-        if self._stop.wait(max(0.0, seconds)):
-            raise Stopped
+    def reload(self) -> None:
+        """Has the configuration read again."""
+        self._alarm.ask_for_reload()
+
+    def _reload(self) -> None:
+        """Takes over what may change while it runs; a configuration that can't be used changes nothing.
+
+        A store whose settings stay is left alone, one with new ones goes on at its cursor.
+        """
+        systemd.reloading()
+        try:
+            config, waiting = reloaded(self.config, self._reread())
+            formats = _formats(config)
+        except (SettingsError, OSError) as error:
+            self._config_trouble = f"{error}; the former configuration stays in force"
+            log.error("%s", self._config_trouble)
+        else:
+            self.config, self.formats, self._config_trouble, self._is_forgetful = config, formats, "", True
+            log.info("configuration read again")
+            if waiting:
+                log.warning("changed, but in force only after a restart: %s", ", ".join(waiting))
+        systemd.notify("READY=1", self._status_line())
+
+    def _tend(self) -> None:
+        """Ends the threads that don't fit the configuration, and starts those that it lacks."""
+        stores, formats = self.config.stores, self.formats
+        self._end([each for each in self._scrubs if not (each.is_ending or each.fits(stores, formats))])
+        for each in self._scrubs:
+            each.say_if_silent(time.monotonic())
+        self._scrubs = [each for each in self._scrubs if each.is_running]
+        if self._is_forgetful:
+            self._forget_other_stores()
+        for store in stores:
+            if all(each.store.path != store.path for each in self._scrubs):
+                self._scrubs.append(StoreScrub(self, store))
+                self._scrubs[-1].start()
+
+    def _end(self, scrubs: "list[StoreScrub]") -> None:
+        for each in scrubs:
+            each.stop()
+        for each in scrubs:
+            each.join()
+
+    def _status_line(self) -> str:
+        troubles = {str(each.store.path): each.trouble for each in self._scrubs}
+        with self._lock:
+            line = status.verifying(self._journal.state, troubles)
+        return "STATUS=" + "; ".join(filter(None, (line, self._config_trouble)))
+
+    @property
+    def reading(self) -> "list[scrub.OwnReading]":
+        """How much each store reads."""
+        return [each.reading for each in self._scrubs]
 
     @property
     def state(self) -> dict[str, Any]:
@@ -109,26 +169,24 @@ class Scrubber:
     def _forget_other_stores(self) -> None:
         """What is open in a store that is no longer configured would never be looked at again."""
         stores = {str(store.path) for store in self.config.stores}
-        items = [(key, value) for key, value in self.state.items() if key.startswith(("open/", "settling/"))]
-        owners = {key: value["store"] for key, value in items}
-        owners |= {key: key.removeprefix("store/") for key in self.state if key.startswith("store/")}
+        owners = {key: value["store"] for key, value in self.items("open/") + self.items("settling/")}
+        owners |= {key: key.removeprefix("store/") for key, _ in self.items("store/")}
         forgotten = {key: None for key, store in owners.items() if store not in stores}
-        if forgotten:
-            self.commit([], forgotten)
+        try:
+            if forgotten:
+                self.commit([], forgotten)
+        except OSError:  # the threads of the stores say so
+            return
+        self._is_forgetful = any(str(each.store.path) not in stores for each in self._scrubs)
 
     def commit(self, faults: list[RecordFault], changes: Changes) -> None:
-        """Returns when the faults and changes are durable; on a full disk it waits, since nothing may be lost."""
-        is_told = False
-        while True:
-            try:
-                with self._lock:
-                    self._journal.append(faults, changes)
-                return
-            except OSError as error:
-                if not is_told:
-                    log.error("%s: can't write, scrubbing waits: %s", self._journal.directory, error)
-                is_told = True
-                self.wait(RETRY_S)
+        """Returns when the faults and changes are durable.
+
+        Raises:
+            OSError: nothing was written.
+        """
+        with self._lock:
+            self._journal.append(faults, changes)
 
 
 @dataclass(slots=True)
@@ -173,11 +231,11 @@ class _Section:
 
 
 class StoreScrub:
-    """Verifies one store, pass after pass."""
+    """Verifies one store, pass after pass, in a thread of its own."""
 
     def __init__(self, scrubber: Scrubber, store: StoreSettings) -> None:
         self._scrubber = scrubber
-        self._store = store
+        self.store = store
         self._formats = scrubber.formats[store.path]
         self._key = f"store/{store.path}"
         self._progress: dict[str, Any] = {}
@@ -186,21 +244,79 @@ class StoreScrub:
         self._bucket = scrub.TokenBucket(scrub.RATE_MIN_BYTES_S, time.monotonic())
         self._pressure_read_s = 0.0
         self._waited_s = 0.0  # before pieces, in all
-        self._reading = scrub.OwnReading(time.monotonic())
-        scrubber.reading.append(self._reading)
+        self.reading = scrub.OwnReading(time.monotonic())
         self._settle_ns = int(store.settle_s * 1e9)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"scrub {store.path}", daemon=True)
+        self._busy_since_s: float | None = None  # None while it waits by its own will
+        self._is_silent = False
 
-    def run(self) -> None:
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def join(self) -> None:
+        """A thread in a hung read can't be waited for; its cursor is on disk."""
+        self._thread.join(timeout=RETRY_S)
+
+    @property
+    def is_ending(self) -> bool:
+        return self._stop.is_set()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it must be left alone.
+
+        Raises:
+            RuntimeError: it ended without being asked to.
+        """
+        if not self._thread.is_alive() and not self.is_ending:
+            raise RuntimeError(f"the thread of store {self.store.path} has died")
+        return self._thread.is_alive()
+
+    def fits(self, stores: tuple[StoreSettings, ...], formats: Formats) -> bool:
+        return self.store in stores and self._formats == formats[self.store.path]
+
+    @property
+    def trouble(self) -> str:
+        """One sentence; empty while all is well."""
+        return "a read hangs" if self._is_silent else self._trouble
+
+    def say_if_silent(self, now_s: float) -> None:
+        """One line when a read begins to hang, one when it is over."""
+        since_s = self._busy_since_s
+        is_silent = since_s is not None and now_s - since_s > SILENT_S
+        if is_silent and not self._is_silent:
+            log.error("store %s: no answer to a read for %.0f s; the other stores go on", self.store.path, SILENT_S)
+        elif self._is_silent and not is_silent:
+            log.info("store %s: answers again", self.store.path)
+        self._is_silent = is_silent
+
+    def wait(self, seconds: float) -> None:
+        """Raises Stopped if the store is to be scrubbed no further."""
+        self._busy_since_s = None
+        if self._stop.wait(max(0.0, seconds)):
+            raise Stopped
+        self._busy_since_s = time.monotonic()
+
+    def _run(self) -> None:
+        self._busy_since_s = time.monotonic()
         try:
             while True:
                 try:
                     self._pass()
+                    if self._trouble:
+                        log.info("store %s: can be read again", self.store.path)
+                    self._trouble = ""
                     self._idle()
                 except OSError as error:
-                    if str(error) != self._trouble:
-                        log.error("store %s: %s; trying again", self._store.path, error)
-                    self._trouble = str(error)
-                    self._scrubber.wait(RETRY_S)
+                    trouble = error.strerror or str(error)
+                    if trouble != self._trouble:
+                        log.error("store %s: %s; trying again", self.store.path, trouble)
+                    self._trouble = trouble
+                    self.wait(RETRY_S)
         except Stopped:
             pass
 
@@ -209,8 +325,8 @@ class StoreScrub:
     def _pass(self) -> None:
         self._begin_pass()
         done = self._progress["cursor"]  # where an earlier run of this pass stopped; None at its beginning
-        self._bucket.rate_bytes_s = scrub.rate_bytes_s(self._store, self._progress["total_bytes"])
-        for candidate in scrub.walk(self._store, self._unreadable):
+        self._bucket.rate_bytes_s = scrub.rate_bytes_s(self.store, self._progress["total_bytes"])
+        for candidate in scrub.walk(self.store, self._unreadable):
             begin = 0
             if done is not None and candidate.parts <= tuple(done["parts"]):
                 if candidate.parts != tuple(done["parts"]) or done["is_whole"]:
@@ -224,12 +340,12 @@ class StoreScrub:
 
     def _begin_pass(self) -> None:
         """Goes on with a pass that was cut short, or begins a new one."""
-        old, period_s = self._scrubber.state.get(self._key), self._store.period_days * scrub.DAY_S
+        old, period_s = self._scrubber.state.get(self._key), self.store.period_days * scrub.DAY_S
         if old is not None and old["finished_ns"] is None:
             self._progress = {**old, "period_s": period_s}
             return
         now_ns = time.time_ns()
-        total_bytes = sum(candidate.size_bytes for candidate in scrub.walk(self._store, self._unreadable))
+        total_bytes = sum(candidate.size_bytes for candidate in scrub.walk(self.store, self._unreadable))
         kept = old or {"first_seen_ns": now_ns, "started_ns": None, "bytes": 0, "verified": {}, "unverifiable": {}}
         self._progress = {
             **kept,
@@ -262,20 +378,20 @@ class StoreScrub:
     def _idle(self) -> None:
         """Until the next pass is due."""
         started_ns = self._progress["started_ns"]
-        due_ns = started_ns + int(self._store.period_days * scrub.DAY_S * 1e9)
+        due_ns = started_ns + int(self.store.period_days * scrub.DAY_S * 1e9)
         while started_ns <= time.time_ns() < due_ns:  # a clock that was set back mustn't mean a pause for years
             self._settle_due()
             self._verify_suspects()
             self._commit_if_due()
-            self._scrubber.wait(min(IDLE_S, max(0.01, (due_ns - time.time_ns()) / 1e9)))
+            self.wait(min(IDLE_S, max(0.01, (due_ns - time.time_ns()) / 1e9)))
 
     def _verify_suspects(self) -> None:
         """After an error that may have spoilt what was written: the files written since their last check go first."""
         suspect_ns = suspicion.read(self._scrubber.config.agent.state_dir)
         if suspect_ns == self._progress.get("suspect_ns", 0):
             return
-        log.warning("store %s: files written since their last check are verified first", self._store.path)
-        for candidate in scrub.walk(self._store, self._unreadable):
+        log.warning("store %s: files written since their last check are verified first", self.store.path)
+        for candidate in scrub.walk(self.store, self._unreadable):
             if _written_ns(candidate.path) >= self._checked_ns(candidate):
                 self._verify(candidate, 0, is_in_turn=False)
         self._progress["suspect_ns"] = suspect_ns
@@ -320,14 +436,25 @@ class StoreScrub:
 
     def _own_items(self, prefix: str) -> list[tuple[str, Any]]:
         items = self._scrubber.items(prefix)
-        return [(key, entry) for key, entry in items if entry["store"] == str(self._store.path)]
+        return [(key, entry) for key, entry in items if entry["store"] == str(self.store.path)]
 
     def _unreadable(self, path: Path, error: OSError) -> None:
         log.warning("%s: can't be read: %s", path, error.strerror)
 
     def _commit(self, faults: list[RecordFault], changes: Changes) -> None:
-        self._scrubber.commit(faults, {**changes, self._key: dict(self._progress)})
-        self._committed_s = time.monotonic()
+        """Returns when all is durable; on a full disk it waits, since nothing may be lost."""
+        is_told = False
+        while True:
+            try:
+                self._scrubber.commit(faults, {**changes, self._key: dict(self._progress)})
+            except OSError as error:
+                if not is_told:
+                    log.error("store %s: scrubbing waits, the journal can't be written: %s", self.store.path, error)
+                is_told = True
+                self.wait(RETRY_S)
+            else:
+                self._committed_s = time.monotonic()
+                return
 
     def _commit_if_due(self) -> None:
         if time.monotonic() - self._committed_s >= CHECKPOINT_S:
@@ -376,8 +503,8 @@ class StoreScrub:
 
     def _format_of(self, fd: int, path: Path, status: os.stat_result) -> Format | str:
         """What the file is judged by: the store's format, its seal, its content; or the reason why it can't be."""
-        if self._store.format in self._formats:
-            return self._formats[self._store.format]
+        if self.store.format in self._formats:
+            return self._formats[self.store.format]
         sealed = _sealed(path, status)
         if isinstance(sealed, Sealed):
             return sealed
@@ -439,19 +566,19 @@ class StoreScrub:
         while True:
             begun_s, waited_s = time.monotonic(), self._waited_s
             chunk = next(chunks, None)
-            self._reading.add(max(0.0, time.monotonic() - begun_s - (self._waited_s - waited_s)))
+            self.reading.add(max(0.0, time.monotonic() - begun_s - (self._waited_s - waited_s)))
             if chunk is None:
                 return
             yield chunk
 
     def _before_piece(self, size_bytes: int) -> None:
         begun_s = time.monotonic()
-        self._scrubber.wait(self._bucket.delay_s(size_bytes, begun_s))
+        self.wait(self._bucket.delay_s(size_bytes, begun_s))
         if time.monotonic() - self._pressure_read_s >= PRESSURE_EVERY_S:
-            self._reading.update(time.monotonic())
+            self.reading.update(time.monotonic())
             pressure = scrub.io_pressure_percent(self._scrubber.config.agent.proc)
             others = scrub.pressure_of_others(pressure, [reading.percent for reading in self._scrubber.reading])
-            self._scrubber.wait(scrub.back_off_s(others, self._store.pressure_max_percent))
+            self.wait(scrub.back_off_s(others, self.store.pressure_max_percent))
             self._pressure_read_s = time.monotonic()
         self._waited_s += time.monotonic() - begun_s
 
@@ -469,7 +596,7 @@ class StoreScrub:
             file.is_settling = True
             return [], {
                 settling: {
-                    "store": str(self._store.path),
+                    "store": str(self.store.path),
                     "format": file.format.NAME,
                     "begin": min(begin, waiting["begin"]) if waiting else begin,
                     "due_ns": max(status.st_mtime_ns, time.time_ns() - self._settle_ns) + self._settle_ns,
@@ -501,7 +628,7 @@ class StoreScrub:
             healed = [entry for entry in here if entry not in documents]
             if healed:
                 log.info("%s: %d stretches that were corrupt are so no longer", file.path, len(healed))
-            entry = {"store": str(self._store.path), "format": file.format.NAME, "findings": now_open}
+            entry = {"store": str(self.store.path), "format": file.format.NAME, "findings": now_open}
             changes[opened] = entry if now_open else None
         told = [*zip(documents, section.found, strict=True), *((finding_document(one), one) for one in section.passing)]
         new = [(document, finding.layer) for document, finding in told if document not in here]
@@ -567,6 +694,10 @@ def _sealed(path: Path, status: os.stat_result) -> Sealed | str:
     return "changed-since-sealed" if seal.state_of(status) is State.changed else Sealed(seal, is_whole=False)
 
 
+def _formats(config: Config) -> Formats:
+    return {store.path: scrub.formats_of(store) for store in config.stores}
+
+
 def _content(status: os.stat_result) -> list[int]:
     """Equal as long as a file is the same one and nobody wrote to it."""
     return [status.st_ino, status.st_size, status.st_mtime_ns]
@@ -602,13 +733,21 @@ def _kernel(choice: str) -> str:
 
 
 def _be_nice() -> None:
-    """Others come first. On schedulers that know no idle class (mq-deadline) only the rate limit helps."""
+    """Others come first. On schedulers that know no idle class (mq-deadline) only the rate limit helps.
+
+    A service manager may have seen to it, and may forbid it to the process itself.
+    """
     process = psutil.Process()
-    for what, lower in (
-        ("nice", lambda: process.nice(NICE)),
-        ("ionice", lambda: process.ionice(psutil.IOPRIO_CLASS_IDLE)),
+    for what, is_low, lower in (
+        ("nice", lambda: process.nice() >= NICE, lambda: process.nice(NICE)),
+        (
+            "ionice",
+            lambda: process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE,
+            lambda: process.ionice(psutil.IOPRIO_CLASS_IDLE),
+        ),
     ):
         try:
-            lower()
+            if not is_low():
+                lower()
         except (psutil.Error, OSError) as error:
             log.warning("can't lower the priority (%s): %s", what, error)

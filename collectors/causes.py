@@ -194,13 +194,16 @@ def part_evidence(
 def _cells(
     seen: Mapping[str, float], population: Population, attribute: str, value: str, mean: Mapping[str, float]
 ) -> list[float]:
-    """The log evidence of one value in each cluster that has it in part, and last in all clusters together."""
-    hosts, having = population.telling(CLUSTER), population.hosts(attribute, value)
-    due = {name: number / hosts[name] * mean.get(name, 0.0) for name, number in having.items()}
-    split = [name for name in seen if 0 < having.get(name, 0) < hosts[name]]
+    """The log evidence of one value in each cluster that has it in part, and last in all clusters together.
+
+    Where nobody told the attribute, or only some hosts did, the share is that of those who told.
+    """
+    told, having = population.telling(attribute), population.hosts(attribute, value)
+    due = {name: number / told[name] * mean.get(name, 0.0) for name, number in having.items()}
+    split = [name for name in seen if 0 < having.get(name, 0) < told[name]]
     cells = [(seen[name], due[name]) for name in split]
     if split and len(having) > 1:
-        cells.append((sum(seen.values()), sum(due.values())))
+        cells.append((sum(number for name, number in seen.items() if name in having), sum(due.values())))
     return [_evidence(n * np.log1p(AMPLITUDES) - m * AMPLITUDES) for n, m in cells if m > 0]
 
 

@@ -12,6 +12,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -64,9 +65,10 @@ def collector(config_path: Path, test_alert: bool) -> None:
     if test_alert:
         _drill(config_path)
         return
-    log_lines.to_stderr("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_lines.start("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    reread = partial(settings.load, config_path)
     with _sentences():
-        server.serve(settings.load(config_path))
+        server.serve(reread(), reread)
 
 
 def _drill(config_path: Path) -> None:

@@ -37,7 +37,7 @@ class Parts(click.ParamType):
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help=f"Less of everything, and only {', '.join(QUICK_PARTS)}: under a minute.")
+@click.option("--quick", is_flag=True, help=f"Less of everything, and only {', '.join(QUICK_PARTS)}.")
 @click.option("--only", type=Parts(), help=f"Some parts, joined by commas, of {', '.join(PARTS)}.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of tables.")
 @click.option(
@@ -47,7 +47,8 @@ class Parts(click.ParamType):
 def evaluate(quick: bool, only: tuple[str, ...] | None, as_json: bool, out: Path | None, processes: int) -> None:
     """Detection power, false alarms, localisation, confusion of causes: measured on simulated fleets.
 
-    All of it takes less than half an hour on two cores, and gives the same figures each time, but for times.
+    All of it is 31 quiet years and 14,600 trials; --only does it part by part. The same plan gives the same figures
+    each time, but for times.
     """
     plan, parts = (QUICK, only or QUICK_PARTS) if quick else (FULL, only or PARTS)
     document: dict[str, Any] = {

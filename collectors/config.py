@@ -4,14 +4,54 @@ Enters: the path of the file. Leaves: a CollectorConfig, or a SettingsError whos
 file, key and value.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+from agent.report import STREAMS
 from checksum import settings
 from checksum.settings import SettingsError, setting
+from collectors.causes import PRIORS
+from collectors.minutes import SCANNED_STREAMS
 
 TABLES = ("agent", "store", "collector")  # one file may serve all daemons of a machine
+# in force only from a restart on; certificates are followed without either
+AT_RESTART = (
+    "state_dir",
+    "listen",
+    "tls_cert_file",
+    "tls_key_file",
+    "page_url",
+    "pull_concurrency",
+    "agent_ca_file",
+    "agent_cert_file",
+    "agent_key_file",
+    "alertmanager_url",
+)
+
+
+def _prior(cause: str, what: str) -> Any:
+    return setting(f"prior of '{cause}': {what}", default=PRIORS[cause], minimum=1e-9, maximum=1e9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSettings:
+    """The table `priors`: how often each cause explains a burst, relative to the others."""
+
+    none: float = _prior("none", "chance")
+    part: float = _prior("part", "hosts that share a rack, a part or another attribute")
+    local: float = _prior("local", "one cluster")
+    region: float = _prior("region", "clusters that lie together")
+    fleet: float = _prior("fleet", "all clusters")
+    incoherent: float = _prior("incoherent", "several clusters that have no place in common")
+    rollout: float = _prior("rollout", "the cohort of an open change")
+    celestial: float = _prior("celestial", "a direction in the sky")
+    low_cutoff: float = _prior("low-cutoff", "solar particles, where the geomagnetic cutoff is low")
+
+    def by_cause(self) -> dict[str, float]:
+        """As the correlator takes them."""
+        return {field.name.replace("_", "-"): getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +91,9 @@ class CollectorConfig:
     history_days: int = setting("how long faults and exposure are kept", default=90, minimum=21, maximum=730)
     burst_end_after_min: int = setting("a burst is over after this quiet time", default=15, minimum=1, maximum=1440)
 
+    streams: tuple[str, ...] = setting("the streams that are scanned; others are only shown", default=SCANNED_STREAMS)
+    priors: PriorSettings = setting("how often each cause explains a burst, relatively", default=PriorSettings())
+
     @property
     def address(self) -> tuple[str, int]:
         """Address and port to listen on."""
@@ -67,6 +110,12 @@ class CollectorConfig:
         return self.state_dir / "collector.sqlite3"
 
 
+def reloaded(old: CollectorConfig, new: CollectorConfig) -> tuple[CollectorConfig, list[str]]:
+    """What is in force once `new` was read by a running collector, and the keys that wait for its restart."""
+    waiting = [key for key in AT_RESTART if getattr(new, key) != getattr(old, key)]
+    return replace(new, **{key: getattr(old, key) for key in waiting}), waiting
+
+
 def load(path: Path) -> CollectorConfig:
     """The settings in the file at `path`.
 
@@ -80,6 +129,11 @@ def load(path: Path) -> CollectorConfig:
     where = f"{path}: [collector]"
     config = settings.table(document["collector"], CollectorConfig, where)
     settings.address(config.listen, f"{where} listen")
+    for stream in config.streams:
+        if stream not in STREAMS:
+            raise SettingsError(f"{where} streams: unknown stream '{stream}'; known are {', '.join(STREAMS)}")
+    if not config.streams:
+        raise SettingsError(f"{where} streams: names no stream, so nothing would be scanned")
     for key in ("alertmanager_url", "page_url"):
         _check_url(getattr(config, key), f"{where} {key}")
     for prefix in ("tls", "agent"):

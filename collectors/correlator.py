@@ -148,7 +148,7 @@ class Status:
     far_per_year: float | None
     threshold_nats: float | None
     scanned_until_minute: int | None
-    late_faults: int = 0  # that came more than six hours after their minute: kept and learnt from, but never scanned
+    late_faults: int = 0  # that came after the last window which could hold them: learnt from, but never scanned
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,9 +302,9 @@ class Correlator:
         self._stale = False
 
     def _count_late(self, added: np.ndarray) -> None:
-        """Before the first scan everything is history, not late."""
+        """Of the faults that no window scanned from now on reaches; before the first scan all are history, not late."""
         if self._crossings_from is not None:
-            self._late_faults += int((added < self._now_minute - LATE_MIN).sum())
+            self._late_faults += int((added <= self._now_minute - LATE_MIN - WINDOWS_MIN[-1]).sum())
 
     def _relearn_if_needed(self, changed: int | None) -> None:
         """Learns anew if old minutes changed: at once while learning, else with the next calibration.

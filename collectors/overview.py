@@ -66,6 +66,7 @@ class Health:
 
     store: str = ""
     inventory: str = ""
+    config: str = ""
     correlator: str = ""
     alerts: str = ""
     alerts_wanted: bool = False
@@ -88,9 +89,24 @@ class Overview:
     @property
     def state(self) -> str:
         """learning, live or failed; starting before the first step."""
-        if self.health.correlator:
-            return "failed"
-        return self.step.status.state if self.step else "starting"
+        return _state(self.step, self.health)
+
+
+def _state(step: Step | None, health: Health) -> str:
+    if health.correlator:
+        return "failed"
+    return step.status.state if step else "starting"
+
+
+def status_line(agents: Mapping[str, Agent], step: Step | None, health: Health) -> str:
+    """How it all fares, in the one line that `systemctl status` shows."""
+    answering = sum(agent.state == "ok" for agent in agents.values())
+    bursts = len(step.active) if step else 0
+    line = (
+        f"{answering} of {len(agents)} agents answer, correlator {_state(step, health)}, {bursts or 'no'} bursts active"
+    )
+    troubles = (health.store, health.inventory, health.config, health.correlator, health.alerts)
+    return "; ".join([line.replace(" 1 bursts", " 1 burst"), *filter(None, troubles)])
 
 
 def gather(

@@ -139,8 +139,13 @@ class Puller:
         self._timeout = aiohttp.ClientTimeout(total=config.pull_timeout_s)
         self._tls = tls.of_agents(config)
         self._slots = asyncio.Semaphore(config.pull_concurrency)
-        self._buckets: list[list[Agent]] = [[] for _ in range(max(round(config.pull_interval_s / TICK_S), 1))]
+        self._buckets: list[list[Agent]] = [[]]
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def set_config(self, config: CollectorConfig) -> None:
+        """Takes over other settings, in force from the next `set_hosts` on."""
+        self._config = config
+        self._timeout = aiohttp.ClientTimeout(total=config.pull_timeout_s)
 
     def set_hosts(self, hosts: Sequence[Host], cursors: dict[str, str]) -> None:
         """Takes over another inventory; an agent that stays keeps its state, one with a new target is asked there."""
@@ -149,7 +154,7 @@ class Puller:
             host.name: known.get(host.name) or Agent(host, cursors.get(host.name), faults_max=self._faults_max)
             for host in hosts
         }
-        self._buckets = [[] for _ in self._buckets]
+        self._buckets = [[] for _ in range(max(round(self._config.pull_interval_s / TICK_S), 1))]
         for host in hosts:
             agent = self.agents[host.name]
             agent.host = host
@@ -158,7 +163,7 @@ class Puller:
     async def run(self) -> None:
         """Pulls until cancelled; requests in flight are then given up, which loses nothing."""
         loop = asyncio.get_running_loop()
-        tick, begin_s = 0, loop.time()
+        tick, due_s = 0, loop.time()
         try:
             while True:
                 if tick % len(self._buckets) == 0:
@@ -166,8 +171,8 @@ class Puller:
                 for agent in self._buckets[tick % len(self._buckets)]:
                     self._start(agent)
                 tick += 1
-                step_s = self._config.pull_interval_s / len(self._buckets)
-                await asyncio.sleep(max(begin_s + tick * step_s - loop.time(), 0))
+                due_s += self._config.pull_interval_s / len(self._buckets)
+                await asyncio.sleep(max(due_s - loop.time(), 0))
         finally:
             for task in self._tasks:
                 task.cancel()

@@ -1,8 +1,9 @@
 """The conductor of the collector: it owns the clock, the sockets and the threads.
 
-Enters: the settings. Leaves: nothing; it runs until SIGTERM or SIGINT. The road: pull -> commit (faults and cursor in
-one transaction) -> feed -> correlate -> store the revisions -> tell Alertmanager. Each piece of trouble becomes a log
-line, a sentence on the page and a metric, and is tried again; what isn't committed is never acknowledged.
+Enters: the settings. Leaves: nothing; it runs until SIGTERM or SIGINT, and reads the settings again at SIGHUP. The
+road: pull -> commit (faults and cursor in one transaction) -> feed -> correlate -> store the revisions -> tell
+Alertmanager. Each piece of trouble becomes a log line, a sentence on the page and a metric, and is tried again; what
+isn't committed is never acknowledged.
 
 Threads: the event loop (pulls, web), one that writes the store, one that correlates, one that reads for the web. Each
 has a connection of its own, so that no two threads share one.
@@ -28,22 +29,25 @@ import uvloop
 from aiohttp import web
 
 from agent.report import Change, ReportError
+from checksum import systemd
 from checksum.printable import printable
+from checksum.settings import SettingsError
 from collectors import changes as roll_outs
 from collectors import inventory as inventories
 from collectors import metrics, notify, overview, page, runbooks, tls
 from collectors.alertmanager import post_alerts
-from collectors.config import CollectorConfig
+from collectors.config import CollectorConfig, reloaded
 from collectors.correlator import LATE_MIN, Correlator, Revision
 from collectors.factors import Factor, find_factors
 from collectors.feed import Feed, FleetAttributes, same_places
 from collectors.inventory import Inventory, InventoryError
-from collectors.minutes import DAY_NS, SCANNED_STREAMS, minute_of
+from collectors.minutes import DAY_NS, minute_of
 from collectors.overview import Health, Step
 from collectors.pull import Puller
 from collectors.store import Conflict, Move, Pulled, Recorded, Store, StoreError
 
 T = TypeVar("T")
+Fingerprint = tuple[int, int, int]
 
 STEP_IDLE_S = 15.0  # a step is made at least this often, also when nothing new has come
 STEP_GAP_S = 1.0  # and at most this often
@@ -66,12 +70,13 @@ class ServerError(Exception):
     """The collector can't start; the message is one sentence."""
 
 
-def serve(config: CollectorConfig) -> None:
-    """Runs the collector until SIGTERM or SIGINT.
+def serve(config: CollectorConfig, reread: Callable[[], CollectorConfig]) -> None:
+    """Runs the collector until SIGTERM or SIGINT; `reread` gives the settings as they are at a SIGHUP.
 
     Raises:
         ServerError, StoreError, InventoryError, SettingsError: it can't start.
     """
+    seen = _fingerprint(config)  # before it is read: an edit right after must not be missed
     fleet = inventories.load(config.inventory)
     _allow_many_connections()
     with (
@@ -79,7 +84,7 @@ def serve(config: CollectorConfig) -> None:
         _alone(config),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(Server(config, fleet, store).run())
+        runner.run(Server(config, reread, fleet, seen, store).run())
 
 
 def _allow_many_connections() -> None:
@@ -105,9 +110,18 @@ def _alone(config: CollectorConfig) -> Iterator[None]:
 class Server:
     """One running collector."""
 
-    def __init__(self, config: CollectorConfig, fleet: Inventory, store: Store) -> None:
+    def __init__(
+        self,
+        config: CollectorConfig,
+        reread: Callable[[], CollectorConfig],
+        fleet: Inventory,
+        seen: Fingerprint | None,
+        store: Store,
+    ) -> None:
         self._config = config
+        self._reread = reread
         self._fleet = fleet
+        self._seen = seen  # the inventory file that the fleet came from
         self._store = store  # used by the writing thread only, once the loop runs
         self._health = Health(alerts_wanted=bool(config.alertmanager_url))
         self._step: Step | None = None
@@ -115,6 +129,7 @@ class Server:
         self._waiting_event = asyncio.Event()
         self._news = asyncio.Event()  # something to correlate
         self._stepped = asyncio.Event()  # something to tell
+        self._reload_asked = asyncio.Event()
         self._exposure_from_ns: int | None = None
         self._link = config.page_link
         self._writing = ThreadPoolExecutor(1, "store")
@@ -127,8 +142,10 @@ class Server:
     async def run(self) -> None:
         """Until a signal says stop."""
         stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=self._keep_open_s)
         # answers are taken as they come: a compressed one could be larger than the bound on what is received
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
@@ -152,14 +169,16 @@ class Server:
 
     async def _run_until(self, stop: asyncio.Event, session: aiohttp.ClientSession) -> None:
         roads = [self._puller.run(), self._commit_forever(), self._correlate_forever()]
-        roads += [self._watch_inventory(), self._forget_forever()]
+        roads += [self._watch_inventory(), self._forget_forever(), self._reload_forever()]
         if self._config.alertmanager_url:
             roads.append(self._notify_forever(session))
         else:
             _log.warning("alertmanager_url is not set: bursts are shown, nobody is alerted")
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(road) for road in roads]
+            systemd.notify("READY=1", self._status())
             await stop.wait()
+            systemd.notify("STOPPING=1")
             _log.info("stopping")
             for task in tasks:
                 task.cancel()
@@ -170,6 +189,34 @@ class Server:
             _log.log(logging.ERROR if sentence else logging.INFO, "%s: %s", name, sentence or "well again")
             change: dict[str, Any] = {name: sentence}
             self._health = replace(self._health, **change)
+
+    def _status(self) -> str:
+        return f"STATUS={overview.status_line(self._puller.agents, self._step, self._health)}"
+
+    def _beat(self) -> None:
+        """Tells systemd that the work goes on; so the roads that do it call this, and no clock does."""
+        systemd.notify("WATCHDOG=1", self._status())
+
+    async def _reload_forever(self) -> None:
+        """Takes over the settings and the inventory at a SIGHUP; if one of them can't be used, neither changes."""
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            systemd.reloading()
+            try:
+                config, waiting = reloaded(self._config, await asyncio.to_thread(self._reread))
+                fleet = await asyncio.to_thread(inventories.load, config.inventory)
+            except (SettingsError, InventoryError) as error:
+                self._set_health("config", f"{error}; the former settings stay in force")
+            else:
+                self._set_health("config", "")
+                self._config = config
+                self._puller.set_config(config)
+                await self._take_over(fleet)
+                _log.info("settings and inventory read again")
+                if waiting:
+                    _log.warning("changed, but in force only after a restart: %s", ", ".join(waiting))
+            systemd.notify("READY=1", self._status())
 
     # -- the store
 
@@ -193,6 +240,7 @@ class Server:
             try:
                 return await self._write(write, *arguments)
             except StoreError:
+                self._beat()  # to start again would help no disk
                 await asyncio.sleep(RETRY_S)
 
     def _commit(self, answer: Pulled) -> Awaitable[Recorded | Conflict]:
@@ -233,29 +281,31 @@ class Server:
 
     async def _watch_inventory(self) -> None:
         """Takes over the inventory, and certificates, when files change; a bad one is shown, and the old one stays."""
-        seen = _fingerprint(self._config)
         while True:
             await asyncio.sleep(INVENTORY_CHECK_S)
             if self._tls is not None:
                 self._tls.follow()
             now = _fingerprint(self._config)
-            if now == seen:
+            if now == self._seen:
                 continue
-            seen = now
+            self._seen = now
             try:
                 fleet = await asyncio.to_thread(inventories.load, self._config.inventory)
             except InventoryError as error:
                 self._set_health("inventory", f"{error}; the former inventory stays in force")
                 continue
-            self._set_health("inventory", "")
-            _log.info("inventory: %s", inventories.what_changed(self._fleet, fleet))
-            self._log_warnings(fleet)
-            moves = await self._write_until_done(self._store.note_moves, _clusters_of(fleet), time.time_ns())
-            self._log_moves(moves)
-            cursors = await self._write_until_done(self._store.cursors)
-            self._fleet = fleet
-            self._puller.set_hosts(fleet.hosts, cursors)
-            self._news.set()
+            await self._take_over(fleet)
+
+    async def _take_over(self, fleet: Inventory) -> None:
+        self._set_health("inventory", "")
+        _log.info("inventory: %s", inventories.what_changed(self._fleet, fleet))
+        self._log_warnings(fleet)
+        moves = await self._write_until_done(self._store.note_moves, _clusters_of(fleet), time.time_ns())
+        self._log_moves(moves)
+        cursors = await self._write_until_done(self._store.cursors)
+        self._fleet = fleet
+        self._puller.set_hosts(fleet.hosts, cursors)
+        self._news.set()
 
     def _log_moves(self, moves: list[Move]) -> None:
         for move in moves:
@@ -278,16 +328,18 @@ class Server:
                 now_ns = time.time_ns()
                 heard_ns = self._heard_until_ns(now_ns)
                 revisions, step = await loop.run_in_executor(
-                    self._correlating, self._correlation.step, now_ns, from_ns, heard_ns, self._fleet
+                    self._correlating, self._correlation.step, now_ns, from_ns, heard_ns, self._fleet, self._config
                 )
             except Exception as error:  # whatever it is, pulling must go on, and people must hear of it
                 _log.exception("the correlation step failed")
                 self._set_health("correlator", f"the last step failed: {type(error).__name__}: {error}")
                 self._correlation.start_over()
+                self._beat()
                 await asyncio.sleep(RETRY_S)
                 continue
             self._set_health("correlator", "")
             await self._keep_step(now_ns, revisions, step)
+            self._beat()
             await asyncio.sleep(STEP_GAP_S)
 
     def _heard_until_ns(self, now_ns: int) -> int:
@@ -495,14 +547,15 @@ class _Correlation:
         self._correlator = None
 
     def step(
-        self, now_ns: int, exposure_from_ns: int | None, heard_until_ns: int, fleet: Inventory
+        self, now_ns: int, exposure_from_ns: int | None, heard_until_ns: int, fleet: Inventory, config: CollectorConfig
     ) -> tuple[list[Revision], Step]:
         """Feeds what is new, as far as everybody has told, and scans it."""
         begin_s = time.perf_counter()
         last_import = self._store.last_import()
-        if last_import != self._import or not same_places(fleet.clusters, self._clusters):
+        is_same_fleet = same_places(fleet.clusters, self._clusters)
+        if last_import != self._import or not is_same_fleet or config != self._config:
             self.start_over()
-        self._import, self._clusters = last_import, fleet.clusters
+        self._import, self._clusters, self._config = last_import, fleet.clusters, config
         correlator = self._correlator or self._build(now_ns)
         assert self._feed is not None
         for number, change in self._store.changes(self._last_change):
@@ -542,6 +595,8 @@ class _Correlation:
             false_alarms_per_year=config.false_alarms_per_year,
             history_days=config.history_days,
             burst_end_after_min=config.burst_end_after_min,
+            streams=config.streams,
+            priors=config.priors.by_cause(),
         )
         scanned_until = self._store.number("scanned_until_minute")
         if scanned_until is None:  # the very first start: what is older is history, not news
@@ -558,8 +613,7 @@ def _expected(correlator: Correlator) -> dict[tuple[str, str], float]:
     names = correlator.minutes.cluster_names
     return {
         (name, stream): float(rate)
-        for stream in SCANNED_STREAMS
-        if stream in correlator.minutes.streams
+        for stream in correlator.minutes.streams
         for name, rate in zip(names, correlator.expected_per_minute(stream), strict=True)
     }
 
@@ -573,7 +627,7 @@ def _settle(future: asyncio.Future[Recorded | Conflict], outcome: Recorded | Con
         future.set_result(outcome)
 
 
-def _fingerprint(config: CollectorConfig) -> tuple[int, int, int] | None:
+def _fingerprint(config: CollectorConfig) -> Fingerprint | None:
     try:
         status = config.inventory.stat()
     except OSError:

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes .venv ready for `make demo`, `make test`, `make test-kernel`, `make bench` or `make fuzz`, and installs the Debian
+# Makes .venv ready for `make demo`, `make test`, `make test-kernel`, `make test-system`, `make bench` or `make fuzz`, and installs the Debian
 # packages they need when run as root.
-#   usage: PYTHON=python3 deploy/prepare.sh demo|test|kernel|bench|fuzz
+#   usage: PYTHON=python3 deploy/prepare.sh demo|test|kernel|system|bench|fuzz
 # Run again, it does nothing unless the Python, the dependencies or the C source changed.
 set -eu
 cd "$(dirname "$0")/.."
-purpose=${1:?usage: deploy/prepare.sh demo|test|kernel|bench|fuzz}
+purpose=${1:?usage: deploy/prepare.sh demo|test|kernel|system|bench|fuzz}
 python=${PYTHON:-python3}
 
 case $purpose in
@@ -13,9 +13,9 @@ demo) extras=collector servers="prometheus-alertmanager" ;;
 test) extras=collector,dev servers="prometheus-alertmanager prometheus prometheus-node-exporter pigz openssl" ;;
 bench) extras=collector,dev
     servers="prometheus-alertmanager prometheus prometheus-node-exporter pigz openssl rasdaemon" ;;
-kernel) extras=collector,dev servers="" ;;
+kernel | system) extras=collector,dev servers="" ;;
 fuzz) extras=collector,dev,fuzz servers="" ;;
-*) echo "deploy/prepare.sh: '$purpose' is none of demo, test, kernel, bench and fuzz" >&2; exit 2 ;;
+*) echo "deploy/prepare.sh: '$purpose' is none of demo, test, kernel, system, bench and fuzz" >&2; exit 2 ;;
 esac
 
 fail() { echo "flipwatch: $1" >&2; exit 1; }
@@ -46,16 +46,25 @@ if [ "$purpose" != demo ] && "$python" -c 'import sys; sys.exit(sys.version_info
         fail "LevelDB's headers are missing; as root: apt-get install libleveldb-dev g++"
 fi
 
-if [ "$purpose" = kernel ]; then
-    missing=
-    for program in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod \
-        qemu-aarch64:qemu-user aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu \
-        rasdaemon:rasdaemon mkfs.btrfs:btrfs-progs mdadm:mdadm; do
+need() { # purpose, program:package...
+    tests=$1 missing=
+    shift
+    for program in "$@"; do
         PATH=$PATH:/usr/sbin command -v "${program%%:*}" >/dev/null || missing="$missing ${program#*:}"
     done
     case $missing in *aarch64*) missing="$missing libc6-dev-arm64-cross" ;; esac
-    [ -z "$missing" ] || install $missing || fail "the kernel tests need these packages; as root: apt-get install$missing"
-fi
+    [ -z "$missing" ] || install $missing || fail "the $tests tests need these packages; as root: apt-get install$missing"
+}
+
+case $purpose in
+kernel)
+    need kernel qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod \
+        qemu-aarch64:qemu-user aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu \
+        rasdaemon:rasdaemon mkfs.btrfs:btrfs-progs mdadm:mdadm ;;
+system)
+    need system mmdebstrap:mmdebstrap systemd-nspawn:systemd-container
+    [ "$(id -u)" = 0 ] || fail "the system tests boot a container, which takes root" ;;
+esac
 
 missing=
 for server in $servers; do

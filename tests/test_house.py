@@ -57,10 +57,10 @@ PURE = [
     "collectors/causes.py",
     "collectors/changes.py",
     "collectors/correlator.py",
-    "collectors/factors.py",
     "collectors/evaluation/document.py",
     "collectors/evaluation/null.py",
     "collectors/evaluation/summary.py",
+    "collectors/factors.py",
     "collectors/false_alarms.py",
     "collectors/incidents.py",
     "collectors/lifecycle.py",
@@ -69,6 +69,7 @@ PURE = [
     "collectors/scan.py",
     "collectors/sky.py",
     "collectors/world.py",
+    "collectors/windows.py",
 ]
 IMPURE = {"asyncio", "io", "logging", "os", "pathlib", "random", "socket", "sqlite3", "subprocess", "threading", "time"}
 AGENT_MAY_NOT_LOAD = ("numpy", "aiohttp", "jinja2", "pydantic", "sqlite3", "asyncio", "pynvml")

@@ -101,9 +101,12 @@ class _Evidence:
         return [*self.panics, *checks, *bert, *self.remarks][:EVIDENCE_MAX]
 
 
-def poll(places: Places, cursor: dict[str, Any], now: Moment, *, silence_s: float) -> Poll:
-    """At the first poll of a boot the faults of the one before; heartbeats are at most `silence_s` apart."""
-    if cursor.get("boot_id") != now.boot_id and _is_in_memory(places):
+def poll(places: Places, log: KernelLog, cursor: dict[str, Any], now: Moment, *, silence_s: float) -> Poll:
+    """At the first poll of a boot the faults of the one before; heartbeats are at most `silence_s` apart.
+
+    `log` is closed in the end; whoever else reads it finds his place again by the numbers.
+    """
+    if _is_in_memory(places):
         return Poll(cursor=cursor, devices=(HOST,), absent=f"{places.state_dir} is in memory and ends with the boot")
     if "boot_id" not in cursor:  # the first poll of all
         cursor = {}
@@ -112,7 +115,7 @@ def poll(places: Places, cursor: dict[str, Any], now: Moment, *, silence_s: floa
     parts = [Poll(cursor={}, devices=(HOST,))]
     if cursor.get("boot_id") != now.boot_id:
         _read_records(places.records, evidence)
-        _read_kernel_log(places, evidence)
+        _read_kernel_log(places, log, evidence)
         parts += [_errors(evidence, cursor, now), _end_of_boot(evidence, cursor, now, silence_s)]
     return Poll(
         cursor={
@@ -207,10 +210,9 @@ def _binary_check(content: bytes) -> LoggedCheck | None:
     return LoggedCheck(cpu, bank, status, True, addr, misc, ipid, VENDORS.get(vendor, ""), time_s, socket)
 
 
-def _read_kernel_log(places: Places, evidence: _Evidence) -> None:
+def _read_kernel_log(places: Places, log: KernelLog, evidence: _Evidence) -> None:
     """BERT and leftover banks, as the kernel told of them when it started."""
     path = places.kernel_log
-    log = KernelLog()
     try:
         early = itertools.takewhile(lambda record: record.time_us <= FIRST_MINUTE_US, log.records(path, 0))
         lines = [record.text for record in early if "Hardware Error" in record.text or record.text.startswith("BERT: ")]

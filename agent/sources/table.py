@@ -43,11 +43,11 @@ def _lastwords(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> 
         state_dir=settings.state_dir,
         mounts=settings.proc / "self/mountinfo",
     )
-    return lastwords.poll(places, cursor, now, silence_s=settings.heartbeat_s + settings.poll_interval_s)
+    return lastwords.poll(places, _KERNEL_LOG, cursor, now, silence_s=settings.heartbeat_s + settings.poll_interval_s)
 
 
-_KERNEL_LOG = KernelLog()
 _GLANCES = edac.Glances()
+_KERNEL_LOG = KernelLog()  # one for the process, which may have no more than one descriptor of it
 _NVML = nvml.Nvml()  # the library is opened once for the whole process
 
 # Counters come before events: the kernel reports an error before it counts it, so that of what a counter shows the

@@ -227,7 +227,7 @@ def test_systemd_hears_what_it_wants(root: Path, tmp_path: Path, abstract: bool)
         environment = {"NOTIFY_SOCKET": path.replace("\0", "@"), "WATCHDOG_USEC": "200000"}
         with Daemon(root, environment=environment) as agent:
             heard = manager.recv(1000).decode()
-            assert heard.startswith("READY=1\n") and "STATUS=watching 6 devices" in heard
+            assert heard.startswith("READY=1\n") and "STATUS=watching 4 DIMMs, " in heard
             messages = [manager.recv(1000).decode() for _ in range(6)]
             assert "WATCHDOG=1" in messages and any(message.startswith("STATUS=") for message in messages)
             assert agent.stop() == 0

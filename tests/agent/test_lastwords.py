@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.kernel_log import KernelLog
 from agent.observation import Moment, Poll
 from agent.sources import lastwords
 from tests.agent.kernel_log_device import KernelLogDevice
@@ -55,7 +56,7 @@ class Host:
 
     def poll(self, after_s: float = 5) -> Poll:
         self.pass_time(after_s)
-        poll = lastwords.poll(self.places, self.cursor, self.now, silence_s=SILENCE_S)
+        poll = lastwords.poll(self.places, KernelLog(), self.cursor, self.now, silence_s=SILENCE_S)
         self.cursor = poll.cursor
         return poll
 

@@ -72,6 +72,7 @@ def run_pass(config: Config, stop_after: int | None = None) -> tuple[dict[str, A
             commits += 1
             faults.extend(new)
         if commits == stop_after:
+            scrubber.stop()
             raise scrubd.Stopped  # as if killed: nothing more is written
 
     scrubber.commit = committed  # type: ignore[method-assign]

@@ -347,11 +347,12 @@ def test_the_scrubber_stays_away_for_others_not_for_itself(store: Store, tmp_pat
     (tmp_path / "proc/pressure/io").write_text("some avg10=35.00 avg60=0 avg300=0 total=0\n")
     store.scrubber.config = replace(store.config, agent=replace(store.config.agent, proc=tmp_path / "proc"))
     waits: list[float] = []
-    store.scrubber.wait = waits.append  # type: ignore[method-assign]
     scrubbing = StoreScrub(store.scrubber, replace(store.config.stores[0], pressure_max_percent=10.0))
+    scrubbing.wait = waits.append  # type: ignore[method-assign]
+    store.scrubber._scrubs.append(scrubbing)
     scrubbing._before_piece(0)
     assert max(waits) == 25.0
-    scrubbing._reading.percent, scrubbing._pressure_read_s = 40.0, 0.0
+    scrubbing.reading.percent, scrubbing._pressure_read_s = 40.0, 0.0
     waits.clear()
     scrubbing._before_piece(0)
     assert max(waits) < 5.0
@@ -557,7 +558,6 @@ def test_a_store_that_is_no_longer_configured_is_forgotten(store: Store, tmp_pat
     toml.write_text(toml.read_text().partition("[[store]]")[0])
     store.config = config.load(toml)
     store.reopen()
-    store.scrubber.stop()
     store.scrubber._forget_other_stores()
     assert store.corrupt() == {} and len(store.faults()) == 1
 

@@ -109,6 +109,9 @@ class RunningCollector:
         """How many faults are stored."""
         return sum(stream["faults"] for stream in self.json("/api/status")["faults"].values())
 
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """kill -9"""
         self._process.kill()

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from checksum.settings import SettingsError
+from collectors.causes import PRIORS
 from collectors.config import load
+from collectors.minutes import SCANNED_STREAMS
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -57,3 +59,24 @@ def test_each_mistake_is_one_sentence_that_names_it(tmp_path, text, words):
     with pytest.raises(SettingsError, match=re.escape(words)) as caught:
         load(path)
     assert str(path) in str(caught.value)
+
+
+def test_the_example_states_the_priors_and_streams_that_are_the_defaults():
+    config = load(Path(__file__).parents[2] / "deploy/examples/collector.toml")
+    assert config.priors.by_cause() == dict(PRIORS) and config.streams == SCANNED_STREAMS
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('streams = ["dram", "tape"]', "tape"),
+        ("streams = []", "streams"),
+        ("priors = { celestial = 0 }", "celestial"),
+        ("priors = { supernova = 1 }", "supernova"),
+    ],
+)
+def test_streams_and_priors_that_make_no_sense(tmp_path, line, named):
+    path = tmp_path / "c.toml"
+    path.write_text(f'[collector]\ninventory = "x.json"\n{line}\n')
+    with pytest.raises(SettingsError, match=named):
+        load(path)

@@ -74,7 +74,7 @@ def test_the_words_carry_what_one_has_to_know():
     assert words["shared_factors"] == "rack r17 (5 of 9 victims, 40 of 4000 hosts)"
     assert words["changes"] == "kernel-6.9"
     assert "0.004 times a year" in words["false_alarms"]
-    assert words["runbook_url"] == "http://centre:9862/#runbook"
+    assert words["runbook_url"] == "http://centre:9862/runbooks/CorrelatedBurst"
     assert "rack r17" in words["description"] and "Open changes: kernel-6.9" in words["description"]
     assert not {"shared_factors", "changes"} & annotations(CELESTIAL, LINK).keys()  # nothing to say, nothing said
 

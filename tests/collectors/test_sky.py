@@ -65,3 +65,28 @@ def test_the_grid_is_even():
 def test_facing_at_the_equator_and_greenwich(azimuth, elevation, direction):
     cluster = Cluster("a", 0.0, 0.0, facing_azimuth_deg=azimuth, facing_elevation_deg=elevation)
     assert sky.facings([cluster])[0] == pytest.approx(direction, abs=1e-4)
+
+
+def test_from_the_zenith_to_j2000_within_a_hundredth_of_a_degree():
+    # Meeus, example 21.b backwards, with his own sidereal time (12.4): where theta Persei of date is in the zenith
+    days = 2462088.69 - 2451545.0
+    sidereal_deg = 280.46061837 + 360.98564736629 * days + 0.000387933 * (days / 36525) ** 2
+    zenith = sky.unit_vectors(np.array(49.348483), np.array(41.547214 - sidereal_deg))
+    ra_deg, dec_deg = sky.right_ascension_declination_deg(zenith, sky.J2000_NS + int(days * 86400e9))
+    told, true = (sky.unit_vectors(*map(np.array, place)) for place in ((dec_deg, ra_deg), (49.227750, 41.054063)))
+    assert sky.separation_deg(told, true) < 0.01
+
+
+def test_the_dipole_s_rigidity():
+    pole, opposite = sky.DIPOLE_POLE_DEG, (-sky.DIPOLE_POLE_DEG[0], sky.DIPOLE_POLE_DEG[1] + 180)
+    equator = (0.0, sky.DIPOLE_POLE_DEG[1] + 90)
+    places = [
+        Cluster("x", latitude, (longitude + 180) % 360 - 180) for latitude, longitude in (pole, opposite, equator)
+    ]
+    assert sky.rigidities_gv(places) == pytest.approx([0, 0, 14.9], abs=1e-6)
+    # New York City has 2.08 GV (seutest.com, after JESD89A); a centred dipole errs by about 2
+    assert sky.rigidities_gv([Cluster("nyc", 40.7, -74.0)])[0] == pytest.approx(2.08, abs=2.0)
+
+
+def test_a_rigidity_that_the_inventory_tells_is_taken():
+    assert sky.rigidities_gv([Cluster("a", 0.0, 0.0, rigidity_gv=3.25)]).tolist() == [3.25]

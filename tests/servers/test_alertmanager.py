@@ -187,7 +187,7 @@ def test_a_drill_goes_the_whole_way_and_says_that_it_is_one(tmp_path, webhook):
     with running_alertmanager(tmp_path, webhook) as url:
         outcome = drill(write_config(tmp_path, inventory, alertmanager_url=url))
         assert (outcome.returncode, outcome.stderr) == (0, "")
-        assert f"{url} took the drill: state active, routed to people" in outcome.stdout
+        assert f"{url} took the drill: state active, routed to looked-at" in outcome.stdout
         wait_for(lambda: webhook.states(alertname="CorrelatedBurst", test="true") == ["firing"])
         (delivered,) = webhook.received
         assert delivered["labels"]["severity"] == "info"

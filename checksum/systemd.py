@@ -1,10 +1,12 @@
-"""What systemd wants to hear from a service (sd_notify(3)): one datagram per message, no library needed.
+"""What systemd wants to hear from a service: sd_notify(3).
 
 Enters: READY, WATCHDOG, STATUS. Leaves: a datagram to $NOTIFY_SOCKET, or nothing where systemd isn't waiting for one.
+It stands here because every daemon needs it, and this folder is what all may import.
 """
 
 import os
 import socket
+import time
 
 
 def notify(*assignments: str) -> None:
@@ -21,6 +23,11 @@ def notify(*assignments: str) -> None:
             sock.sendto("\n".join(assignments).encode(), address)
     except OSError:
         pass
+
+
+def reloading() -> None:
+    """Says that the configuration is being read again; READY=1 ends it. The time tells this reload from older ones."""
+    notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def watchdog_interval_s() -> float | None:

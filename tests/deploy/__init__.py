@@ -1,0 +1,1 @@
+"""What installs flipwatch's services."""

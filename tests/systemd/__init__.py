@@ -1,0 +1,1 @@
+"""The services under a real systemd. Run by name: make test-system."""

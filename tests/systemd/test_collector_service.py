@@ -1,0 +1,73 @@
+"""The collector as a service, pulling the agent beside it."""
+
+import json
+
+import pytest
+
+from tests.agent.processes import eventually
+from tests.systemd.host import AGENT, COLLECTOR, ERROR, Host
+
+LABELS = {"cluster": "fra1", "latitude": "50.1", "longitude": "8.7", "host": "h1"}
+URL = "http://127.0.0.1:9862"
+
+
+def configure(host: Host, *targets: str, **settings: object) -> None:
+    groups = [{"targets": [target], "labels": LABELS} for target in targets]
+    host.machine.write("/etc/flipwatch/inventory.json", json.dumps(groups))
+    keys = {"inventory": "/etc/flipwatch/inventory.json", "pull_interval_s": 0.3, **settings}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    host.machine.write("/etc/flipwatch/collector.toml", "\n".join(["[collector]", *lines]) + "\n")
+
+
+def errors(host: Host) -> int:
+    """How many errors of DRAM it has stored."""
+    status, body = host.machine.fetch(f"{URL}/api/status")
+    assert status == 200
+    return json.loads(body)["faults"].get("dram", {"errors": 0})["errors"]
+
+
+@pytest.fixture
+def collected(host: Host) -> Host:
+    configure(host, "127.0.0.1:9861")
+    host.start(AGENT)
+    host.start(COLLECTOR)
+    host.inject(2)
+    eventually(lambda: errors(host) >= host.total)
+    return host
+
+
+def test_stops_and_kills_lose_and_double_nothing(collected: Host) -> None:
+    collected.kill(COLLECTOR)
+    collected.inject(3)
+    eventually(lambda: errors(collected) >= collected.total)
+    collected.stop(COLLECTOR)
+    assert collected.machine.show(COLLECTOR, "Result") == "success"
+    collected.inject(1)
+    collected.start(COLLECTOR)
+    eventually(lambda: errors(collected) >= collected.total)
+    assert errors(collected) == collected.total
+
+
+def test_one_line_tells_the_state(collected: Host) -> None:
+    line = collected.machine.await_status(COLLECTOR, "correlator learning")
+    assert line == "1 of 1 agents answer, correlator learning, no bursts active"
+
+
+def test_a_reload_takes_over_what_may_change(collected: Host) -> None:
+    process = collected.machine.show(COLLECTOR, "MainPID")
+    configure(collected, "127.0.0.1:9861", pull_interval_s=0.5, listen="127.0.0.1:9999")
+    collected.machine.run("systemctl", "reload", COLLECTOR)
+    assert "listen" in collected.await_entry(COLLECTOR, "only after a restart")["MESSAGE"]
+    collected.inject(2)
+    eventually(lambda: errors(collected) >= collected.total)
+    assert errors(collected) == collected.total and collected.machine.show(COLLECTOR, "MainPID") == process
+
+
+def test_bad_settings_change_nothing_at_a_reload(collected: Host) -> None:
+    configure(collected, "127.0.0.1:9861", pull_interval_s=-1)
+    collected.machine.run("systemctl", "reload", COLLECTOR)
+    entry = collected.await_entry(COLLECTOR, "pull_interval_s")
+    assert entry["PRIORITY"] == ERROR and "the former settings stay in force" in entry["MESSAGE"]
+    assert "the former settings stay in force" in collected.machine.await_status(COLLECTOR, "pull_interval_s")
+    collected.inject()
+    eventually(lambda: errors(collected) >= collected.total)
