@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import time
 import urllib.parse
@@ -24,7 +25,7 @@ from click.testing import CliRunner, Result
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.report import TEXT_CHARACTERS_MAX, MemoryFault, RecordFault
-from checksum import leveldb_log
+from checksum import leveldb_log, systemd
 from checksum.printable import printable
 from collectors.correlator import ClusterShare
 from collectors.factors import Factor
@@ -309,6 +310,16 @@ def test_log_lines_are_lines(hostile: Hostile) -> None:
         assert re.match(r"(INFO|WARNING|ERROR) |  ", line), line
     for line in (*hostile.collector.log, *hostile.agent.log, *hostile.scrubber.log):
         assert_lines_are_harmless(line.rstrip("\n"))
+
+
+def test_a_status_for_systemd_is_one_assignment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        for name in (*NAMES, "x\nWATCHDOG=trigger", "half a pair \udcff"):
+            systemd.notify("READY=1", f"STATUS={name}")
+            assert manager.recv(1 << 16).decode() == f"READY=1\nSTATUS={printable(name)}"
 
 
 def test_annotations_for_grafana_are_escaped(hostile: Hostile) -> None:
