@@ -240,7 +240,7 @@ def test_the_page_holds_names_as_text_and_nothing_else(hostile: Hostile) -> None
     text = "".join(parsed.words).replace("\xa0", " ")  # the template's own
     assert_lines_are_harmless(text)
     for name in NAMES:
-        assert printable(name) in text, name
+        assert printable(name)[:999] in text, name
 
 
 def test_the_api_is_ascii_json_that_says_the_names_as_they_are(hostile: Hostile) -> None:
