@@ -126,6 +126,6 @@ def assert_reads_well(entry: dict[str, Any]) -> None:
     """A sentence with its priority; time, name and level are the journal's own business."""
     message = entry["MESSAGE"]
     assert isinstance(message, str) and message.strip() == message, entry
-    assert not re.match(r"<\d>|DEBUG|INFO|WARNING|ERROR|CRITICAL|Traceback|flipwatch[.:]", message), message
+    assert not re.match(r"\s*(<\d>|DEBUG|INFO|WARNING|ERROR|CRITICAL|Traceback|flipwatch[.:])", message), message
     assert not re.search(r"\d\d:\d\d:\d\d", message), f"a second time stamp: {message}"
     assert entry["PRIORITY"] in (ERROR, WARNING, INFO), entry
