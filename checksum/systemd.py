@@ -8,11 +8,14 @@ import os
 import socket
 import time
 
+from checksum.printable import printable
+
 
 def notify(*assignments: str) -> None:
     """Sends assignments such as "READY=1" or "STATUS=watching 32 devices".
 
-    A service must not fail because its manager can't listen, so an unreachable socket is passed over.
+    Each is one line, whatever it says: what looks like another assignment within a sentence is none. A service must not
+    fail because its manager can't listen, so an unreachable socket is passed over.
     """
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
@@ -20,7 +23,7 @@ def notify(*assignments: str) -> None:
     address = "\0" + path[1:] if path.startswith("@") else path  # the abstract namespace
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.sendto("\n".join(assignments).encode(), address)
+            sock.sendto("\n".join(map(printable, assignments)).encode(), address)
     except OSError:
         pass
 

@@ -21,12 +21,16 @@ from collectors.store import Store, StoredFault
 LATEST_FAULTS = 50
 FAULTY_DEVICES = 50
 LATEST_BURSTS = 20
+SHOWN_CHARACTERS_MAX = 1000  # of a name or sentence; a page of one endless name says nothing else
 FAULTY_DAYS = 7  # a device is listed until it was quiet for the time that makes its next fault novel
 
 
 def _fit(value: Any) -> Any:
     """What a template writes: escaping keeps a name from being markup, this from turning the text around it about."""
-    return printable(value) if type(value) is str else value  # what a macro made is Markup, whose lines are our own
+    if type(value) is not str:  # what a macro made is Markup, whose lines are our own
+        return value
+    text = printable(value)
+    return text if len(text) <= SHOWN_CHARACTERS_MAX else f"{text[: SHOWN_CHARACTERS_MAX - 1]}…"
 
 
 PAGES = jinja2.Environment(

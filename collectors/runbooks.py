@@ -1,17 +1,23 @@
 """The runbooks as pages: what to do about each alert, served by the collector beside its status page.
 
 Enters: the name of an alert. Leaves: an HTML page, or None if no runbook has that name. The texts are files of the
-package `dashboards`; a name is looked up among them, never made into a path. They stay as they were written, but for
-the links from one to another, so that no Markdown has to be understood here.
+package `dashboards`; a name is looked up among them, never made into a path. Of Markdown they use bold, code and links
+to one another, which are shown as such; their lines stay as they were written.
 """
 
 import re
 from importlib import resources
 
+from markupsafe import Markup, escape
+
 from collectors.page import PAGES
 
 _FOLDER = resources.files("dashboards") / "runbooks"
-_LINK = re.compile(r"\[(\w+)\]\(\1\)")
+_MARKUP = {
+    re.compile(r"\*\*(.+?)\*\*", re.S): r"<b>\1</b>",
+    re.compile(r"`([^`]+)`"): r"<code>\1</code>",
+    re.compile(r"\[(\w+)\]\(\1\)"): r'<a href="\1">\1</a>',
+}
 
 
 def names() -> list[str]:
@@ -23,11 +29,17 @@ def page(name: str) -> bytes | None:
     """The runbook of the alert `name`, as UTF-8."""
     if name not in names():
         return None
-    lines = (_FOLDER / f"{name}.md").read_text("utf-8").removeprefix(f"# {name}\n").strip().split("\n")
-    # each line as text, link, text, link, ..., text
-    return PAGES.get_template("runbook.html").render(name=name, lines=[_LINK.split(line) for line in lines]).encode()
+    text = (_FOLDER / f"{name}.md").read_text("utf-8").removeprefix(f"# {name}\n").strip()
+    return PAGES.get_template("runbook.html").render(name=name, text=_marked_up(text)).encode()
 
 
 def index() -> bytes:
     """A page with a link to each."""
     return PAGES.get_template("runbooks.html").render(names=names()).encode()
+
+
+def _marked_up(text: str) -> Markup:
+    html = str(escape(text))
+    for pattern, replacement in _MARKUP.items():
+        html = pattern.sub(replacement, html)
+    return Markup(html)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from checksum.printable import printable
+
 TAG = "flipwatch-burst"
 
 
@@ -63,7 +65,7 @@ def _annotation(revision: Mapping[str, Any]) -> Annotation:
         time_ms=_time_ms(revision["t_start"]),
         end_ms=_time_ms(revision["t_end"]),
         tags=tags,
-        text=html.escape(_text(revision, burst_id, cause, is_retracted)),
+        text=html.escape(printable(_text(revision, burst_id, cause, is_retracted))),
     )
 
 

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import requests
 from grafana_api.grafana_face import GrafanaFace
 
+from checksum.printable import printable
 from dashboards.annotations import TAG, Annotation
 
 FOLDER = "flipwatch"  # its uid, and its title
@@ -149,7 +150,7 @@ def push(
         for burst in bursts:
             with _about(f"{access.url}: burst {burst.burst_id}"):
                 outcome = grafana.annotation(burst)
-            yield f"burst {printable(burst.burst_id)}: {outcome}"
+            yield f"burst {shown(burst.burst_id)}: {outcome}"
     finally:
         grafana.close()
 
@@ -179,11 +180,11 @@ def parse_url(url: str) -> Any:
     except ValueError:
         is_good = False
     if not is_good:
-        raise Trouble(f"{printable(url)}: not an address; write http://HOST:PORT/PATH or https://HOST/PATH")
+        raise Trouble(f"{shown(url)}: not an address; write http://HOST:PORT/PATH or https://HOST/PATH")
     if parts.username or parts.password:
         raise Trouble(f"{parts.hostname}: a password in an address is seen by others; use a file or the environment")
     if parts.query or parts.fragment:
-        raise Trouble(f"{printable(url)}: write the address without what follows ? or #")
+        raise Trouble(f"{shown(url)}: write the address without what follows ? or #")
     return parts
 
 
@@ -193,27 +194,27 @@ def _about(what: str) -> Iterator[None]:
     try:
         yield
     except Trouble as error:
-        raise Trouble(f"{printable(what)}: {error}") from error
+        raise Trouble(f"{shown(what)}: {error}") from error
     except requests.exceptions.SSLError as error:
-        raise Trouble(f"{printable(what)}: its certificate isn't trusted; name its authority with --ca") from error
+        raise Trouble(f"{shown(what)}: its certificate isn't trusted; name its authority with --ca") from error
     except requests.Timeout as error:
-        raise Trouble(f"{printable(what)}: no answer in time; see --timeout") from error
+        raise Trouble(f"{shown(what)}: no answer in time; see --timeout") from error
     except requests.ConnectionError as error:
-        raise Trouble(f"{printable(what)}: can't be reached") from error
+        raise Trouble(f"{shown(what)}: can't be reached") from error
     except (requests.RequestException, KeyError, TypeError, AttributeError, OSError) as error:
-        raise Trouble(f"{printable(what)}: not understood: {printable(str(error))}") from error
+        raise Trouble(f"{shown(what)}: not understood: {shown(str(error))}") from error
 
 
 def _judge(response: requests.Response, *_: Any, **__: Any) -> None:
     """Lets pass what is an answer of Grafana's API and says yes."""
     status, _body = response.status_code, response.content  # read, so that its connection is free again
     if 300 <= status < 400:
-        where = printable(response.headers.get("Location", "nowhere"))
+        where = shown(response.headers.get("Location", "nowhere"))
         raise Trouble(f"it redirects to {where}; is the address right, with its scheme and base path?")
     try:
         document = response.json()
     except ValueError:
-        kind = printable(response.headers.get("Content-Type", "something unnamed"))
+        kind = shown(response.headers.get("Content-Type", "something unnamed"))
         raise Trouble(f"status {status} with {kind} where JSON belongs; is the base path right?") from None
     if status < 300 and isinstance(document, dict | list):
         return
@@ -222,7 +223,7 @@ def _judge(response: requests.Response, *_: Any, **__: Any) -> None:
 
 
 def _refusal(status: int, said: Mapping[str, Any]) -> str:
-    message = printable(str(said.get("message", "no reason given")))
+    message = shown(str(said.get("message", "no reason given")))
     if status == 401:
         return f"the token or the password isn't accepted (401: {message})"
     if status == 403:
@@ -232,7 +233,7 @@ def _refusal(status: int, said: Mapping[str, Any]) -> str:
     return f"status {status}: {message}"
 
 
-def printable(text: str) -> str:
+def shown(text: str) -> str:
     """Foreign words on one line of a terminal, bounded."""
-    clean = "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+    clean = printable(" ".join(text.split()))
     return clean if len(clean) <= SHOWN_MAX else f"{clean[: SHOWN_MAX - 3]}..."

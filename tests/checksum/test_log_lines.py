@@ -39,9 +39,9 @@ def test_the_journal_gets_a_priority_for_each_line(tmp_path: Path) -> None:
         "<6>all is well",
         "<4>a store of 3 files",
         "<3>it failed",
-        "<3>Traceback (most recent call last):",
+        "<3>  Traceback (most recent call last):",
     ]
-    assert all(line.startswith("<3>") for line in lines[4:])
+    assert all(line.startswith("<3>  ") for line in lines[4:])
 
 
 @pytest.mark.parametrize("journal", [None, "", "1:2", "no device"])

@@ -148,7 +148,7 @@ def test_names_from_outside_are_no_html_and_no_query() -> None:
             result = run("--url", stub.url, "--collector", at)
             assert result.stdout.splitlines()[-1].endswith(outcome)
         assert stub.annotations[0]["tags"][1] == f"burst_id:{bad}"
-    assert push.printable("a\x1b[31m\nb\u202e") == "a?[31m b?" and len(push.printable("x" * 999)) == 200
+    assert push.shown("a\x1b[31m\nb\u202e") == r"a\x1b[31m b\u202e" and len(push.shown("x" * 999)) == 200
 
 
 # -- how it logs in, and where
@@ -238,7 +238,7 @@ HTML = {"Content-Type": "text/html"}
         (401, JSON, b'{"message":"Invalid API key"}', "isn't accepted (401: Invalid API key)"),
         (403, JSON, b'{"message":"You\'ll need additional permissions"}', "role Editor"),
         (301, {"Location": "https://elsewhere/login"}, b"", "redirects to https://elsewhere/login"),
-        (302, {"Location": "/login\x1b[2J"}, b"", "redirects to /login?[2J"),
+        (302, {"Location": "/login\x1b[2J"}, b"", r"redirects to /login\x1b[2J"),
         (200, HTML, b"<html>please log in</html>", "text/html where JSON belongs"),
         (404, HTML, b"<html>no such page</html>", "text/html where JSON belongs"),
         (200, JSON, b"null", "status 200"),

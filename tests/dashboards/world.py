@@ -80,7 +80,7 @@ def running_world(root: Path) -> Iterator[World]:
         alertmanager = later.enter_context(_alertmanager(root))
         config = _collector_config(root, agents, alertmanager)
         collector = later.enter_context(RunningCollector(config))
-        prometheus = later.enter_context(_prometheus(root, agents, collector))
+        prometheus = later.enter_context(running_prometheus(root, _scraping(agents, collector)))
         _make_errors(root / "fra", rasdaemon)
         world = World(prometheus, collector.url, {cluster: agent.url for cluster, agent in agents.items()})
         eventually(lambda: _is_complete(world), patience_s=120)
@@ -186,22 +186,25 @@ def _alertmanager(root: Path) -> Iterator[str]:
         yield url
 
 
-@contextmanager
-def _prometheus(root: Path, agents: dict[str, Daemon], collector: RunningCollector) -> Iterator[Prometheus]:
-    program, url = require("prometheus"), _free_url()
+def _scraping(agents: dict[str, Daemon], collector: RunningCollector) -> dict[str, Any]:
     targets = [
         {"targets": [agent.url.removeprefix("http://")], "labels": {"cluster": cluster}}
         for cluster, agent in agents.items()
     ]
+    own = [{"targets": [collector.url.removeprefix("http://")]}]
     jobs = [
         {"job_name": "flipwatch-agent", "static_configs": targets},
-        {
-            "job_name": "flipwatch-collector",
-            "static_configs": [{"targets": [collector.url.removeprefix("http://")]}],
-        },
+        {"job_name": "flipwatch-collector", "static_configs": own},
     ]
+    return {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
+
+
+@contextmanager
+def running_prometheus(root: Path, settings: dict[str, Any]) -> Iterator[Prometheus]:
+    """With this configuration."""
+    program, url = require("prometheus"), _free_url()
     config = root / "prometheus.yml"
-    config.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}))  # YAML holds JSON
+    config.write_text(json.dumps(settings))  # YAML holds JSON
     where = [f"--config.file={config}", f"--storage.tsdb.path={root / 'tsdb'}"]
     with _server(program, *where, f"--web.listen-address={url.removeprefix('http://')}"):
         wait_for(lambda: _is_ready(f"{url}/-/ready"))
