@@ -44,7 +44,7 @@ from collectors.inventory import Inventory, InventoryError
 from collectors.minutes import DAY_NS, minute_of
 from collectors.overview import Health, Step
 from collectors.pull import Puller
-from collectors.store import Conflict, Move, Pulled, Recorded, Store, StoreError
+from collectors.store import FACTS_VERSION, Conflict, Move, Pulled, Recorded, Store, StoreError
 
 T = TypeVar("T")
 Fingerprint = tuple[int, int, int]
@@ -59,6 +59,7 @@ REPORTS_WAIT_NS = 180 * 10**9  # the scan waits for the slowest agent at most so
 KEEP_OPEN_MAX_S = 100.0  # an agent cuts a connection that is idle for two minutes
 CALIBRATION = "calibration"  # the name of what the correlator slid, in the store
 CHANGE_BYTES_MAX = 1 << 16
+FACTS_S = 60.0  # how soon what agents newly tell of their hosts becomes part of the population
 FACTORS_S = 3600.0  # how often what the victims of the last day share is looked for
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 EXPECTED_GAP_MIN = 60  # a longer gap between two steps was an outage: nothing was expected of it
@@ -538,6 +539,8 @@ class _Correlation:
         self._calibration: dict[str, Any] = {}
         self._factors: tuple[Factor, ...] = ()
         self._factors_s = -FACTORS_S
+        self._facts_version: int | None = None
+        self._filled_s = -FACTS_S
 
     def close(self) -> None:
         self._store.close()
@@ -580,12 +583,15 @@ class _Correlation:
 
     def _look_for_factors(self, correlator: Correlator, fleet: Inventory, now_ns: int) -> None:
         """Keeps the population up to date, and once in a while asks what the victims of the last day share."""
-        is_due = time.monotonic() - self._factors_s >= FACTORS_S
-        if not is_due and fleet is self._fleet:
-            return
-        self._fleet, self._factors_s = fleet, time.monotonic()
-        FleetAttributes(fleet, self._store.facts()).fill(correlator.population)
-        self._factors = find_factors(self._store.victims_since(now_ns - DAY_NS), correlator.population)
+        now_s, facts_version = time.monotonic(), self._store.number(FACTS_VERSION)
+        is_stale = facts_version != self._facts_version and now_s - self._filled_s >= FACTS_S
+        is_due = now_s - self._factors_s >= FACTORS_S
+        if is_stale or is_due or fleet is not self._fleet:
+            self._fleet, self._facts_version, self._filled_s = fleet, facts_version, now_s
+            FleetAttributes(fleet, self._store.facts()).fill(correlator.population)
+        if is_due:
+            self._factors_s = now_s
+            self._factors = find_factors(self._store.victims_since(now_ns - DAY_NS), correlator.population)
 
     def _build(self, now_ns: int) -> Correlator:
         """A correlator that knows what the store knows; nothing that was raised is raised again."""

@@ -26,6 +26,7 @@ from collectors.factors import Attributes, Victim, host_attributes, victim_of
 from collectors.minutes import MINUTE_NS
 
 SCHEMA_VERSION = 2
+FACTS_VERSION = "facts_version"  # the number that grows whenever `facts` returns something else
 BUSY_TIMEOUT_S = 20.0  # how long another process (an import) may hold the lock before a write fails
 
 _SCHEMA = """
@@ -226,6 +227,9 @@ class Store:
         facts = answer.header.facts
         if facts and self._facts.get(answer.host) != (key := hash(repr(facts))):
             db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (answer.host, json.dumps(facts)))
+            db.execute(
+                "INSERT INTO numbers VALUES (?, 1) ON CONFLICT DO UPDATE SET value = value + 1", (FACTS_VERSION,)
+            )
             self._facts[answer.host] = key
 
     def facts(self) -> dict[str, dict[str, Any]]:
