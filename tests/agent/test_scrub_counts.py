@@ -4,7 +4,6 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ from checksum.leveldb_log import encode, scan
 
 LENGTHS = [100, 0, 1000, 40_000, 3, 20_000, 90_000, 700, 32_000, 60]
 LIMIT_S = 60
-
-
-@pytest.fixture(autouse=True)
-def same_kernel_after() -> Iterator[None]:
-    before = crc32c.implementation()
-    yield
-    crc32c.use(before)
 
 
 def write_store(directory: Path) -> tuple[int, dict[str, list[Finding]]]:
