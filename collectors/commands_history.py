@@ -169,6 +169,8 @@ def judge(history_path: Path, inventory: Inventory, false_alarms_per_year: float
         history = read(history_path, inventory.cluster_names)
     except OSError as error:
         raise Trouble(f"{history_path}: can't read the history: {error.strerror}") from error
+    for sentence in inventory.warnings:
+        click.echo(printable(f"inventory: {sentence}"), err=True)
     say_what_was_unusable(history, history_path)
     if not history.alive:
         raise Trouble(f"{history_path}: holds no 'alive' line, so nobody was watching and nothing can be judged")
@@ -258,6 +260,9 @@ def say_what_was_unusable(history: History, path: Path) -> None:
         unnamed = history.bad_lines - len(history.troubles)
         rest = f" ({unnamed} of them not named above)" if unnamed else ""
         click.echo(printable(f"{path}: {history.bad_lines} lines couldn't be used{rest}"), err=True)
+    if history.repeated:
+        sentence = f"{path}: {history.repeated} faults came again under their journal and seq; each counts once"
+        click.echo(printable(sentence), err=True)
     if history.last_time_ns is None:
         raise Trouble(f"{path}: holds no usable line; is it a history file?")
 

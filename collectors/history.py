@@ -33,6 +33,7 @@ class History:
     changes: list[Change] = field(default_factory=list)
     bad_lines: int = 0
     troubles: list[str] = field(default_factory=list)
+    repeated: int = 0  # faults that came again under their journal and seq: each counts once
     last_time_ns: int | None = None  # of the latest usable line; None if there is none
 
     @property
@@ -56,10 +57,11 @@ def read(path: Path, cluster_names: Sequence[str]) -> History:
     """
     history = History()
     taken = sorted(usable_lines(path, cluster_names, history), key=lambda item: (item[1].time_ns, item[0]))
+    host_of: dict[tuple[str, int], str] = {}
     for number, line in taken:
         if abs(line.time_ns - taken[len(taken) // 2][1].time_ns) > SPAN_MAX_NS:
             history.refuse(number, f"time_ns {line.time_ns} lies more than 400 days from the others")
-        else:
+        elif _is_new(number, line, host_of, history):
             _keep(line, history)
     return history
 
@@ -150,6 +152,22 @@ def _usable(text: bytes, cluster_names: frozenset[str]) -> Usable:
     if line.cluster not in cluster_names:
         raise ReportError(f"cluster '{line.cluster}' isn't in the inventory, or has no coordinates there")
     return line
+
+
+def _is_new(number: int, line: Usable, host_of: dict[tuple[str, int], str], history: History) -> bool:
+    """False for a fault whose journal and seq came before; `history` is told of it."""
+    if isinstance(line, Alive | Change) or line.journal is None or line.seq is None:
+        return True
+    key = line.journal, line.seq
+    if key not in host_of:
+        host_of[key] = line.host
+        return True
+    if host_of[key] == line.host:
+        history.repeated += 1
+    else:
+        sentence = f"fault {line.seq} of journal {line.journal} is seen at two hosts, {host_of[key]} and {line.host}"
+        history.refuse(number, sentence)
+    return False
 
 
 def _keep(line: Usable, history: History) -> None:

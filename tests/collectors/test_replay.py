@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from agent.report import AgentHeader, Alive, Change, encode
+from agent.report import AgentHeader, Alive, Change, MemoryFault, decode, encode
 from collectors.commands_history import replay as replay_command
 from collectors.commands_history import simulate
 from collectors.commands_plot import plot
@@ -106,6 +106,44 @@ def test_garbage_is_counted_and_named_and_never_fatal(fleet):
     for offset in (1, 2, 3, 5):
         assert f"line {number + offset}: " in result.stderr
     assert "cluster 'nowhere' isn't in the inventory" in result.stderr
+
+
+def numbered(fleet):
+    """The history's lines, its faults as an agent's journals hold them."""
+    lines = [decode(line) for line in (fleet / "history.ndjson").read_bytes().splitlines()]
+    return [
+        replace(line, journal="j", seq=number) if isinstance(line, MemoryFault) else line
+        for number, line in enumerate(lines)
+    ]
+
+
+def test_a_fault_that_comes_twice_under_its_journal_and_seq_counts_once(fleet):
+    once = numbered(fleet)
+    faults = [line for line in once if isinstance(line, MemoryFault)]
+    (fleet / "twice.ndjson").write_text("\n".join(map(encode, [*faults, *once])))
+    result = run(fleet, "--json", history="twice.ndjson")
+    assert result.exit_code == 0 and result.stdout == run(fleet, "--json").stdout
+    assert f"{len(faults)} faults came again under their journal and seq; each counts once" in result.stderr
+
+
+def test_a_journal_at_two_hosts_is_named_and_counts_once(fleet):
+    twin = next(line for line in numbered(fleet) if isinstance(line, MemoryFault))
+    lines = [*numbered(fleet), replace(twin, host="twin", time_ns=twin.time_ns + 1)]
+    (fleet / "twin.ndjson").write_text("\n".join(map(encode, lines)))
+    result = run(fleet, "--json", history="twin.ndjson")
+    assert result.exit_code == 0 and result.stdout == run(fleet, "--json").stdout
+    assert (
+        f"line {len(lines)}: fault {twin.seq} of journal j is seen at two hosts, {twin.host} and twin" in result.stderr
+    )
+
+
+def test_what_is_odd_about_the_inventory_is_said(fleet):
+    groups = json.loads((fleet / "inventory.json").read_text())
+    groups[1]["labels"] |= {key: groups[0]["labels"][key] for key in ("latitude", "longitude")}
+    (fleet / "odd.json").write_text(json.dumps(groups))
+    arguments = [str(fleet / "history.ndjson"), "--inventory", str(fleet / "odd.json")]
+    result = CliRunner().invoke(replay_command, arguments)
+    assert result.exit_code == 0 and "stand at one place, so no direction can tell them apart" in result.stderr
 
 
 @pytest.mark.parametrize(
