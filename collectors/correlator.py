@@ -76,7 +76,7 @@ class Revision:
     t_start_ns: int
     t_end_ns: int
     window_min: int
-    label: str  # the likeliest cause
+    label: str  # the cause to name: the likeliest, but the sky only if it stands clearly above the rest
     posterior: Mapping[str, float]
     far_per_year: float
     extrapolated_from_days: int | None
@@ -144,7 +144,7 @@ class Status:
 
     state: str  # learning or live
     history_days: float
-    statistic_nats: float  # the largest of the windows that end now
+    statistic_nats: float  # the largest of the windows that end now; 0 while learning
     far_per_year: float | None
     threshold_nats: float | None
     scanned_until_minute: int | None
@@ -192,7 +192,7 @@ class Correlator:
         self._scan = Scan(clusters)
         self._slides = Slides(self._scan, coarse_scan(clusters))
         self._causes = Causes(clusters, priors)
-        self._parameters = _digest([_places(clusters), self._streams, seed])
+        self._parameters = _digest([places(clusters), self._streams, seed])
         self._changes: dict[tuple[str, str], Change] = {}
         self._changes_from: int | None = None  # the first minute for which a change was told since the last step
         self._bursts: dict[str, Revision] = {}  # the latest revision of each
@@ -393,7 +393,7 @@ class Correlator:
         begin, end = first_hour * HOUR_MIN, (first_hour + BLOCK_H) * HOUR_MIN
         cut = np.zeros((BLOCK_H, len(self.minutes.cluster_names)), bool)
         suspects = [
-            c for part in self._chunks(begin, end) for c in self._crossings_of(part, min(INCIDENT_NATS.values()))
+            c for part in self._chunks(begin, end) for c in self._crossings_of(part, min(INCIDENT_NATS.values()))[0]
         ]
         for episode in episodes(suspects, self._gap_min):
             window = self._row(episode.best)
@@ -434,16 +434,19 @@ class Correlator:
         self._crossings = [crossing for crossing in self._crossings if forgotten <= crossing.minute < begin]
         for windows in self._chunks(begin, self._now_minute + 1):
             windows.arrived[-1] |= windows.end > self._now_minute  # that minute always shows how things stand
-            self._crossings += self._crossings_of(windows, keep)
+            crossings, self._statistic = self._crossings_of(windows, keep)
+            self._crossings += crossings
         self._crossings_from = max(forgotten, begin if self._crossings_from is None else self._crossings_from)
 
-    def _crossings_of(self, windows: Windows, least_nats: float) -> list[Crossing]:
-        """The windows that reach `least_nats`; only where a fault came in can one hold more than a minute before."""
+    def _crossings_of(self, windows: Windows, least_nats: float) -> tuple[list[Crossing], float]:
+        """The windows that reach `least_nats`, and the largest statistic of the last minute that was scored.
+
+        Only where a fault came in can a window hold more than a minute before.
+        """
         at = np.flatnonzero(windows.arrived)
         if not len(at):
-            return []
+            return [], 0.0
         rough = self._scan.statistics(windows.rows(windows.arrived)).reshape(len(WINDOWS_MIN), -1)
-        self._statistic = float(rough[:, -1].max())
         high = (rough >= least_nats - STATISTIC_ERROR_NATS) & (windows.totals[:, at] >= FAULTS_MIN)
         found = []
         for window, index in np.argwhere(high):
@@ -452,7 +455,7 @@ class Correlator:
             nats = float(self._scan.statistics(self._row(crossing).scaled())[0])
             if nats >= least_nats:
                 found.append(replace(crossing, statistic_nats=nats))
-        return found
+        return found, float(rough[:, -1].max())
 
     # --- telling
 
@@ -675,7 +678,8 @@ def _most_raised(window: Row) -> int:
     return int(((counts - means) / np.sqrt(means + 1)).max(axis=0).argmax())
 
 
-def _places(clusters: Sequence[Cluster]) -> list[list[Any]]:
+def places(clusters: Sequence[Cluster]) -> list[list[Any]]:
+    """All of the clusters that a correlator rests on: one for the same places serves, though hosts come and go."""
     return [
         [c.name, c.latitude_deg, c.longitude_deg, c.facing_azimuth_deg, c.facing_elevation_deg, c.rigidity_gv]
         for c in clusters

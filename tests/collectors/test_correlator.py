@@ -129,6 +129,7 @@ def test_nothing_is_raised_while_learning():
     assert steps(correlator, FIRST, FIRST + LEARNING_DAYS * DAY_MIN, 600) == []
     status = correlator.status
     assert (status.state, status.threshold_nats, status.far_per_year) == ("learning", None, None)
+    assert status.statistic_nats == 0, "nothing is scanned yet, so no past window may pass for the present one"
     assert status.history_days == pytest.approx(LEARNING_DAYS, abs=0.001)
     steps(correlator, FIRST + LEARNING_DAYS * DAY_MIN, FIRST + LEARNING_DAYS * DAY_MIN + 1)
     assert correlator.status.state == "live"
