@@ -10,7 +10,7 @@ from typing import Any
 from agent.report import Fault
 from collectors.correlator import VICTIMS_MIN
 from collectors.factors import Attributes, Population, Victims, host_attributes
-from collectors.inventory import Cluster, Inventory, weight
+from collectors.inventory import Inventory, weight
 from collectors.minutes import DAY_NS, Minutes, minute_of
 from collectors.store import Store, StoredFault
 
@@ -85,15 +85,3 @@ class FleetAttributes:
             population.set_host(host.name, host.cluster, self._of_host[host.name], weight(host))
         for name in set(population.host_names()) - self._of_host.keys():
             population.remove_host(name)
-
-
-def same_places(one: tuple[Cluster, ...], other: tuple[Cluster, ...]) -> bool:
-    """True if a correlator for the one set of clusters serves the other: hosts may have come and gone."""
-
-    def places(clusters: tuple[Cluster, ...]) -> list[tuple[object, ...]]:
-        return [
-            (c.name, c.latitude_deg, c.longitude_deg, c.rigidity_gv, c.facing_azimuth_deg, c.facing_elevation_deg)
-            for c in clusters
-        ]
-
-    return places(one) == places(other)

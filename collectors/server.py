@@ -19,7 +19,7 @@ import resource
 import signal
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -37,13 +37,13 @@ from collectors import inventory as inventories
 from collectors import metrics, notify, overview, page, runbooks, tls
 from collectors.alertmanager import post_alerts
 from collectors.config import CollectorConfig, reloaded
-from collectors.correlator import LATE_MIN, Correlator, Revision
+from collectors.correlator import LATE_MIN, Correlator, Revision, places
 from collectors.factors import Factor, find_factors
-from collectors.feed import Feed, FleetAttributes, same_places
+from collectors.feed import Feed, FleetAttributes
 from collectors.inventory import Inventory, InventoryError
 from collectors.minutes import DAY_NS, minute_of
 from collectors.overview import Health, Step
-from collectors.pull import Puller
+from collectors.pull import Agent, Puller
 from collectors.store import FACTS_VERSION, Conflict, Move, Pulled, Recorded, Store, StoreError
 
 T = TypeVar("T")
@@ -327,7 +327,7 @@ class Server:
             loop = asyncio.get_running_loop()
             try:
                 now_ns = time.time_ns()
-                heard_ns = self._heard_until_ns(now_ns)
+                heard_ns = heard_until_ns(self._puller.agents.values(), now_ns)
                 revisions, step = await loop.run_in_executor(
                     self._correlating, self._correlation.step, now_ns, from_ns, heard_ns, self._fleet, self._config
                 )
@@ -342,11 +342,6 @@ class Server:
             await self._keep_step(now_ns, revisions, step)
             self._beat()
             await asyncio.sleep(STEP_GAP_S)
-
-    def _heard_until_ns(self, now_ns: int) -> int:
-        """Until when every agent that answers has told all it saw, but no longer ago than REPORTS_WAIT_NS."""
-        complete = [agent.complete_until_ns for agent in self._puller.agents.values() if agent.state == "ok"]
-        return max(min([now_ns, *complete]), now_ns - REPORTS_WAIT_NS)
 
     async def _keep_step(self, now_ns: int, revisions: list[Revision], step: Step) -> None:
         """A burst is told only once it is stored; a restart then continues it instead of raising it again."""
@@ -555,7 +550,7 @@ class _Correlation:
         """Feeds what is new, as far as everybody has told, and scans it."""
         begin_s = time.perf_counter()
         last_import = self._store.last_import()
-        is_same_fleet = same_places(fleet.clusters, self._clusters)
+        is_same_fleet = places(fleet.clusters) == places(self._clusters)
         if last_import != self._import or not is_same_fleet or config != self._config:
             self.start_over()
         self._import, self._clusters, self._config = last_import, fleet.clusters, config
@@ -613,6 +608,12 @@ class _Correlation:
         self._last_change, self._fleet = 0, None
         self._correlator = correlator
         return correlator
+
+
+def heard_until_ns(agents: Iterable[Agent], now_ns: int) -> int:
+    """Until when every agent that answers has told all it saw, but no longer ago than REPORTS_WAIT_NS."""
+    complete = [agent.complete_until_ns for agent in agents if agent.state == "ok"]
+    return max(min([now_ns, *complete]), now_ns - REPORTS_WAIT_NS)
 
 
 def _expected(correlator: Correlator) -> dict[tuple[str, str], float]:

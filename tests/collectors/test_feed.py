@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from collectors.correlator import places
 from collectors.factors import Victims
-from collectors.feed import Feed, same_places
+from collectors.feed import Feed
 from collectors.inventory import Cluster
 from collectors.minutes import DAY_NS, MINUTE_NS, WINDOWS_MIN, Minutes, minute_of
 from collectors.store import Store
@@ -98,6 +99,6 @@ def test_exposure_that_changed_late_is_fed_again(store):
 
 
 def test_hosts_may_come_and_go_without_another_correlator():
-    assert same_places(CLUSTERS, (replace(CLUSTERS[0], hosts=9), CLUSTERS[1]))
-    assert not same_places(CLUSTERS, (replace(CLUSTERS[0], latitude_deg=51.0), CLUSTERS[1]))
-    assert not same_places(CLUSTERS, CLUSTERS[:1])
+    assert places(CLUSTERS) == places((replace(CLUSTERS[0], hosts=9), CLUSTERS[1]))
+    assert places(CLUSTERS) != places((replace(CLUSTERS[0], latitude_deg=51.0), CLUSTERS[1]))
+    assert places(CLUSTERS) != places(CLUSTERS[:1])

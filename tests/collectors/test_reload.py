@@ -1,7 +1,9 @@
 """SIGHUP: the collector takes over its settings and its inventory, or says why not and goes on."""
 
+import re
 import signal
 from dataclasses import fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from collectors.config import AT_RESTART, CollectorConfig, load, reloaded
@@ -15,6 +17,14 @@ def test_what_waits_for_a_restart(tmp_path: Path) -> None:
     config, waiting = reloaded(old, new)
     assert waiting == ["listen"] and config == replace(old, pull_interval_s=3.0, history_days=30)
     assert {*AT_RESTART} < {field.name for field in fields(CollectorConfig)}
+
+
+def test_the_example_says_what_waits_for_a_restart() -> None:
+    text = (Path(__file__).parents[2] / "deploy/examples/collector.toml").read_text()
+    (said,) = re.findall(r"^# A reload .*?;", text, re.DOTALL | re.MULTILINE)
+    patterns = re.findall(r"[a-z]+_[a-z_*]+|listen", said)
+    keys = [field.name for field in fields(CollectorConfig)]
+    assert {key for key in keys if any(fnmatchcase(key, one) for one in patterns)} == {*AT_RESTART}
 
 
 def test_it_goes_on_with_other_settings(tmp_path: Path) -> None:

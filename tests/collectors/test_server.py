@@ -6,9 +6,13 @@ import sqlite3
 import subprocess
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
+from collectors.inventory import Host
+from collectors.pull import Agent
+from collectors.server import heard_until_ns
 from collectors.store import Store
 from tests.collectors import scripted_agent
 from tests.collectors.running import RunningCollector, flipwatch, wait_for, write_config, write_inventory
@@ -16,11 +20,26 @@ from tests.collectors.scripted_agent import Agents, ScriptedAgent
 from tests.conftest import require
 
 KILLS = 10
+ASKED = Agent(Host(target="h:1", name="h", cluster="fra"))
 
 
 def stored(config_dir) -> list[tuple[str | None, int | None]]:
     with contextlib.closing(Store(config_dir / "state" / "collector.sqlite3")) as store:
         return sorted((found.fault.journal, found.fault.seq) for found in store.latest_faults(10**6))
+
+
+def test_the_scan_waits_for_the_slowest_agent_that_answers_but_three_minutes_at_most():
+    """Seconds before now until which each agent has told all."""
+
+    def heard(*agents: tuple[str, int]) -> int:
+        told = [replace(ASKED, state=state, complete_until_ns=-ago_s * 10**9) for state, ago_s in agents]
+        return heard_until_ns(told, 0) // 10**9
+
+    assert heard() == 0
+    assert heard(("ok", 5), ("ok", 40)) == -40
+    assert heard(("ok", 5), ("silent", 40)) == -5
+    assert heard(("ok", 5), ("ok", 1000)) == -180
+    assert heard(("ok", -30)) == 0, "a clock that is ahead"
 
 
 def test_kill_9_in_a_loop_while_faults_flow_loses_none_and_doubles_none(tmp_path):
