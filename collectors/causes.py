@@ -45,7 +45,7 @@ PRIORS: Mapping[str, float] = {
     "celestial": 1.0,
     "low-cutoff": 0.3,
 }
-COHORT = "cohort"  # the attribute that a change names
+COHORT = "cohort"  # the inventory label that says which hosts a change touches
 SKY = ("celestial", "low-cutoff")  # the causes that nobody on Earth is to blame for
 SKY_ODDS_NATS = 2.5  # the sky is named only if it is so much likelier than all other causes together
 # 0 for a stream that doesn't take part; up to where two hosts, which expect a fault a month, see dozens at once

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from agent.report import Change, ReportError, decode
+from collectors.causes import COHORT
 from collectors.minutes import DAY_NS
 from collectors.notify import rfc3339
 
-COHORT = "cohort"  # the inventory label that says which hosts a change touches
 AHEAD_MAX_NS = DAY_NS
 
 Known = Mapping[tuple[str, str], Change]  # by id and action

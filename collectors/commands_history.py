@@ -25,6 +25,7 @@ from collectors.history import replay as revisions_of
 from collectors.incidents import KINDS, NEED_COHORTS, Burst, Incident, fleet_of
 from collectors.inventory import Inventory, InventoryError, load
 from collectors.minutes import MINUTE_NS, minute_of
+from collectors.notify import NOT_NAMED
 from collectors.simulate import Simulation
 from collectors.world import CALM, RESTLESS
 
@@ -278,8 +279,9 @@ def _text(revision: Revision) -> str:
         f"coherent with RA {r.ra_deg:.0f} Dec {r.dec_deg:+.0f} ({r.area90_deg2:.0f} deg2 at 90 %), which stood over "
         f"{r.ground_latitude_deg:+.0f} {r.ground_longitude_deg:+.0f}; "
     )
+    likelier = f"; {r.held_back}, {r.posterior[r.held_back]:.0%}, {NOT_NAMED}" if r.held_back else ""
     return (
-        f"{r.burst_id} rev {r.rev} {r.kind}: {r.label} ({r.posterior[r.label]:.0%}), {start} UTC, {minutes} min, "
-        f"{r.statistic_nats:.1f} nats, {r.far_per_year:.1e} false alarms a year{days}\n"
+        f"{r.burst_id} rev {r.rev} {r.kind}: {r.label} ({r.posterior[r.label]:.0%}{likelier}), {start} UTC, "
+        f"{minutes} min, {r.statistic_nats:.1f} nats, {r.far_per_year:.1e} false alarms a year{days}\n"
         f"    {where if r.label == 'celestial' else ''}{printable(seen)}"
     )

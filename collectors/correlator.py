@@ -25,12 +25,11 @@ from collectors.factors import Factor, Population, Victims, find_factors
 from collectors.false_alarms import Maxima, Slides, Tail, coarse_scan, fit, summary
 from collectors.inventory import Cluster
 from collectors.lifecycle import Crossing, Episode, episodes, overlap
-from collectors.minutes import HOUR_MIN, MINUTE_NS, SCANNED_STREAMS, WINDOWS_MIN, Minutes, minute_of
+from collectors.minutes import DAY_MIN, HOUR_MIN, MINUTE_NS, SCANNED_STREAMS, WINDOWS_MIN, Minutes, minute_of
 from collectors.scan import Scan
 from collectors.sky import SPHERE_DEG2, angles_deg, right_ascension_declination_deg, separation_deg, unit_vectors
 from collectors.windows import Row, Windows, block_stream, row
 
-DAY_MIN = 24 * HOUR_MIN
 LATE_MIN = GUARD_H * HOUR_MIN  # data may come this late and still be scanned
 LEARNING_DAYS = 14
 TRUSTED_DAYS = 90  # with less history the tail is uncertain, so the threshold is set for a third of the rate
@@ -95,6 +94,12 @@ class Revision:
     change_ids: tuple[str, ...] = ()  # roll-outs that were open
     calibration_id: str = ""  # of the time slides that the false-alarm rate rests on
     clusters: tuple[ClusterShare, ...]
+
+    @property
+    def held_back(self) -> str | None:
+        """The cause that is likelier than the one that is named, but not sure enough to be named; mostly none is."""
+        likeliest = max(self.posterior, key=lambda cause: self.posterior[cause])
+        return likeliest if self.posterior[likeliest] > self.posterior.get(self.label, 0.0) else None
 
     def document(self) -> dict[str, Any]:
         """The JSON object of `replay --json`, the store and the page."""

@@ -20,8 +20,9 @@ WINDOWS_MIN = (3, 5, 10, 15, 30, 60)
 SCANNED_STREAMS = ("dram", "sram", "gpu", "core", "host")  # unless configured otherwise; the others are only shown
 TIME_ERROR_MAX_S = WINDOWS_MIN[-1] * 60
 MINUTE_NS = 60_000_000_000
-DAY_NS = 1440 * MINUTE_NS
 HOUR_MIN = 60
+DAY_MIN = 24 * HOUR_MIN
+DAY_NS = DAY_MIN * MINUTE_NS
 
 
 def minute_of(time_ns: int) -> int:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from checksum.printable import printable
+from collectors.causes import SKY
 from collectors.correlator import ClusterShare, Revision
 from collectors.factors import Factor
 
@@ -20,6 +21,7 @@ REPEAT_NS = 60 * 10**9  # an active alert is said again this often
 LASTS_NS = 5 * REPEAT_NS  # and resolves by itself this long after the collector fell silent
 NAME_CHARACTERS_MAX = 100
 _MARKS = str.maketrans("<>[]`@", "‹›()'＠")
+NOT_NAMED = "isn't sure enough to be named"
 SPREADS = 2.0  # by chance alone a cluster is this far up once in twenty to fifty windows
 END_REPEATS = 3  # an end is said this often, in case Alertmanager was restarted in between
 
@@ -190,12 +192,13 @@ def description(burst: Revision) -> str:
     """What was seen, in sentences."""
     observed = sum(share.observed for share in burst.clusters)
     expected = sum(share.expected for share in burst.clusters)
-    probability = burst.posterior.get(burst.label, 0.0)
     sentences = [
         f"{observed} novel faults in {burst.window_min} minutes where {expected:.2g} were expected",
-        f"Likeliest cause: {burst.label} ({100 * probability:.0f} %), {WHAT[burst.label]}",
+        f"{'Named' if burst.held_back else 'Likeliest'} cause: {_probable(burst, burst.label)}, {WHAT[burst.label]}",
     ]
-    if burst.label in ("celestial", "low-cutoff"):
+    if burst.held_back:
+        sentences.append(f"The likelier {_probable(burst, burst.held_back)} {NOT_NAMED}")
+    if burst.label in SKY:
         sentences.append(f"{direction(burst)}, within {burst.area90_deg2:.0f} square degrees (90 %)")
     shares = sorted(burst.clusters, key=lambda share: share.expected - share.observed)
     sentences.append("Clusters (seen / expected): " + ", ".join(_share(share) for share in shares[:12]))
@@ -205,6 +208,10 @@ def description(burst: Revision) -> str:
         sentences.append(f"Open changes: {_changes(burst)}")
     sentences.append(false_alarms(burst))
     return ". ".join(sentences) + "."
+
+
+def _probable(burst: Revision, cause: str) -> str:
+    return f"{cause} ({100 * burst.posterior.get(cause, 0.0):.0f} %)"
 
 
 def _changes(burst: Revision) -> str:

@@ -27,7 +27,7 @@ from collectors.correlator import Revision
 from collectors.inventory import Cluster
 from collectors.mapping import Map, Site, Timeline
 from collectors.minutes import DAY_NS, MINUTE_NS
-from collectors.notify import WHAT, false_alarms, takes_part
+from collectors.notify import NOT_NAMED, WHAT, false_alarms, takes_part
 
 FONT = "DejaVu Sans"  # comes with matplotlib, so the figure doesn't depend on the machine's fonts
 LABELS_MAX = 8
@@ -89,9 +89,8 @@ def headline(revision: Revision) -> tuple[str, str]:
         what = f"coherent with direction RA {revision.ra_deg:.0f}°, Dec {revision.dec_deg:+.0f}°"
     retracted = "RETRACTED: " if revision.kind == "retract" else ""
     sure = _percent(revision.posterior.get(revision.label, 0.0))
-    likeliest = max(revision.posterior, key=lambda cause: revision.posterior[cause])
-    if revision.posterior[likeliest] > revision.posterior.get(revision.label, 0.0):
-        sure += f"; {likeliest}, {_percent(revision.posterior[likeliest])}, isn't sure enough to be named"
+    if revision.held_back:
+        sure += f"; {revision.held_back}, {_percent(revision.posterior[revision.held_back])}, {NOT_NAMED}"
     title = f"{retracted}Burst {_printable(revision.burst_id)}: {what} ({revision.label}, {sure})"
     start, end = _utc(revision.t_start_ns), _utc(revision.t_end_ns)
     until = f"{end:%H:%M}" if start.date() == end.date() else f"{end:%Y-%m-%d %H:%M}"

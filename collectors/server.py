@@ -36,6 +36,7 @@ from collectors import changes as roll_outs
 from collectors import inventory as inventories
 from collectors import metrics, notify, overview, page, runbooks, tls
 from collectors.alertmanager import post_alerts
+from collectors.causes import COHORT
 from collectors.config import CollectorConfig, reloaded
 from collectors.correlator import LATE_MIN, Correlator, Revision, places
 from collectors.factors import Factor, find_factors
@@ -513,7 +514,7 @@ class Server:
         why = roll_outs.refusal(change, known, now_ns, self._config.history_days)
         if why:
             return None, why
-        cohorts = {host.labels.get(roll_outs.COHORT, "") for host in self._fleet.hosts}
+        cohorts = {host.labels.get(COHORT, "") for host in self._fleet.hosts}
         kept = self._store.record_change(change)
         _log.info("change %s %s for cohort %s", kept.id, kept.action, kept.cohort)
         return kept, roll_outs.warning(kept, cohorts)

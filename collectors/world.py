@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from collectors.inventory import Cluster
+from collectors.minutes import DAY_MIN
 
 SLICE_MIN = 10
-DAY_MIN = 1440
 YEAR_MIN = 525_960.0
 WARMEST_LOCAL_H = 15.0
 DOWN_SHARE = 0.002

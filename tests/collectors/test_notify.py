@@ -66,6 +66,12 @@ def test_the_words_say_what_was_seen_and_how_sure_that_is():
     assert all(isinstance(text, str) for text in words.values())
 
 
+def test_a_cause_that_another_is_likelier_than_is_not_called_the_likeliest():
+    words = annotations(revision(label="region", posterior={"region": 0.08, "celestial": 0.92}), LINK)["description"]
+    assert "Named cause: region (8 %), in one region. The likelier celestial (92 %) isn't sure enough" in words
+    assert "Likeliest" not in words and "Likeliest cause: celestial" in annotations(CELESTIAL, LINK)["description"]
+
+
 def test_the_words_carry_what_one_has_to_know():
     factor = Factor("rack", "r17", 5, 9, 40, 4000, 1e-9, 1e-7)
     words = annotations(revision(factors=(factor,), change_ids=("kernel-6.9",)), LINK)

@@ -6,13 +6,14 @@ import pytest
 from click.testing import CliRunner
 
 from agent.report import AgentHeader, Alive, Change, MemoryFault, decode, encode
+from collectors.commands_history import _text, simulate
 from collectors.commands_history import replay as replay_command
-from collectors.commands_history import simulate
 from collectors.commands_plot import plot
 from collectors.correlator import Correlator, Revision
 from collectors.history import TROUBLES_KEPT, read, replay, watching
 from collectors.inventory import load
 from collectors.minutes import MINUTE_NS
+from tests.collectors.bursts import revision
 from tests.collectors.fleets import CITIES, fault, off_deg, twelve
 
 NAMES = ("a", "b")
@@ -63,6 +64,12 @@ def test_replay_tells_it_to_people_too(fleet):
     assert result.exit_code == 0 and "celestial" in result.stdout and "false alarms a year" in result.stdout
     assert "extrapolated from 14 days" in result.stdout
     assert "coherent with RA" in result.stdout
+
+
+def test_replay_tells_of_a_likelier_cause_that_is_not_named():
+    told = _text(revision(label="region", posterior={"region": 0.08, "celestial": 0.92}))
+    assert ": region (8%; celestial, 92%, isn't sure enough to be named), " in told
+    assert "named" not in _text(revision())
 
 
 def test_a_burst_of_a_history_is_drawn(fleet):
