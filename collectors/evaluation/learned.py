@@ -18,9 +18,9 @@ from collectors.causes import Causes
 from collectors.correlator import Correlator
 from collectors.evaluation.fleets import novel_per_host_hour, racks, settle
 from collectors.incidents import Fleet
-from collectors.minutes import HOUR_MIN, MINUTE_NS, WINDOWS_MIN, Events, Minutes
+from collectors.minutes import DAY_MIN, HOUR_MIN, MINUTE_NS, WINDOWS_MIN, Events, Minutes
 from collectors.peers import Peers, window_sums
-from collectors.world import DAY_MIN, RESTLESS, Block, World
+from collectors.world import RESTLESS, Block, World
 
 FIRST_MINUTE = 20_089 * DAY_MIN  # 2025-01-01
 SETTLED_MIN = 60  # after midnight, when the day's calibration is due

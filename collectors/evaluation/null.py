@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from collectors.correlator import LEARNING_DAYS, TRUSTED_DAYS, UNTRUSTED_SHARE, Correlator
 from collectors.evaluation.fleets import fleet, novel_per_host_hour
 from collectors.evaluation.learned import FIRST_MINUTE, feed
-from collectors.minutes import MINUTE_NS
-from collectors.world import DAY_MIN, RESTLESS, World
+from collectors.minutes import DAY_MIN, MINUTE_NS
+from collectors.world import RESTLESS, World
 
 STEP_MIN = 360  # data are scanned up to six hours late, so a longer step would leave minutes out
 CONFIGURED_PER_YEAR = 12.0  # enough to be counted; the rarer ones are those that claim to be rarer

@@ -14,7 +14,8 @@ from collectors.evaluation.learned import FIRST_MINUTE
 from collectors.evaluation.trials import victim
 from collectors.factors import Population, Victim, find_factors
 from collectors.incidents import RACK_HOSTS, Fleet, draw
-from collectors.world import DAY_MIN, RESTLESS, World
+from collectors.minutes import DAY_MIN
+from collectors.world import RESTLESS, World
 
 WINDOW_MIN = 30
 PLANTED = ("rack", "part", "bios", "vendor")

@@ -13,9 +13,9 @@ from collectors.evaluation.fleets import NOVEL_PER_HOST_HOUR
 from collectors.evaluation.learned import FIRST_MINUTE, SETTLED_MIN, STREAM, feed
 from collectors.false_alarms import SLIDES, summary
 from collectors.inventory import Cluster
-from collectors.minutes import HOUR_MIN, MINUTE_NS
+from collectors.minutes import DAY_MIN, HOUR_MIN, MINUTE_NS
 from collectors.sky import angles_deg, directions
-from collectors.world import CALM, DAY_MIN, Block, World
+from collectors.world import CALM, Block, World
 
 CLUSTERS = (40, 400, 4000)
 HOSTS_PER_CLUSTER = 1000

@@ -21,9 +21,9 @@ from collectors.evaluation.steps import step_ms
 from collectors.evaluation.trials import BURST, Outcome, Trial, in_region, run, spread_direction
 from collectors.factors import Population
 from collectors.incidents import KINDS
-from collectors.minutes import MINUTE_NS
+from collectors.minutes import DAY_MIN, MINUTE_NS
 from collectors.sky import directions
-from collectors.world import DAY_MIN, RESTLESS, World
+from collectors.world import RESTLESS, World
 from tests.collectors.fleets import twelve
 
 SMALL = 50_000

@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 
 from collectors.inventory import Cluster
-from collectors.world import (
-    CALM,
-    DAY_MIN,
-    DOWN_SHARE,
-    REBOOT_RISE,
-    REBOOT_WAVE_MIN,
-    RESTLESS,
-    SLICE_MIN,
-    Unrest,
-    World,
-)
+from collectors.minutes import DAY_MIN
+from collectors.world import CALM, DOWN_SHARE, REBOOT_RISE, REBOOT_WAVE_MIN, RESTLESS, SLICE_MIN, Unrest, World
 
 FIRST = 20_089 * DAY_MIN  # 2025-01-01, a Wednesday
 FLAT = Unrest(gamma_shape=1e6, diurnal_share=0.0)
