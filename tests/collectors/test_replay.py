@@ -1,6 +1,8 @@
 import json
 import random
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -190,6 +192,16 @@ def history_of(tmp_path, *lines):
 
 def alive(minute, cluster, hosts_up, **other):
     return Alive(time_ns=minute * MINUTE_NS, cluster=cluster, hosts_up=hosts_up, hosts=9, **other)
+
+
+def test_the_lines_that_the_readme_shows_are_a_history(tmp_path):
+    readme = (Path(__file__).parents[2] / "collectors/README.md").read_text()
+    shown = readme.partition("## Histories")[2].partition("(Here")[0]
+    objects = re.findall(r"^    (\{.*?\})$(?=\n(?:    \{|\n))", shown, re.DOTALL | re.MULTILINE)
+    (tmp_path / "shown.ndjson").write_text("\n".join(one.replace("\n", " ") for one in objects))
+    history = read(tmp_path / "shown.ndjson", ["fra1"])
+    assert [len(kind) for kind in (history.faults, history.alive, history.changes)] == [2, 1, 1]
+    assert history.troubles == []
 
 
 def test_alive_holds_until_the_cluster_s_next_and_before_its_first_nobody_watches(tmp_path):
