@@ -97,7 +97,7 @@ def _agents(overview: Overview) -> Iterator[Metric]:
 
 def _bursts(overview: Overview) -> Iterator[Metric]:
     active = GaugeMetricFamily(
-        "flipwatch_bursts_active", "Bursts that go on now, by likeliest cause.", labels=["cause"]
+        "flipwatch_bursts_active", "Bursts that go on now, by the cause that is named.", labels=["cause"]
     )
     labels = [burst.label for burst in overview.step.active] if overview.step else []
     for cause in SEVERITY:

@@ -77,7 +77,7 @@ def _text(revision: Mapping[str, Any], burst_id: str, cause: str, is_retracted: 
     most = sorted(shares, key=lambda share: share["expected"] - share["observed"])[:6]
     where = ", ".join(f"{share['cluster']} {share['observed']}" for share in most if share["observed"])
     return (
-        f"Burst {burst_id}, likeliest cause {cause} ({100 * revision['posterior'][cause]:.0f} %): {observed:.0f} novel "
+        f"Burst {burst_id}, named {cause} ({100 * revision['posterior'][cause]:.0f} %): {observed:.0f} novel "
         f"faults where {expected:.2g} were expected; {where}. "
         f"Chance alone does this {revision['far_per_year']:.1g} times a year."
     )

@@ -41,7 +41,7 @@ def _numbers() -> list[Any]:
     return [
         number(
             "Bursts that go on",
-            "By likeliest cause. A burst may change its cause or be taken back as more becomes known.",
+            "By the cause that is named. A burst may change its cause or be taken back as more becomes known.",
             Query("sum(max by (cause) (flipwatch_bursts_active{<job>}))"),
             bad_from=1,
             width=6,
@@ -75,7 +75,7 @@ def _active() -> list[Any]:
     return [
         rows(
             "Bursts in the selected time",
-            "Each burst that went on at some time in the selected range: when it began, its likeliest cause, how often "
+            "Each burst that went on at some time in the selected range: when it began, the cause that is named, how often "
             "chance alone makes such a one, faults seen and expected in its window. A burst whose cause changed has a "
             "line for each.",
             [
