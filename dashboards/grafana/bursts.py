@@ -75,7 +75,7 @@ def _active() -> list[Any]:
     return [
         rows(
             "Bursts in the selected time",
-            "Each burst that went on at some time in the selected range: when it began, the cause that is named, how often "
+            "Each burst that went on at some time in the selected range: when it began, its named cause, how often "
             "chance alone makes such a one, faults seen and expected in its window. A burst whose cause changed has a "
             "line for each.",
             [
