@@ -96,6 +96,13 @@ def test_places_are_counted_and_the_oldest_forgotten() -> None:
     assert [place[0] for place in found["places"]][-2:] == ["0x1000", "0xff000"] and len(found["places"]) == PLACES_MAX
 
 
+def test_of_a_death_is_kept_what_the_last_one_left_behind() -> None:
+    deaths = [fault(severity="fatal", device="host", evidence=words) for words in (["a panic", "BERT"], ["none"])]
+    assert evidence_of(deaths[0])["left_behind"] == ["a panic", "BERT"]
+    assert evidence_of(*deaths)["left_behind"] == ["none"]
+    assert "left_behind" not in evidence_of(fault())
+
+
 def test_pages_of_the_last_day() -> None:
     assert most_on_a_page_last_day(evidence_of(fault(address="0x1000"), fault(address="0x1ff8"), fault()), NOW_NS) == 2
     assert most_on_a_page_last_day(evidence_of(fault(addresses=["0x1000", "0x2000"], count=9)), NOW_NS) == 1
