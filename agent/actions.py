@@ -46,7 +46,8 @@ class Picture:
 
     @property
     def has_place(self) -> bool:
-        return not self.name.endswith("/unknown")
+        """A part can be named; the bank of a machine check is a processor's, and its memory is anywhere behind it."""
+        return not self.name.endswith("/unknown") and not self.name.startswith(("socket", "cpu"))
 
     def not_corrected_within(self, days: float) -> bool:
         return any(self.days_since.get(severity, days) < days for severity in ("uncorrected", "deferred", "fatal"))
@@ -116,6 +117,20 @@ RULES = (
         DRAIN,
         "a core that computes wrongly",
         "P. H. Hochschild and others, Cores that don't count, HotOS 2021",
+    ),
+    Rule(
+        "canary",
+        lambda picture: picture.stream == "canary" and picture.not_corrected_within(UNCORRECTED_DAYS),
+        DRAIN,
+        "a bit flipped in the memory that flipwatch watches itself, and what flipped beside it nobody saw",
+        "what erred errs again: B. Schroeder, E. Pinheiro and W.-D. Weber, DRAM Errors in the Wild, SIGMETRICS 2009",
+    ),
+    Rule(
+        "host-died",
+        lambda picture: picture.stream == "host" and picture.not_corrected_within(UNCORRECTED_DAYS),
+        WATCH,
+        "it ended without a clean stop; a power cut does that too, and errors that killed it are told of their devices",
+        "a rule of flipwatch's own; the evidence stands on the fault",
     ),
     Rule(
         "uncorrected-elsewhere",

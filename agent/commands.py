@@ -131,7 +131,7 @@ def doctor(config_path: Path | None, wants_json: bool) -> None:
 @click.option("--reason", help="Why it needs no more attention, for those who ask later.")
 @click.option("--undo", "is_undone", is_flag=True, help="Take the acknowledgement back.")
 @_config_option
-def ack(device: str, reason: str | None, is_undone: bool, config_path: Path) -> None:
+def ack(device: str, reason: str | None, is_undone: bool, config_path: Path | None) -> None:
     """Say that you know of a device's errors.
 
     DEVICE is its name as `flipwatch doctor` shows it, such as mc0/channel1/slot0. Its faults are open no more, until it
@@ -140,7 +140,7 @@ def ack(device: str, reason: str | None, is_undone: bool, config_path: Path) -> 
     if is_undone == (reason is not None):
         raise click.UsageError("give either --reason, or --undo to take an acknowledgement back")
     try:
-        settings = agent_config.load(config_path).agent
+        settings = _load(config_path).agent
         done = _withdrawn(settings, device) if reason is None else _acknowledged(settings, device, reason)
         click.echo(printable(done))
     except SettingsError as error:
@@ -182,7 +182,6 @@ def _withdrawn(settings: agent_config.AgentSettings, device: str) -> str:
 
 def _user() -> str:
     import getpass
-    import os
 
     try:
         return os.environ.get("SUDO_USER") or getpass.getuser()

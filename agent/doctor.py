@@ -9,6 +9,7 @@ errors of its memory are seen, and corrected, by the machine below it.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from textwrap import wrap
 from typing import Any
 
@@ -241,6 +242,8 @@ def _action(facts: Facts, names: list[str], stream: str = inventory.STREAM) -> d
     if not decisions:
         return {"state": QUIET, "action": NONE}
     worst = max(decisions, key=lambda decision: ACTIONS.index(decision.action))
+    erred = [device for _, device in devices if device is not None and device["last_ns"]]
+    kept = [device["evidence"] for device in erred if device.get("evidence")]
     return {
         "state": next((state for state in STATES if any(d.state == state for d in decisions)), worst.state),
         "acknowledged": {name: {"by": item.by, "reason": item.reason} for name, item in known.items()},
@@ -251,6 +254,10 @@ def _action(facts: Facts, names: list[str], stream: str = inventory.STREAM) -> d
         "mode": worst.mode.name,
         "mode_why": worst.mode.why,
         "corrected_last_day": sum(decision.corrected_last_day for decision in decisions),
+        "first_fault_ns": min((known["first_ns"] for known in kept), default=None),
+        "last_fault_ns": max((time_ns for device in erred for time_ns in device["last_ns"].values()), default=None),
+        "places": sum(len(known["places"]) for known in kept),
+        "left_behind": [sentence for known in kept for sentence in known.get("left_behind", ())],
     }
 
 
@@ -336,8 +343,9 @@ def _advice(facts: Facts) -> Iterator[str]:
 def _act(row: dict[str, Any]) -> str:
     part = ", ".join(f"{name} {row[name]}" for name in ("part", "serial") if row.get(name))
     place = row["slot"] or " ".join(row["devices"])
+    since = f" since {_minute(row['first_fault_ns'])}" if row["first_fault_ns"] else ""
     what = "drain this host" if row["action"] == DRAIN else f"{row['action']} {place}{f' ({part})' if part else ''}"
-    return f"{what}: {row['why']} at {' '.join(row['devices'])} (rule {row['rule']}; {row['source']})"
+    return f"{what}: {row['why']} at {' '.join(row['devices'])}{since} (rule {row['rule']}; {row['source']})"
 
 
 # --- one screen ------------------------------------------------------------------------------------------------------
@@ -357,6 +365,10 @@ def render(report: dict[str, Any]) -> Iterator[str]:
         yield from wrap(f"  {witness['name']:<10} {witness['state']:<10} {_said(witness)}", WIDTH, **_hanging(24))
     yield from ("", "Memory" + (f" ({report['error_correction']})" if report["error_correction"] else ""))
     yield from _memory_lines(report)
+    if report["other_devices"]:
+        yield from ("", "Other devices that erred")
+    for row in report["other_devices"]:
+        yield from wrap(f"  {_other(row)}", WIDTH, **_hanging(4))
     yield from ("", "Software")
     yield from _software_lines(report)
     if report["advice"]:
@@ -406,6 +418,17 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{errors}{mode}" if errors else "none",
         row["action"] + (f" ({ACKNOWLEDGED})" if row["state"] == ACKNOWLEDGED else ""),
     )
+
+
+def _other(row: dict[str, Any]) -> str:
+    *_, name, errors, action = _cells(row)
+    last = f", last {_minute(row['last_fault_ns'])}" if row.get("last_fault_ns") else ""
+    left_behind = f" (left behind: {'; '.join(row['left_behind'])})" if row.get("left_behind") else ""
+    return f"{name}: {errors}{last}{left_behind}; {action}"
+
+
+def _minute(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _software_lines(report: dict[str, Any]) -> Iterator[str]:

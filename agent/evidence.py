@@ -58,7 +58,8 @@ def with_fault(evidence: Mapping[str, Any] | None, fault: MemoryFault) -> dict[s
     """The evidence, one fault richer.
 
     {"first_ns": .., "hours": {hour since 1970: corrected errors},
-     "places": [[address, chip, first_ns, last_ns, errors], ..]}
+     "places": [[address, chip, first_ns, last_ns, errors], ..],
+     "left_behind": what the last death of the host left, in words; only the host has it}
     """
     known = evidence or {"first_ns": fault.time_ns, "hours": {}, "places": []}
     hours: dict[str, int] = dict(known["hours"])
@@ -66,10 +67,12 @@ def with_fault(evidence: Mapping[str, Any] | None, fault: MemoryFault) -> dict[s
         hour = str(fault.time_ns // HOUR_NS)
         hours[hour] = hours.get(hour, 0) + fault.count
     newest = max((int(hour) for hour in hours), default=0)
+    left_behind = fault.detail.get("evidence")
     return {
         "first_ns": min(known["first_ns"], fault.time_ns),
         "hours": {hour: count for hour, count in hours.items() if newest - int(hour) < HOURS_KEPT},
         "places": _with_places(known["places"], fault),
+        **({"left_behind": left_behind} if left_behind else {}),
     }
 
 

@@ -90,6 +90,13 @@ def decode(
     )
 
 
+def device_name(stream: str, socket: int | None, cpu: int, bank: int) -> str:
+    """What erred: memory is the socket's, everything else a processor's. `socket` is None where nobody tells it."""
+    if socket is None:
+        return f"cpu{cpu}/bank{bank}"
+    return f"socket{socket}/{'' if stream == 'dram' else f'cpu{cpu}/'}bank{bank}"
+
+
 def _kind(status: int, is_amd: bool, is_umc: bool, bank: int | None) -> str:
     extended_code = status >> 16 & 0x1F
     if is_umc:  # its other errors are of the controller and its links, not of the DRAM

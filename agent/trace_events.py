@@ -21,7 +21,7 @@ from typing import Any
 from agent import dram_place
 from agent.error_record import SEVERITIES
 from agent.hardware_error import SEVERITY_OF
-from agent.machine_check import CAN_COUNT, VENDORS, decode
+from agent.machine_check import CAN_COUNT, VENDORS, decode, device_name
 from agent.observation import ADDRESSES_MAX, Event, Role
 from agent.ringbuffer import Value
 
@@ -155,19 +155,17 @@ def _mce_record(fields: Fields, machine: Machine) -> Event | None:
         ipid=_int(fields, "ipid"),
         mcgcap=mcgcap,
     )
-    cpu, bank = f"cpu{_int(fields, 'cpu')}", f"bank{_int(fields, 'bank')}"
-    socket = f"socket{_int(fields, 'socketid')}"
     misc, synd = _int(fields, "misc"), _int(fields, "synd")
     is_interrupt = bool(mcgcap & CAN_COUNT)  # corrected errors are reported at once, not at the kernel's next look
     return _event(
         Role.SHARED if check.stream == "dram" else Role.OWN,
         check.stream,
-        f"{socket}/{bank}" if check.stream == "dram" else f"{socket}/{cpu}/{bank}",  # memory is the socket's
+        device_name(check.stream, _int(fields, "socketid"), _int(fields, "cpu"), _int(fields, "bank")),
         check.severity,
         count=check.count,
         address=check.address,
         time_error_s=PROMPT_ERROR_S if is_interrupt else max(PROMPT_ERROR_S, machine.machine_check_poll_s),
-        what=check.kind,
+        kind=check.kind,
         status=hex(status),
         misc=hex(misc) if misc else None,
         syndrome=hex(synd) if synd else None,

@@ -11,6 +11,7 @@ buffer's size would drop that, so they are written only if they differ.
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,8 +87,9 @@ def cpus(instance: Path) -> list[Path]:
 
 
 def _number(file: Path) -> int:
-    """The number that a file of the kernel begins with: "7 (expanded: 1408)" is 7."""
-    return int(file.read_text().split()[0])
+    """What a file of the kernel begins with: "7 (expanded: 1408)" is 7; "X", where the processors differ, is 0."""
+    number = re.match(r"\d{1,18}", file.read_text())
+    return int(number[0]) if number else 0
 
 
 def _readable(tracefs: Path, instance: Path) -> Iterator[Path]:

@@ -14,6 +14,7 @@ import pytest
 
 from agent.config import AgentSettings, StoreSettings
 from checksum.declaration import CrcSettings, FieldSettings, FramingSettings, MaskSettings
+from checksum.formats import FORMATS
 from collectors.config import CollectorConfig
 from flipwatch import COMMANDS
 
@@ -169,6 +170,11 @@ def test_every_key_stands_in_the_examples(file: str, table: str, settings: type)
     (section,) = [part for part in section if part.startswith(f"{table}]")]
     keys = re.findall(r"^#? ?(\w+) = ", section, re.M)
     assert sorted(keys) == sorted(field.name for field in dataclasses.fields(settings))
+
+
+def test_every_format_stands_in_the_example_of_a_store() -> None:
+    (line,) = re.findall(r"^format = .*", (ROOT / "deploy/examples/agent.toml").read_text(), re.M)
+    assert re.findall(r"[\w-]+", line.partition("one of ")[2]) == list(FORMATS)
 
 
 def test_every_key_of_a_framing_stands_in_its_example() -> None:

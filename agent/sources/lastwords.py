@@ -35,7 +35,7 @@ from typing import Any
 from agent import error_record
 from agent.hardware_error import CPER_LINE, LoggedCheck, Section, machine_checks, panic, sections
 from agent.kernel_log import KernelLog
-from agent.machine_check import BANK_FIRMWARE, VENDORS
+from agent.machine_check import BANK_FIRMWARE, VENDORS, device_name
 from agent.observation import NOT_CORRECTED, Device, FirstSight, Gap, Moment, Observation, Poll
 
 HOST = Device(stream="host", name="host")
@@ -261,7 +261,7 @@ def _errors(evidence: _Evidence, cursor: dict[str, Any], now: Moment) -> Poll:
         decoded = check.decoded()
         observations.append(
             Observation(
-                device=_device(check),
+                device=device_name(decoded.stream, check.socket, check.cpu, check.bank),
                 stream=decoded.stream,
                 severity=_severity(decoded.severity),
                 count=decoded.count,
@@ -308,14 +308,6 @@ def _end_of_boot(evidence: _Evidence, cursor: dict[str, Any], now: Moment, silen
         detail={"evidence": evidence.in_words() or ["none"], "next_boot_ns": boot_ns},
     )
     return Poll(cursor={}, observations=(death,))
-
-
-def _device(check: LoggedCheck) -> str:
-    """Memory is the socket's, everything else a processor's."""
-    if check.socket is None:  # the line that names it was lost
-        return f"cpu{check.cpu}/bank{check.bank}"
-    is_memory = check.decoded().stream == "dram"
-    return f"socket{check.socket}/{'' if is_memory else f'cpu{check.cpu}/'}bank{check.bank}"
 
 
 def _severity(severity: str) -> str:

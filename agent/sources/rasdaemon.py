@@ -33,9 +33,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent import dram_place
+from agent import dram_place, trace_instance
 from agent.actions import PAGE
-from agent.machine_check import VENDORS, decode
+from agent.machine_check import VENDORS, decode, device_name
 from agent.observation import Device, Moment, Observation, Poll
 from checksum.printable import printable
 
@@ -48,7 +48,7 @@ ROWS_MAX = 1000  # per table and poll: a storm is read in pieces
 VALUE_BYTES_MAX = 1 << 20
 TEXT_CHARACTERS_MAX = 256
 FILE_BYTES_MAX = 4096
-OWN_INSTANCE, ITS_INSTANCE = "instances/flipwatch", "instances/rasdaemon"
+ITS_INSTANCE = "instances/rasdaemon"
 MC_SEVERITIES = {s.capitalize(): s for s in ("corrected", "uncorrected", "deferred", "fatal")}
 CPER_SEVERITIES = {0: "uncorrected", 1: "fatal", 2: "corrected"}  # UEFI specification, appendix N
 CXL_UNCORRECTABLE = 1  # bit of the memory event descriptor, Compute Express Link 3.1, table 8-45
@@ -115,7 +115,7 @@ def poll(database: Path, sysfs: Path, tracefs: Path, cursor: dict[str, Any], now
 def _own_view(sysfs: Path, tracefs: Path) -> frozenset[str]:
     """What is counted here already: each trace event that this agent listens to, and "edac"."""
     events = {table.event for table in TABLES.values()}
-    seen = {event for event in events if _first_line(tracefs / OWN_INSTANCE / "events" / event / "enable") == "1"}
+    seen = {event for event in events if _first_line(trace_instance.path(tracefs) / "events" / event / "enable") == "1"}
     if any((sysfs / "devices/system/edac/mc").glob("mc[0-9]*/ce_count")):
         seen.add("edac")
     return frozenset(seen)
@@ -328,13 +328,14 @@ def _extlog_event(row: Row) -> _Error | None:
     if severity is None:  # informational
         return None
     fru = _word(row["fru_text"])
-    detail = {"address": _hexadecimal(row["address"]), "fru": fru, "error_type": row["etype"]}
+    detail = {"address": _hexadecimal(row["address"]), "fru_text": fru, "error_type": row["etype"]}
     return _Error(f"fru/{fru or 'unknown'}", "dram", severity, _count(row["error_count"]), detail)
 
 
 def _mce_record(row: Row) -> _Error | None:
     status, addr, misc = (_whole(row[name]) % (1 << 64) for name in ("status", "addr", "misc"))
     cpu, bank = _whole(row["cpu"]), _whole(row["bank"])
+    socket = row["socketid"] if isinstance(row["socketid"], int) else None
     vendor, mcgcap = VENDORS.get(_whole(row["cpuvendor"], -1), ""), _whole(row["mcgcap"], -1)
     check = decode(status, addr=addr, misc=misc, vendor=vendor, bank=bank, mcgcap=mcgcap if mcgcap >= 0 else None)
     detail = {
@@ -342,17 +343,17 @@ def _mce_record(row: Row) -> _Error | None:
         "address": _hexadecimal(check.address),
         "misc": _hexadecimal(row["misc"]),
         "kind": check.kind,
-        "socket": row["socketid"],
         "message": _word(row["mcistatus_msg"]) or _word(row["error_msg"]),
     }
-    return _Error(f"cpu{cpu}/bank{bank}", check.stream, check.severity, check.count, detail)
+    name = device_name(check.stream, socket, cpu, bank)
+    return _Error(name, check.stream, check.severity, check.count, detail)
 
 
 def _arm_event(row: Row) -> _Error | None:
     """An error of an ARM core or its caches. Its severity isn't recorded: a core that goes on had it corrected."""
     detail = {"error_type": _word(row["error_type"]), "error_flags": _word(row["error_flags"]), "severity": "not told"}
-    core = _hexadecimal(row["mpidr"]) or "0x0"
-    return _Error(f"cpu-mpidr{core}", "sram", "corrected", _count(row["error_count"]), detail)
+    core = _whole(row["mpidr"]) % (1 << 64)
+    return _Error(f"cpu-{core:x}", "sram", "corrected", _count(row["error_count"]), detail)
 
 
 def _cxl_event(count_column: str) -> Callable[[Row], _Error | None]:

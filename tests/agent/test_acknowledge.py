@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from agent import commands
 from agent.acknowledge import DIRECTORY, Acknowledgement, make_directory, read, remove, write
+from agent.config import AgentSettings, Config
 from tests.agent.edac_tree import controller
 from tests.agent.processes import Daemon, eventually
 
@@ -99,6 +102,19 @@ def test_a_part_that_is_taken_out_is_gone_and_open_no_more(tmp_path: Path) -> No
         mc.create(seconds_since_reset=0)
         eventually(lambda: agent.metrics().get(state_of("gone", "mc0/channel1/slot1")))
         assert agent.metrics()[OPEN] == 0
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_without_a_configuration_named_it_takes_what_the_agent_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    usual = tmp_path / "agent.toml"
+    monkeypatch.setattr(commands, "CONFIG", usual)
+    monkeypatch.setattr(commands.agent_config, "default", lambda: Config(AgentSettings(tmp_path / "none"), (), ("", 0)))
+    if is_there:
+        usual.write_text(f"[agent]\nstate_dir = '{tmp_path}/usual'\n")
+    said = CliRunner().invoke(commands.ack, [SLOT, "--reason", "r"])
+    assert said.exit_code == 2 and f"{tmp_path}/{'usual' if is_there else 'none'}/memory: not there" in said.output
 
 
 def test_what_makes_no_sense_is_refused_in_one_sentence(tmp_path: Path) -> None:

@@ -96,6 +96,13 @@ def test_places_are_counted_and_the_oldest_forgotten() -> None:
     assert [place[0] for place in found["places"]][-2:] == ["0x1000", "0xff000"] and len(found["places"]) == PLACES_MAX
 
 
+def test_of_a_death_is_kept_what_the_last_one_left_behind() -> None:
+    deaths = [fault(severity="fatal", device="host", evidence=words) for words in (["a panic", "BERT"], ["none"])]
+    assert evidence_of(deaths[0])["left_behind"] == ["a panic", "BERT"]
+    assert evidence_of(*deaths)["left_behind"] == ["none"]
+    assert "left_behind" not in evidence_of(fault())
+
+
 def test_pages_of_the_last_day() -> None:
     assert most_on_a_page_last_day(evidence_of(fault(address="0x1000"), fault(address="0x1ff8"), fault()), NOW_NS) == 2
     assert most_on_a_page_last_day(evidence_of(fault(addresses=["0x1000", "0x2000"], count=9)), NOW_NS) == 1
@@ -165,6 +172,12 @@ TEN_IN_A_DAY = [fault(count=10, hours_ago=1)]
         (decided(fault(severity="deferred")), ("replace", "uncorrected")),
         (decided(fault(severity="uncorrected", hours_ago=31 * 24)), ("none", "quiet")),
         (decided(fault(severity="uncorrected"), name="mc0/unknown"), ("drain", "uncorrected-elsewhere")),
+        (decided(fault(severity="uncorrected"), name="socket0/bank9"), ("drain", "uncorrected-elsewhere")),
+        (decided(fault(severity="uncorrected"), name="fru/DIMM_A2"), ("replace", "uncorrected")),
+        (decided(fault(severity="fatal"), stream="host", name="host"), ("watch", "host-died")),
+        (decided(fault(severity="fatal", hours_ago=31 * 24), stream="host", name="host"), ("none", "quiet")),
+        (decided(fault(severity="uncorrected"), stream="canary", name="canary"), ("drain", "canary")),
+        (decided(fault(severity="uncorrected", hours_ago=31 * 24), stream="canary", name="canary"), ("none", "quiet")),
         (decided(fault(severity="uncorrected"), name="page/unknown"), ("watch", "page-offlined")),
         (decided(fault(severity="fatal"), stream="sram", name="cpu0/bank1"), ("drain", "uncorrected-elsewhere")),
         (decided(fault(severity="uncorrected"), stream="core", name="cpu3"), ("drain", "core")),

@@ -202,7 +202,7 @@ def test_a_flip_in_a_running_agent_becomes_a_fault(tmp_path: Path) -> None:
         assert (fault.stream, fault.device, fault.severity, fault.count) == ("canary", "canary", "uncorrected", 1)
         (found,) = fault.detail["flips"]
         assert found["offset_bytes"] == 12344 and found["bits"] == [10]
-        assert 'flipwatch_device_action{action="drain",device="canary",rule="uncorrected-elsewhere"}' in agent.metrics()
+        assert 'flipwatch_device_action{action="drain",device="canary",rule="canary"}' in agent.metrics()
 
 
 def test_an_agent_without_one_says_so_once(tmp_path: Path) -> None:

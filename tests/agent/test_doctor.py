@@ -198,6 +198,32 @@ def test_the_mode_of_failure_stands_beside_the_errors() -> None:
     assert "8 corrected (row)" in screen(found)
 
 
+def test_since_when_how_lately_and_at_how_many_places_it_erred() -> None:
+    first_ns = NOW_NS - 3 * 86400 * 10**9
+    known = {"first_ns": first_ns, "hours": {}, "places": [["0x1000", {}, first_ns, NOW_NS, 2]]}
+    device = {"errors": {"uncorrected": 2}, "last_ns": {"uncorrected": NOW_NS}, "evidence": known}
+    report = examine(facts(state={f"device/dram/{SEEN.name}": device}))
+    (row,) = report["memory"]
+    assert (row["first_fault_ns"], row["last_fault_ns"], row["places"]) == (first_ns, NOW_NS, 1)
+    assert f"at {SEEN.name} since 2027-01-12 08:00 UTC (rule uncorrected" in report["advice"][0]
+
+
+def test_devices_that_are_no_memory_are_on_the_screen_with_what_a_death_left_behind() -> None:
+    left = ["dmesg-ramoops-0: Kernel panic: Fatal local machine check", "BERT: fatal error of fru/DIMM_A2"]
+    known = {"first_ns": NOW_NS, "hours": {}, "places": [], "left_behind": left}
+    state = {
+        "device/host/host": {"errors": {"fatal": 1}, "last_ns": {"fatal": NOW_NS}, "evidence": known},
+        "device/sram/socket0/cpu1/bank1": {"errors": {"corrected": 3}, "last_ns": {"corrected": NOW_NS}},
+        "device/gpu/gpu0": {"errors": {}, "last_ns": {}},
+    }
+    found = facts(state=state)
+    shown = " ".join(screen(found).split())
+    assert f"host: 1 fatal, last 2027-01-15 08:00 UTC (left behind: {'; '.join(left)}); watch" in shown
+    assert "socket0/cpu1/bank1: 3 corrected, last 2027-01-15 08:00 UTC; watch" in shown
+    assert "gpu0" not in shown and not examine(found)["advice"]
+    assert "Other devices" not in screen(facts())
+
+
 def test_a_device_that_only_events_tell_of_is_not_gone() -> None:
     known = {"errors": {"corrected": 1}, "last_ns": {"corrected": NOW_NS}, "by_events": True}
     rows = examine(facts(state={"device/dram/socket0/bank9": known}))["memory"]

@@ -87,9 +87,9 @@ def test_machine_checks(database: RasdaemonDatabase, follower: Follower) -> None
     database.mce_record(follower.time_ns)
     database.mce_record(follower.time_ns, CORRECTED_CACHE, cpu=3, bank=1)
     dram, sram = follower.poll().observations
-    assert (dram.device, dram.stream, dram.severity) == ("cpu0/bank9", "dram", "corrected")
+    assert (dram.device, dram.stream, dram.severity) == ("socket0/bank9", "dram", "corrected")
     assert dram.detail["status"] == "0x8c00004000010090" and dram.detail["address"] == "0x1234000"
-    assert (sram.device, sram.stream, sram.severity) == ("cpu3/bank1", "sram", "corrected")
+    assert (sram.device, sram.stream, sram.severity) == ("socket0/cpu3/bank1", "sram", "corrected")
 
 
 def test_what_the_kernel_says_twice_counts_once(database: RasdaemonDatabase, follower: Follower) -> None:
@@ -99,14 +99,14 @@ def test_what_the_kernel_says_twice_counts_once(database: RasdaemonDatabase, fol
     assert follower.counts() == {("mc0/csrow1/channel0", "corrected"): 1}
     database.mce_record(follower.time_ns)
     database.mce_record(follower.time_ns, CORRECTED_CACHE)
-    assert follower.counts() == {("cpu0/bank9", "corrected"): 1}, "the cache's error has no other witness"
+    assert follower.counts() == {("socket0/cpu0/bank9", "corrected"): 1}, "the cache's error has no other witness"
 
 
 def test_what_this_agent_sees_itself_is_passed_over(database: RasdaemonDatabase, follower: Follower) -> None:
     controller(follower.root / "sys").create()
     database.mc_event(follower.time_ns)
     database.mce_record(follower.time_ns, CORRECTED_CACHE)
-    assert follower.counts() == {("cpu0/bank9", "corrected"): 1}, "EDAC counts DRAM errors, and no others"
+    assert follower.counts() == {("socket0/cpu0/bank9", "corrected"): 1}, "EDAC counts DRAM errors, and no others"
     enable = follower.root / "tracing/instances/flipwatch/events/mce/mce_record/enable"
     enable.parent.mkdir(parents=True)
     enable.write_text("1\n")
@@ -114,7 +114,7 @@ def test_what_this_agent_sees_itself_is_passed_over(database: RasdaemonDatabase,
     assert follower.counts() == {}
     enable.write_text("0\n")
     database.mce_record(follower.time_ns, CORRECTED_CACHE)
-    assert follower.counts() == {("cpu0/bank9", "corrected"): 1}, "the row before it was seen by its own witness"
+    assert follower.counts() == {("socket0/cpu0/bank9", "corrected"): 1}, "the row before it had its own witness"
 
 
 def test_tables_of_a_newer_rasdaemon(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_tables_of_a_newer_rasdaemon(tmp_path: Path) -> None:
     )
     database.insert("arm_event", now_ns, error_count=2, mpidr=0x81000100, error_type="cache error")
     database.insert("non_standard_event", now_ns, severity="Corrected", fru_text="anything", error=b"\x00" * 64)
-    assert follower.counts() == {("page/unknown", "uncorrected"): 1, ("cpu-mpidr0x81000100", "corrected"): 2}
+    assert follower.counts() == {("page/unknown", "uncorrected"): 1, ("cpu-81000100", "corrected"): 2}
     place = {"memdev": "mem0", "hpa": 1 << 40, "dpa": 4096, "channel": 1, "rank": 0, "bank": 2, "row": 77, "column": 5}
     database.insert("cxl_dram_event", now_ns, log_type="Warning", descriptor=2, cvme_count=9, **place)
     database.insert("cxl_dram_event", now_ns, log_type="Failure", descriptor=1, **place)
@@ -285,7 +285,7 @@ def test_the_whole_agent_follows_it(tmp_path: Path) -> None:
         database.mc_event(time.time_ns())
         database.mce_record(time.time_ns(), CORRECTED_CACHE)
         (fault,) = eventually(lambda: agent.faults()[1])
-        assert (fault.stream, fault.device, fault.witnesses) == ("sram", "cpu0/bank9", ("rasdaemon",))
+        assert (fault.stream, fault.device, fault.witnesses) == ("sram", "socket0/cpu0/bank9", ("rasdaemon",))
         assert not fault.novel, "that no row was there before proves nothing"
         assert list(agent.faults()[0].watching) == ["dram"], "it sees no stream whole"
         agent.kill()

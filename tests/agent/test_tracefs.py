@@ -238,6 +238,14 @@ def test_preparing_sets_up_what_is_there_and_nothing_twice(tmp_path: Path) -> No
     tracing.close()
 
 
+def test_buffers_that_differ_between_processors_are_made_alike(tmp_path: Path) -> None:
+    tracing = Tracing(tmp_path).create()
+    tracing.set("buffer_size_kb", "X\n")
+    trace_instance.prepare(tmp_path, os.getgid(), 300)
+    assert (tracing.instance / "buffer_size_kb").read_text() == "300"
+    tracing.close()
+
+
 def test_what_cannot_be_prepared_is_one_sentence(tmp_path: Path) -> None:
     config = Daemon(tmp_path, settings={"tracefs": str(tmp_path / "nothing")}).write_config()
     command = [sys.executable, "-m", "flipwatch", "agent", "--prepare", "--config", str(config)]

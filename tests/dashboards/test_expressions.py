@@ -59,9 +59,9 @@ def test_a_part_is_named_with_slot_serial_rule_and_evidence(world: World) -> Non
     assert (dimm["rule"], dimm["Value #C"], dimm["Value #D"], dimm["state"]) == ("uncorrected", 1, 0, "open")
     others = {row["device"]: row for row in rows if row["action"] == "drain"}
     assert {device: row["rule"] for device, row in others.items()} == dict.fromkeys(
-        ("mc0/unknown", "cpu0/bank9"), "uncorrected-elsewhere"
+        ("mc0/unknown", "socket0/cpu0/bank9"), "uncorrected-elsewhere"
     )
-    assert others["cpu0/bank9"]["mode"] == "transient"
+    assert others["socket0/cpu0/bank9"]["mode"] == "transient"
 
 
 def test_a_part_that_was_replaced_is_another_part(world: World) -> None:

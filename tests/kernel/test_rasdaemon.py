@@ -63,7 +63,7 @@ def test_its_rows_become_faults(host: Guest) -> None:
         inject(host, number)
         eventually(lambda: len(recorded(agent)) > number)  # noqa: B023
     for fault in recorded(agent):
-        assert (fault.device, fault.stream, fault.severity) == ("cpu0/bank9", "dram", "corrected")
+        assert (fault.device, fault.stream, fault.severity) == ("socket0/bank9", "dram", "corrected")
         assert fault.witnesses == ("rasdaemon",) and fault.count == 1 and fault.time_error_s < 10
         assert fault.detail["status"] == CORRECTED
     agent.kill()

@@ -115,7 +115,7 @@ def test_an_error_that_only_a_machine_check_tells_of_is_a_fault_of_its_own(guest
     fault = next_fault(agent, 2)
     assert (fault.device, fault.stream, fault.severity, fault.count) == ("socket0/bank9", "dram", "corrected", 1)
     assert fault.witnesses == ("mce_record",) and fault.time_error_s == 1, "check_interval is 1 s in this guest"
-    assert fault.detail["address"] == "0x1234000" and fault.detail["what"] == "memory"
+    assert fault.detail["address"] == "0x1234000" and fault.detail["kind"] == "memory"
     inject_into_cache(guest, 1)
     cache = next_fault(agent, 3)
     assert (cache.device, cache.stream, cache.severity) == ("socket0/cpu0/bank1", "sram", "corrected")
