@@ -95,6 +95,9 @@ class Nvml:
         except pynvml.NVMLError as error:
             self._close(pynvml)
             return Poll(cursor=cursor, trouble=(f"the NVIDIA driver doesn't answer: {error}",))
+        except AttributeError as error:  # a function or constant that came later
+            self._close(pynvml)
+            return Poll(cursor=cursor, trouble=(f"nvidia-ml-py is too old ({error}); upgrade it",))
         is_census = not trouble
         trouble += [f"GPU {uuid} has gone" for uuid in sorted(known - {gpu.uuid for gpu in gpus}) if not trouble]
         if not (gpus or trouble):

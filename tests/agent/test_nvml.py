@@ -243,6 +243,18 @@ def test_remapped_rows_retired_pages_and_what_to_do(gpus: Gpus, follower: Follow
     assert only(follower.poll()).detail == {"label": "00000000:30:00.0"}
 
 
+def test_a_binding_that_is_too_old_is_trouble_in_one_sentence(
+    gpus: Gpus, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pynvml
+
+    with monkeypatch.context() as old:
+        old.delattr(pynvml, "nvmlDeviceGetRemappedRows")
+        (sentence,) = follower.poll().trouble
+    assert "nvidia-ml-py is too old" in sentence and "nvmlDeviceGetRemappedRows" in sentence
+    assert not follower.poll().trouble
+
+
 @pytest.mark.parametrize("order", ["together", "xid first", "counter first"])
 def test_an_xid_and_its_counter_are_one_error(gpus: Gpus, follower: Follower, order: str) -> None:
     if order != "counter first":
