@@ -50,8 +50,8 @@ def _numbers() -> list[Any]:
         ),
         number(
             "Uncorrected faults, open",
-            "Devices with an error that ECC couldn't correct in the last seven days.",
-            Query('sum(flipwatch_open_faults{<cluster>,severity!="corrected"}) or vector(0)'),
+            "Devices with an error that ECC couldn't correct in the last seven days. Deaths of hosts aren't counted.",
+            Query('sum(flipwatch_open_faults{<cluster>,severity!="corrected",stream!="host"}) or vector(0)'),
             bad_from=1,
             link=board_link("parts"),
         ),

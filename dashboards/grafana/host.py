@@ -62,8 +62,8 @@ def _numbers() -> list[Any]:
         ),
         number(
             "Uncorrected, open",
-            "Devices with an error in the last seven days that ECC couldn't correct.",
-            Query('sum(flipwatch_open_faults{<host>,severity!="corrected"}) or vector(0)'),
+            "Devices with an error in the last seven days that ECC couldn't correct. Not the host's death.",
+            Query('sum(flipwatch_open_faults{<host>,severity!="corrected",stream!="host"}) or vector(0)'),
             bad_from=1,
         ),
         number(
