@@ -1,7 +1,7 @@
 # make demo [ONCE=1]   the whole of flipwatch on this machine
 # make test            lint, types and tests; PYTHON=python3.13 chooses another Python >= 3.11
 # make test-kernel     the agent in Debian's own kernels under QEMU, with errors injected; Debian and root only
-# make test-system     the services under a real systemd, in a container; Debian and root only
+# make test-system     the services under a real systemd, in a container and under QEMU; Debian and root only
 # make dashboards      build the Grafana dashboards and their table anew from dashboards/grafana/*.py
 # make bench           speed and memory figures, beside the peers (about ten minutes)
 # make evaluate        what the correlator finds, misses and mistakes, into evaluation.json (takes long)

@@ -94,6 +94,12 @@ def of_listener(config: CollectorConfig) -> Followed | None:
 
 
 def _load_pair(context: ssl.SSLContext, name: str, cert: Path, key: Path | None) -> None:
+    for named, path in ((name, cert), (name.replace("cert", "key"), key)):
+        try:
+            if path is not None:
+                path.open("rb").close()
+        except OSError as error:  # OpenSSL wouldn't say which of the two it was
+            raise SettingsError(f"{named} = '{path}': can't be read: {error.strerror}") from error
     try:
         context.load_cert_chain(cert, key, password="")  # without one it would ask on the terminal
     except (OSError, ValueError) as error:

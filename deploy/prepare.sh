@@ -62,7 +62,8 @@ kernel)
         qemu-aarch64:qemu-user aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu \
         rasdaemon:rasdaemon mkfs.btrfs:btrfs-progs mdadm:mdadm ;;
 system)
-    need system mmdebstrap:mmdebstrap systemd-nspawn:systemd-container
+    need system mmdebstrap:mmdebstrap systemd-nspawn:systemd-container \
+        qemu-system-x86_64:qemu-system-x86 cpio:cpio depmod:kmod
     [ "$(id -u)" = 0 ] || fail "the system tests boot a container, which takes root" ;;
 esac
 

@@ -5,6 +5,7 @@ from typing import Any
 from dashboards.grafana.panels import (
     GREEN,
     GREY,
+    PHYSICAL,
     PLACES,
     RED,
     Column,
@@ -43,14 +44,14 @@ def _numbers() -> list[Any]:
         ),
         number(
             "ECC-blind hosts",
-            "Hosts that don't see their memory's errors: no driver, or counters that can't be read. Of a virtual "
-            "machine that's to be expected; on others `flipwatch doctor` says why.",
-            Query("count(max by (cluster, instance) (flipwatch_ecc_blind{<cluster>}) == 1) or vector(0)"),
+            "Physical hosts that don't see their memory's errors: no driver, or counters that can't be read. "
+            "`flipwatch doctor` there says why. Virtual machines aren't counted: their hosts see for them.",
+            Query(f"count(max by (cluster, instance) (flipwatch_ecc_blind{{<cluster>}}) == 1 {PHYSICAL}) or vector(0)"),
         ),
         number(
             "Uncorrected faults, open",
-            "Devices with an error that ECC couldn't correct in the last seven days.",
-            Query('sum(flipwatch_open_faults{<cluster>,severity!="corrected"}) or vector(0)'),
+            "Devices with an error that ECC couldn't correct in the last seven days. Deaths of hosts aren't counted.",
+            Query('sum(flipwatch_open_faults{<cluster>,severity!="corrected",stream!="host"}) or vector(0)'),
             bad_from=1,
             link=board_link("parts"),
         ),
@@ -176,18 +177,25 @@ def _blind() -> list[Any]:
     return [
         lines(
             "ECC-blind hosts, by reason",
-            "no-driver: the kernel has no EDAC driver for the memory controller, or it's a virtual machine; "
-            "unreadable: there is one that couldn't be read.",
-            Query("sum by (reason) (flipwatch_ecc_blind{<cluster>})", "{{reason}}"),
+            "Physical hosts. no-driver: the kernel has no EDAC driver for the memory controller; unreadable: there is "
+            "one that couldn't be read.",
+            Query(f"sum by (reason) (flipwatch_ecc_blind{{<cluster>}} {PHYSICAL})", "{{reason}}"),
         ),
         rows(
             "Which hosts are ECC-blind",
-            "Hosts whose memory errors can't be seen, and why.",
-            [Query("max by (cluster, instance, reason) (flipwatch_ecc_blind{<cluster>}) == 1")],
+            "Machines whose memory errors can't be seen, and why. Of a virtual one that's to be expected.",
+            [
+                Query("max by (cluster, instance, reason) (flipwatch_ecc_blind{<cluster>}) == 1"),
+                Query(
+                    "max by (cluster, instance) (flipwatch_host_virtual{<cluster>})"
+                    " and on (cluster, instance) flipwatch_ecc_blind{<cluster>} == 1"
+                ),
+            ],
             {
                 "cluster": Column("Cluster"),
                 "instance": Column("Host", link=host_link()),
                 "reason": Column("Reason", words={"unreadable": ("unreadable", RED), "no-driver": ("no driver", GREY)}),
+                "B": Column("Machine", words={"0": ("physical", RED), "1": ("virtual", GREY)}),
             },
             width=12,
             height=8,

@@ -47,9 +47,13 @@ def _numbers() -> list[Any]:
     return [
         number(
             "Memory errors seen?",
-            "Blind: nobody on this host sees memory errors. `flipwatch doctor` there says why and what to do.",
-            Query("max(flipwatch_ecc_blind{<host>})"),
-            words={"0": ("yes", GREEN), "1": ("blind", RED)},
+            "Blind: nobody on this host sees memory errors. `flipwatch doctor` there says why and what to do. Virtual: "
+            "nor does this one, and its host has to.",
+            Query(
+                "max(flipwatch_ecc_blind{<host>} * 2 unless on (cluster, instance) flipwatch_host_virtual{<host>} == 1"
+                " or flipwatch_ecc_blind{<host>})"
+            ),
+            words={"0": ("yes", GREEN), "1": ("virtual", GREY), "2": ("blind", RED)},
         ),
         number(
             "Corrected, open",
@@ -58,8 +62,8 @@ def _numbers() -> list[Any]:
         ),
         number(
             "Uncorrected, open",
-            "Devices with an error in the last seven days that ECC couldn't correct.",
-            Query('sum(flipwatch_open_faults{<host>,severity!="corrected"}) or vector(0)'),
+            "Devices with an error in the last seven days that ECC couldn't correct. Not the host's death.",
+            Query('sum(flipwatch_open_faults{<host>,severity!="corrected",stream!="host"}) or vector(0)'),
             bad_from=1,
         ),
         number(
@@ -153,10 +157,13 @@ def _witnesses() -> list[Any]:
     return [
         states(
             "Witnesses",
-            "Whether each source of errors could read all it should. Down: in trouble, blind, or not there on this "
-            "host, which is normal for some; `flipwatch doctor` tells which.",
-            Query("min by (instance, source) (flipwatch_source_up{<host>})", "{{source}}"),
-            {"0": ("down", GREY), "1": ("up", GREEN)},
+            "Whether each source of errors could read all it should. Down: in trouble or blind; `flipwatch doctor` "
+            "tells which. Absent: there is nothing here that it could read, which is normal for some.",
+            Query(
+                "max by (instance, source) (flipwatch_source_up{<host>} + 2 * flipwatch_source_absent{<host>})",
+                "{{source}}",
+            ),
+            {"0": ("down", RED), "1": ("up", GREEN), "2": ("absent", GREY)},
         ),
         lines(
             "How long a poll takes",

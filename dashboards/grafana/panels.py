@@ -36,6 +36,9 @@ PLACES = f"on (cluster) group_left ({PLACE}) max by (cluster, {PLACE}) (flipwatc
 # A place where a part was replaced says so beside the state of the part that sits there now.
 STATE = 'flipwatch_device_state{<host>,state!="replaced"}'
 
+# Who can't see memory errors and should: a virtual machine's are its host's to watch.
+PHYSICAL = "unless on (cluster, instance) flipwatch_host_virtual{<cluster>} == 1"
+
 GREEN, ORANGE, RED, GREY, BLUE = "green", "orange", "red", "#808080", "blue"
 Panel = Any  # each kind of panel has a builder class of its own, and they share no base with the methods used here
 

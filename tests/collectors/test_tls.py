@@ -72,6 +72,7 @@ def test_what_is_wrong_with_the_files_is_one_sentence(authority: Authority, tmp_
         ({"agent_ca_file": pair.key}, "agent_ca_file"),
         ({"agent_cert_file": pair.cert, "agent_key_file": other.key}, "KEY_VALUES_MISMATCH"),
         ({"agent_cert_file": pair.cert, "agent_key_file": encrypted}, "agent_cert_file"),
+        ({"agent_cert_file": pair.cert, "agent_key_file": tmp_path}, f"agent_key_file = '{tmp_path}': can't be read"),
     ):
         with pytest.raises(SettingsError, match=word) as caught:
             tls.of_agents(config(**files))

@@ -94,3 +94,10 @@ def test_provisioning_files_say_what_grafana_expects() -> None:
     (source,) = found["datasources"]
     assert found["apiVersion"] == 1 and source["type"] == "prometheus" and source["access"] == "proxy"
     assert set(source) <= {"name", "type", "access", "url", "uid", "isDefault", "jsonData", "editable"}
+
+
+def test_a_death_of_the_host_is_no_uncorrected_error() -> None:
+    """As in the alerts, where it is a ticket of its own."""
+    expressions = [target["expr"] for _, panel in PANELS for target in panel["targets"]]
+    uncorrected = [text for text in expressions if "open_faults" in text and 'severity!="corrected"' in text]
+    assert len(uncorrected) == 2 and all('stream!="host"' in text for text in uncorrected)

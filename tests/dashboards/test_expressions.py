@@ -41,7 +41,7 @@ def test_what_the_numbers_say_is_so(world: World) -> None:
         ("fleet", "Corrupt records, open"): 1,
         ("fleet", "Bursts that go on"): 1,
         ("fleet", "Faults lost"): 0,
-        ("host", "Memory errors seen?"): 1,
+        ("host", "Memory errors seen?"): 2,
         ("host", "Corrected, open"): 1,
         ("parts", "Replace"): 1,
         ("parts", "Drain"): 2,
@@ -49,6 +49,20 @@ def test_what_the_numbers_say_is_so(world: World) -> None:
         ("stored", "Can't be verified"): len("no checksum here\n" * 100),
     }
     assert {place: value(world, *place) for place in said} == said
+
+
+def test_a_blind_machine_is_told_from_a_virtual_one(world: World) -> None:
+    (panel,) = [panel for name, panel in PANELS if (name, panel["title"]) == ("fleet", "Which hosts are ECC-blind")]
+    (nyc,) = merged(world, panel)
+    assert (nyc["cluster"], nyc["reason"], nyc["Value #B"]) == ("nyc", "no-driver", 0)
+
+
+def test_a_witness_that_was_never_there_is_not_down(world: World) -> None:
+    (panel,) = [panel for name, panel in PANELS if (name, panel["title"]) == ("host", "Witnesses")]
+    fra = world.agents["fra"].removeprefix("http://")
+    series = [one for one in ask(world, panel["targets"][0]["expr"]) if one["metric"]["instance"] == fra]
+    told = {one["metric"]["source"]: float(one["value"][1]) for one in series}
+    assert (told["edac"], told["rasdaemon"], told["canary"]) == (1, 1, 2)
 
 
 def test_a_part_is_named_with_slot_serial_rule_and_evidence(world: World) -> None:

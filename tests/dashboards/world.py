@@ -2,7 +2,7 @@
 
 fra  a host with a corrected and an uncorrected error in named modules, another uncorrected one nobody knows where, one
      in a cache, and a store with a flipped bit and a file that nobody can verify; one module was replaced
-nyc  a host without an EDAC driver: ECC-blind
+nyc  a physical host without an EDAC driver: ECC-blind
 tok  a host where nothing is wrong
 The other clusters exist in an imported history only, at whose end a burst goes on.
 """
@@ -73,7 +73,7 @@ def running_world(root: Path) -> Iterator[World]:
         _replace_a_part(root / "fra")
         agents = {
             "fra": later.enter_context(Daemon(root / "fra", settings=_settings("fra", rasdaemon), stores=stores)),
-            "nyc": later.enter_context(Daemon(root / "nyc", settings={"host": "nyc-1"})),
+            "nyc": later.enter_context(Daemon(root / "nyc", settings=_physical(root / "nyc"))),
             "tok": later.enter_context(Daemon(_healthy_host(root / "tok"), settings={"host": "tok-1"})),
         }
         later.enter_context(Daemon(root / "fra", "scrubd", stores=stores))
@@ -109,6 +109,20 @@ def _healthy_host(root: Path) -> Path:
     return root
 
 
+def _physical(root: Path) -> dict[str, Any]:
+    """Settings of an agent that takes its machine for hardware, whatever runs the tests."""
+    proc = _started(root / "proc", "now")
+    (proc / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu sse4_2\n\n")
+    return {"host": "nyc-1", "proc": str(proc)}
+
+
+def _started(proc: Path, boot_id: str) -> Path:
+    file = proc / "sys/kernel/random/boot_id"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"{boot_id}\n")
+    return proc
+
+
 def _name_the_modules(root: Path, **serials: str) -> None:
     names = controller(root / "sys").places
     modules = [memory_device(f"label of {name}", serial=serials.get(name, f"S-{name}"), part="P1") for name in names]
@@ -117,11 +131,9 @@ def _name_the_modules(root: Path, **serials: str) -> None:
 
 def _replace_a_part(root: Path) -> None:
     """A module fails, the host is shut down, and when it starts there's another module in the slot."""
-    boot_id = root / "proc-before" / "sys/kernel/random/boot_id"
-    boot_id.parent.mkdir(parents=True)
-    boot_id.write_text("before\n")
+    before = _started(root / "proc-before", "before")
     broken = errors_metric("mc0/channel1/slot1", "uncorrected")
-    with Daemon(root, settings={"host": "fra-1", "proc": str(root / "proc-before")}) as agent:
+    with Daemon(root, settings={"host": "fra-1", "proc": str(before)}) as agent:
         controller(root / "sys").inject("dimm3", 1, kind="ue")
         eventually(lambda: agent.metrics()[broken] == 1)
         agent.stop()
