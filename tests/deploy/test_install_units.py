@@ -36,7 +36,7 @@ def test_they_run_this_installation(anywhere: None, monkeypatch: pytest.MonkeyPa
         assert f"\nExecStart={tmp_path}/venv/bin/flipwatch {name}\n" in text and "/opt/flipwatch" not in text
         assert f"wrote {tmp_path}/units/{unit}" in done.output
     examples = [path for path in (tmp_path / "units").rglob("*") if path.is_file() and path.suffix != ".service"]
-    assert len(examples) == 2 and all(path.name.endswith(".conf.example") for path in examples), "inert until renamed"
+    assert len(examples) == 3 and all(path.name.endswith(".conf.example") for path in examples), "inert until renamed"
 
 
 @pytest.mark.parametrize("place", ["/root/venv", "/home/ada/venv", "/tmp/venv"])

@@ -1,10 +1,12 @@
 """The collector as a service, pulling the agent beside it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.agent.processes import eventually
+from tests.certificates import Authority
 from tests.systemd.host import AGENT, COLLECTOR, ERROR, Host
 
 LABELS = {"cluster": "fra1", "latitude": "50.1", "longitude": "8.7", "host": "h1"}
@@ -71,3 +73,22 @@ def test_bad_settings_change_nothing_at_a_reload(collected: Host) -> None:
     assert "the former settings stay in force" in collected.machine.await_status(COLLECTOR, "pull_interval_s")
     collected.inject()
     eventually(lambda: errors(collected) >= collected.total)
+
+
+def test_a_key_that_only_root_may_read_is_handed_to_it(host: Host, tmp_path: Path) -> None:
+    machine, pair = host.machine, Authority(tmp_path / "authority").sign("collector")
+    machine.write("/etc/flipwatch/collector.crt", pair.cert.read_text())
+    machine.write("/etc/flipwatch/collector.key", pair.key.read_text(), mode=0o600)
+    files = {"tls_cert_file": "/etc/flipwatch/collector.crt", "tls_key_file": "/etc/flipwatch/collector.key"}
+    configure(host, "127.0.0.1:9861", **files)
+    assert machine.ask("systemctl", "start", COLLECTOR).returncode != 0
+    assert "Permission denied" in host.await_entry(COLLECTOR, "collector.key")["MESSAGE"]
+    machine.run("systemctl", "stop", COLLECTOR)
+
+    directory = f"/etc/systemd/system/{COLLECTOR}.service.d"
+    machine.run("cp", f"{directory}/keys.conf.example", f"{directory}/keys.conf")
+    machine.run("systemctl", "daemon-reload")
+    handed = f"/run/credentials/{COLLECTOR}.service/tls.key"
+    configure(host, "127.0.0.1:9861", **{**files, "tls_key_file": handed})
+    host.start(COLLECTOR)
+    host.await_entry(COLLECTOR, "listening on https://")

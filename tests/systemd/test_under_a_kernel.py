@@ -17,7 +17,7 @@ from tests.kernel.debian_kernel import unpacked
 from tests.systemd.host import AGENT, COLLECTOR, SCRUBD, UNITS
 from tests.systemd.machine import VENV, Machine
 
-BOOT_S = 300
+BOOT_S = 480
 CANARY_MIB = 32  # more than may be locked without a word in the unit
 LEFT_OUT = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/lib/apt", "var/cache/apt")
 
