@@ -10,6 +10,7 @@ from dashboards.grafana.panels import (
     Column,
     Query,
     board,
+    cluster_links,
     clusters_map,
     fleet_variables,
     lines,
@@ -72,21 +73,26 @@ def _numbers() -> list[Any]:
 
 
 def _active() -> list[Any]:
+    seen = f"timestamp({START}{{<job>}})"
     return [
         rows(
             "Bursts in the selected time",
-            "Each burst that went on at some time in the selected range: when it began, its named cause, how often "
-            "chance alone makes such a one, faults seen and expected in its window. A burst whose cause changed has a "
-            "line for each.",
+            "Each burst that went on at some time in the selected range: when it began, whether it still goes on and "
+            "else until when, its named cause, how often chance alone makes such a one, faults seen and expected in "
+            "its window. A burst whose cause changed has a line for each.",
             [
                 Query(f"1000 * max by ({BURST}) (max_over_time({START}{{<job>}}[$__range]))"),
                 Query(f"min by ({BURST}) (min_over_time(flipwatch_burst_false_alarms_per_year{{<job>}}[$__range]))"),
                 Query(f"sum by ({BURST}) ({_share('observed', 'job')})"),
                 Query(f"sum by ({BURST}) ({_share('expected', 'job')})"),
                 Query(f"count by ({BURST}) ({_share('observed', 'job')} > 0)"),
+                Query(f"max by ({BURST}) ({START}{{<job>}} * 0 + 1 or max_over_time({START}{{<job>}}[$__range]) * 0)"),
+                Query(f"1000 * max by ({BURST}) ({seen} or max_over_time({seen}[$__range:1m]))"),
             ],
             {
+                "F": Column("State", words={"1": ("goes on", RED), "0": ("over", GREY)}),
                 "A": Column("Began", "dateTimeAsIso"),
+                "G": Column("Last seen", "dateTimeAsIso"),
                 "burst_id": Column("Burst"),
                 "cause": Column("Cause"),
                 "C": Column("Seen"),
@@ -94,7 +100,7 @@ def _active() -> list[Any]:
                 "B": Column("False alarms a year", "sci"),
                 "E": Column("Clusters"),
             },
-            sort=["Began"],
+            sort=["State", "Began"],
             height=8,
         ),
         rows(
@@ -107,7 +113,7 @@ def _active() -> list[Any]:
             {
                 "burst_id": Column("Burst"),
                 "cause": Column("Cause"),
-                "cluster": Column("Cluster"),
+                "cluster": Column("Cluster", links=cluster_links()),
                 "A": Column("Seen"),
                 "B": Column("Expected"),
             },

@@ -12,6 +12,7 @@ from dashboards.grafana.panels import (
     Query,
     board,
     board_link,
+    cluster_links,
     clusters_map,
     fleet_variables,
     host_link,
@@ -19,6 +20,7 @@ from dashboards.grafana.panels import (
     lines,
     number,
     per_hour,
+    recorded_rate,
     rows,
 )
 
@@ -86,7 +88,7 @@ def _faults() -> list[Any]:
             "Every error once, whichever witness saw it, as a rate per hour. A storm in one bad module shows here too: "
             "novel faults don't count it twice.",
             Query(
-                "3600 * sum by (stream, severity) (rate(flipwatch_memory_errors_total{<cluster>}[$__rate_interval]))",
+                f"3600 * {recorded_rate('cluster:flipwatch_memory_errors:rate5m', 'stream, severity')}",
                 "{{stream}} {{severity}}",
             ),
             axis="errors per hour",
@@ -130,7 +132,7 @@ def _clusters() -> list[Any]:
                 Query("max by (cluster) (flipwatch_pull_lag_seconds{<cluster>})"),
             ],
             {
-                "cluster": Column("Cluster"),
+                "cluster": Column("Cluster", links=cluster_links()),
                 "A": Column("Seen"),
                 "B": Column("Expected"),
                 "C": Column("Hosts watching"),
@@ -179,23 +181,21 @@ def _blind() -> list[Any]:
             "ECC-blind hosts, by reason",
             "Physical hosts. no-driver: the kernel has no EDAC driver for the memory controller; unreadable: there is "
             "one that couldn't be read.",
-            Query(f"sum by (reason) (flipwatch_ecc_blind{{<cluster>}} {PHYSICAL})", "{{reason}}"),
+            Query("sum by (reason) (cluster:flipwatch_hosts_ecc_blind:count{<cluster>})", "{{reason}}"),
         ),
         rows(
             "Which hosts are ECC-blind",
-            "Machines whose memory errors can't be seen, and why. Of a virtual one that's to be expected.",
+            "Physical machines whose memory errors can't be seen, and why; 500 at most. `flipwatch doctor` there says "
+            "what to do.",
             [
-                Query("max by (cluster, instance, reason) (flipwatch_ecc_blind{<cluster>}) == 1"),
                 Query(
-                    "max by (cluster, instance) (flipwatch_host_virtual{<cluster>})"
-                    " and on (cluster, instance) flipwatch_ecc_blind{<cluster>} == 1"
+                    f"topk(500, max by (cluster, instance, reason) (flipwatch_ecc_blind{{<cluster>}}) == 1 {PHYSICAL})"
                 ),
             ],
             {
-                "cluster": Column("Cluster"),
-                "instance": Column("Host", link=host_link()),
+                "cluster": Column("Cluster", links=cluster_links()),
+                "instance": Column("Host", links=host_link()),
                 "reason": Column("Reason", words={"unreadable": ("unreadable", RED), "no-driver": ("no driver", GREY)}),
-                "B": Column("Machine", words={"0": ("physical", RED), "1": ("virtual", GREY)}),
             },
             width=12,
             height=8,

@@ -131,9 +131,9 @@ def _faults() -> list[Any]:
             "Errors by device",
             "Errors per hour of each device that had any in its life.",
             Query(
-                "3600 * sum by (instance, device, severity)"
+                f"3600 * sum by ({DEVICE}, severity)"
                 " (rate(flipwatch_memory_errors_total{<host>}[$__rate_interval]))"
-                " and on (instance, device) flipwatch_device_last_fault_timestamp_seconds{<host>}",
+                f" and on ({DEVICE}) flipwatch_device_last_fault_timestamp_seconds{{<host>}}",
                 "{{device}} {{severity}}",
             ),
             axis="errors per hour",
@@ -142,7 +142,7 @@ def _faults() -> list[Any]:
             "What to do, over time",
             "The action that the rules advised for each device: 1 watch, 2 reset, 3 drain, 4 replace.",
             Query(
-                'max by (instance, device) (flipwatch_device_action{<host>,action="watch"}'
+                f'max by ({DEVICE}) (flipwatch_device_action{{<host>,action="watch"}}'
                 ' or flipwatch_device_action{<host>,action="reset"} * 2'
                 ' or flipwatch_device_action{<host>,action="drain"} * 3'
                 ' or flipwatch_device_action{<host>,action="replace"} * 4)',
@@ -172,17 +172,24 @@ def _witnesses() -> list[Any]:
             unit="s",
         ),
         lines(
+            "Progress of the scrub",
+            "How much of the current pass over each store is done. A line that doesn't rise is paused by I/O pressure, "
+            "or stuck. A host without stores has none.",
+            Query("max by (cluster, instance, store) (flipwatch_scrub_pass_ratio{<host>})", "{{store}}"),
+            unit="percentunit",
+        ),
+        lines(
             "Journal",
             "Size of the kept journal of faults. It is bounded by journal_max_mib.",
             Query("max by (instance) (flipwatch_journal_bytes{<host>})", "{{instance}}"),
             unit="bytes",
-            width=8,
         ),
         number(
             "Journal writable",
             "While the journal can't be written, faults wait in memory.",
             Query("min(flipwatch_journal_writable{<host>})"),
             words={"0": ("no", RED), "1": ("yes", GREEN)},
+            width=8,
         ),
         number(
             "Journal damaged",
@@ -190,6 +197,7 @@ def _witnesses() -> list[Any]:
             Query("sum(flipwatch_journal_damaged_bytes{<host>})"),
             unit="bytes",
             bad_from=1,
+            width=8,
         ),
         number(
             "Trace events lost",

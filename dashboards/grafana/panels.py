@@ -29,9 +29,13 @@ CLUSTER = f'{JOB},cluster=~"$cluster"'
 HOST = f'{CLUSTER},instance=~"$instance"'
 FILTERS = {"<job>": JOB, "<cluster>": CLUSTER, "<host>": HOST}
 
-# Two collectors may watch the same agents; each says the same, so what clusters say is taken once by max.
+# Two collectors may watch the same agents; each says the same, so what clusters say is taken once by max. Where they
+# don't agree on the place of a cluster, it stands at one of them.
 PLACE = "latitude, longitude"
-PLACES = f"on (cluster) group_left ({PLACE}) max by (cluster, {PLACE}) (flipwatch_cluster_info{{<cluster>}})"
+PLACES = (
+    f"on (cluster) group_left ({PLACE})"
+    f" topk by (cluster) (1, max by (cluster, {PLACE}) (flipwatch_cluster_info{{<cluster>}}))"
+)
 
 # A place where a part was replaced says so beside the state of the part that sits there now.
 STATE = 'flipwatch_device_state{<host>,state!="replaced"}'
@@ -62,13 +66,19 @@ class Column:
 
     title: str
     unit: str = ""
-    link: str = ""
+    links: Mapping[str, str] = field(default_factory=dict)  # title -> URL
     words: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # value -> (text, colour)
 
 
 def per_hour(counter: str, label: str) -> str:
     """The rate per hour of a counter that collectors keep per cluster and stream, summed by a label."""
     return f"3600 * sum by ({label}) (max by (cluster, stream) (rate({counter}{{<cluster>}}[$__rate_interval])))"
+
+
+def recorded_rate(record: str, label: str) -> str:
+    """A rate that the rules record by cluster, summed by a label. The average misses no error, however far apart the
+    points of the graph are."""
+    return f"sum by ({label}) (avg_over_time({record}{{<cluster>}}[$__rate_interval]))"
 
 
 def in_range(counter: str) -> str:
@@ -305,13 +315,18 @@ def rows(
 def _properties(column: Column) -> Iterable[dashboard.DynamicConfigValue]:
     if column.unit:
         yield dashboard.DynamicConfigValue(id_val="unit", value=column.unit)
-    if column.link:
-        links = [{"title": "Details", "url": column.link}]
-        yield dashboard.DynamicConfigValue(id_val="links", value=links)
+    if column.links:
+        yield _links(column.links)
     if column.words:
         yield dashboard.DynamicConfigValue(id_val="mappings", value=_mapping(column.words))
         cell = {"type": "color-text"}
         yield dashboard.DynamicConfigValue(id_val="custom.cellOptions", value=cell)
+
+
+def _links(urls: Mapping[str, str]) -> dashboard.DynamicConfigValue:
+    return dashboard.DynamicConfigValue(
+        id_val="links", value=[{"title": title, "url": url} for title, url in urls.items()]
+    )
 
 
 def clusters_map(title: str, description: str, query: Query, width: int = 12) -> Panel:
@@ -333,19 +348,32 @@ def clusters_map(title: str, description: str, query: Query, width: int = 12) ->
     )
     panel.layers([layer]).view(geomap.MapViewConfig().id("zero").zoom(1))
     panel.thresholds(_steps((None, GREEN), (1, ORANGE), (10, RED)))
+    panel.override_by_name("cluster", [_links(cluster_links())])  # in the marker's tooltip
     return panel.with_target(_target(query, "A").instant().format(PromQueryFormat.TABLE))
 
 
 # -- links. What a label says is percent-encoded: it came from a host, and may hold anything.
 
 
-def host_link() -> str:
-    label = "${__data.fields.%s:percentencode}"
-    where = f"var-cluster={label % 'cluster'}&var-instance={label % 'instance'}"
-    return f"/d/{uid('host')}?${{datasource:queryparam}}&${{job:queryparam}}&{where}&${{__url_time_range}}"
+def host_link() -> dict[str, str]:
+    """From a row that names a host."""
+    return {"Host": _link("host", _label("cluster"), _label("instance"))}
+
+
+def cluster_links() -> dict[str, str]:
+    """From a row that names a cluster, to its hosts (the first is chosen), parts and stored data."""
+    boards = {"Hosts": "host", "Parts to replace": "parts", "Stored data": "stored"}
+    return {title: _link(name, _label("cluster")) for title, name in boards.items()}
 
 
 def board_link(name: str) -> str:
-    return (
-        f"/d/{uid(name)}?${{datasource:queryparam}}&${{job:queryparam}}&${{cluster:queryparam}}&${{__url_time_range}}"
-    )
+    return _link(name, "${cluster:queryparam}")
+
+
+def _label(name: str) -> str:
+    return f"var-{name}=${{__data.fields.{name}:percentencode}}"
+
+
+def _link(name: str, *filters: str) -> str:
+    query = ("${datasource:queryparam}", "${job:queryparam}", *filters, "${__url_time_range}")
+    return f"/d/{uid(name)}?{'&'.join(query)}"

@@ -64,7 +64,7 @@ def _ranking() -> Any:
             "A": Column("Urgency"),
             "action": Column("Action", words=ACTIONS),
             "cluster": Column("Cluster"),
-            "instance": Column("Host", link=host_link()),
+            "instance": Column("Host", links=host_link()),
             "slot": Column("Slot"),
             "label": Column("Label"),
             "serial": Column("Serial"),

@@ -2,9 +2,21 @@
 
 from typing import Any
 
-from dashboards.grafana.panels import Column, Query, board, host_link, host_variables, lines, number, rows
+from dashboards.grafana.panels import (
+    Column,
+    Query,
+    board,
+    host_link,
+    host_variables,
+    lines,
+    number,
+    recorded_rate,
+    rows,
+)
 
 STORE = "cluster, instance, store"
+OLDEST = f"topk(200, max by ({STORE}) (flipwatch_scrub_oldest_unverified_seconds{{<host>}}))"
+OF_THESE = f"and on ({STORE}) {OLDEST}"
 
 
 def build() -> Any:
@@ -53,56 +65,59 @@ def _numbers() -> list[Any]:
 def _stores() -> Any:
     return rows(
         "Stores",
-        "Each store: how much of the current pass is done, how long its oldest byte may have gone unverified, what is "
-        "corrupt now and what can't be verified.",
+        "How much of each store's current pass is done, how long its oldest byte may have gone unverified, what is "
+        "corrupt now and what can't be verified. The 200 stores of which something has gone unverified the longest.",
         [
-            Query(f"max by ({STORE}) (flipwatch_scrub_pass_ratio{{<host>}})"),
-            Query(f"max by ({STORE}) (flipwatch_scrub_oldest_unverified_seconds{{<host>}})"),
-            Query(f"sum by ({STORE}) (flipwatch_records_corrupt{{<host>}})"),
-            Query(f"sum by ({STORE}) (flipwatch_scrub_unverifiable_bytes{{<host>}})"),
-            Query(f"sum by ({STORE}) (rate(flipwatch_scrub_bytes_total{{<host>}}[$__rate_interval]))"),
+            Query(f"max by ({STORE}) (flipwatch_scrub_pass_ratio{{<host>}}) {OF_THESE}"),
+            Query(OLDEST),
+            Query(f"max by ({STORE}) (flipwatch_scrub_period_seconds{{<host>}}) {OF_THESE}"),
+            Query(f"sum by ({STORE}) (flipwatch_records_corrupt{{<host>}}) {OF_THESE}"),
+            Query(f"sum by ({STORE}) (flipwatch_scrub_unverifiable_bytes{{<host>}}) {OF_THESE}"),
+            Query(f"sum by ({STORE}) (rate(flipwatch_scrub_bytes_total{{<host>}}[$__rate_interval])) {OF_THESE}"),
         ],
         {
             "cluster": Column("Cluster"),
-            "instance": Column("Host", link=host_link()),
+            "instance": Column("Host", links=host_link()),
             "store": Column("Store"),
             "A": Column("Pass", "percentunit"),
             "B": Column("Oldest unverified", "s"),
-            "C": Column("Corrupt"),
-            "D": Column("Can't be verified", "bytes"),
-            "E": Column("Rate", "binBps"),
+            "C": Column("Period", "s"),
+            "D": Column("Corrupt"),
+            "E": Column("Can't be verified", "bytes"),
+            "F": Column("Rate", "binBps"),
         },
-        sort=["Corrupt"],
+        sort=["Corrupt", "Oldest unverified"],
     )
 
 
 def _progress() -> list[Any]:
+    """Of whole clusters, whichever hosts are chosen: the rules record no less."""
     return [
         lines(
-            "Progress of the pass",
-            "A pass that doesn't rise is paused by I/O pressure, or stuck.",
-            Query(f"max by ({STORE}) (flipwatch_scrub_pass_ratio{{<host>}})", "{{instance}} {{store}}"),
-            unit="percentunit",
+            "Verified, by cluster",
+            "Bytes per second that the scrubbers of each cluster verify. A cluster without any is paused by I/O "
+            "pressure, or its scrubbers don't run. The progress over each store of a host: dashboard Host.",
+            Query(recorded_rate("cluster:flipwatch_scrub_bytes:rate5m", "cluster"), "{{cluster}}"),
+            unit="binBps",
         ),
         lines(
-            "Oldest unverified byte",
-            "Above the store's period the scrubber can't keep up.",
-            Query(f"max by ({STORE}) (flipwatch_scrub_oldest_unverified_seconds{{<host>}})", "{{instance}} {{store}}"),
+            "Oldest unverified byte, by cluster",
+            "The longest that any byte of a store in each cluster may have gone unverified. Above the store's period "
+            "its scrubber can't keep up.",
+            Query("max by (cluster) (cluster:flipwatch_scrub_oldest_unverified_seconds:max{<cluster>})", "{{cluster}}"),
             unit="s",
         ),
         lines(
             "Records verified, by format",
-            "Records per second whose checksum held.",
-            Query(
-                "sum by (format) (rate(flipwatch_records_verified_total{<host>}[$__rate_interval]))",
-                "{{format}}",
-            ),
+            "Records per second of the chosen clusters whose checksum held.",
+            Query(recorded_rate("cluster:flipwatch_records_verified:rate5m", "format"), "{{format}}"),
             axis="records per second",
         ),
         lines(
             "Corrupt records, by format",
-            "Damaged stretches that are open; the line falls when a record is written anew or its file is gone.",
-            Query("sum by (format) (flipwatch_records_corrupt{<host>})", "{{format}}"),
+            "Damaged stretches of the chosen clusters that are open; the line falls when a record is written anew or "
+            "its file is gone.",
+            Query("sum by (format) (cluster:flipwatch_records_corrupt:sum{<cluster>})", "{{format}}"),
         ),
     ]
 
@@ -115,7 +130,7 @@ def _corrupt() -> list[Any]:
             "record was found; torn and zeros: a tail that was never written whole; unreadable: the disk says so.",
             [Query(f"sum by ({STORE}, format, verdict) (flipwatch_records_corrupt{{<host>}}) > 0")],
             {
-                "instance": Column("Host", link=host_link()),
+                "instance": Column("Host", links=host_link()),
                 "cluster": Column("Cluster"),
                 "store": Column("Store"),
                 "format": Column("Format"),
@@ -144,7 +159,7 @@ def _corrupt() -> list[Any]:
             "reasons name what stands in the way.",
             [Query(f"sum by ({STORE}, reason) (flipwatch_scrub_unverifiable_bytes{{<host>}}) > 0")],
             {
-                "instance": Column("Host", link=host_link()),
+                "instance": Column("Host", links=host_link()),
                 "cluster": Column("Cluster"),
                 "store": Column("Store"),
                 "reason": Column("Reason"),

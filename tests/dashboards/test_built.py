@@ -96,6 +96,21 @@ def test_provisioning_files_say_what_grafana_expects() -> None:
     assert set(source) <= {"name", "type", "access", "url", "uid", "isDefault", "jsonData", "editable"}
 
 
+def test_what_is_drawn_over_time_costs_the_same_however_many_hosts_there_are() -> None:
+    """A Prometheus refuses a query over more than 50 million samples: of 50,000 hosts that is a single series each."""
+    of_few = "flipwatch_(cluster|agents|bursts?|scan|device_action)"  # what collectors say, and the parts in trouble
+    drawn = [
+        (name, selector)
+        for name, panel in PANELS
+        if name != "host"  # which looks at one, or at those that somebody chose
+        for target in panel["targets"]
+        if target.get("range")
+        for selector in re.findall(r"[\w:]+(?=\{)", target["expr"])
+    ]
+    assert len(drawn) > 10
+    assert [(name, selector) for name, selector in drawn if not re.match(f"cluster:|{of_few}", selector)] == []
+
+
 def test_a_death_of_the_host_is_no_uncorrected_error() -> None:
     """As in the alerts, where it is a ticket of its own."""
     expressions = [target["expr"] for _, panel in PANELS for target in panel["targets"]]

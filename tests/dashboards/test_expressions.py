@@ -54,7 +54,7 @@ def test_what_the_numbers_say_is_so(world: World) -> None:
 def test_a_blind_machine_is_told_from_a_virtual_one(world: World) -> None:
     (panel,) = [panel for name, panel in PANELS if (name, panel["title"]) == ("fleet", "Which hosts are ECC-blind")]
     (nyc,) = merged(world, panel)
-    assert (nyc["cluster"], nyc["reason"], nyc["Value #B"]) == ("nyc", "no-driver", 0)
+    assert (nyc["cluster"], nyc["reason"]) == ("nyc", "no-driver")
 
 
 def test_a_witness_that_was_never_there_is_not_down(world: World) -> None:
@@ -140,3 +140,4 @@ def test_a_burst_of_the_whole_fleet_is_seen_everywhere(world: World) -> None:
     (panel,) = [panel for name, panel in PANELS if (name, panel["title"]) == ("bursts", "Bursts in the selected time")]
     (row,) = merged(world, panel)
     assert row["Value #C"] > 10 * row["Value #D"] and row["Value #E"] > 6
+    assert row["Value #F"] == 1 and row["Value #G"] > row["Value #A"], "it still goes on"

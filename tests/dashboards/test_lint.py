@@ -148,9 +148,9 @@ def target_rate_interval(board: Board) -> Broken:
         for node, parents in walk(expression):
             if isinstance(node, promql.MatrixSelector):
                 function = parents[-1].func.name
-                if function in ("rate", "irate") and node.range != RATE_INTERVAL:
+                if function in ("rate", "irate", "avg_over_time") and node.range != RATE_INTERVAL:
                     yield title, "not over $__rate_interval"
-                elif function not in ("rate", "irate") and node.range != RANGE:
+                elif function not in ("rate", "irate", "avg_over_time") and node.range != RANGE:
                     yield title, f"{function} over a time that nobody chose"
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from checksum import leveldb_log
+from dashboards.rules.table import RULES
 from tests.agent.edac_tree import controller
 from tests.agent.processes import Daemon, errors_metric, eventually
 from tests.agent.rasdaemon_database import CORRECTED_CACHE, RasdaemonDatabase
@@ -80,7 +81,7 @@ def running_world(root: Path) -> Iterator[World]:
         alertmanager = later.enter_context(_alertmanager(root))
         config = _collector_config(root, agents, alertmanager)
         collector = later.enter_context(RunningCollector(config))
-        prometheus = later.enter_context(running_prometheus(root, _scraping(agents, collector)))
+        prometheus = later.enter_context(running_prometheus(root, _scraping(root, agents, collector)))
         _make_errors(root / "fra", rasdaemon)
         world = World(prometheus, collector.url, {cluster: agent.url for cluster, agent in agents.items()})
         eventually(lambda: _is_complete(world), patience_s=120)
@@ -198,7 +199,8 @@ def _alertmanager(root: Path) -> Iterator[str]:
         yield url
 
 
-def _scraping(agents: dict[str, Daemon], collector: RunningCollector) -> dict[str, Any]:
+def _scraping(root: Path, agents: dict[str, Daemon], collector: RunningCollector) -> dict[str, Any]:
+    """With the rules as they are, only in a hurry."""
     targets = [
         {"targets": [agent.url.removeprefix("http://")], "labels": {"cluster": cluster}}
         for cluster, agent in agents.items()
@@ -208,7 +210,9 @@ def _scraping(agents: dict[str, Daemon], collector: RunningCollector) -> dict[st
         {"job_name": "flipwatch-agent", "static_configs": targets},
         {"job_name": "flipwatch-collector", "static_configs": own},
     ]
-    return {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
+    rules = root / "flipwatch.rules.yml"
+    rules.write_text(RULES.read_text().replace("interval: 1m", "interval: 1s"))
+    return {"global": {"scrape_interval": "1s"}, "rule_files": [str(rules)], "scrape_configs": jobs}
 
 
 @contextmanager
@@ -243,5 +247,9 @@ def _is_complete(world: World) -> bool:
         "flipwatch_cluster_watching_hosts",
         "flipwatch_device_mode",
         "flipwatch_scan_false_alarms_per_year",
+        "cluster:flipwatch_memory_errors:rate5m",
+        "cluster:flipwatch_hosts_ecc_blind:count",
+        "cluster:flipwatch_records_verified:rate5m",
+        "cluster:flipwatch_records_corrupt:sum",
     )
     return all(world.prometheus.value(f"min(count_over_time({name}[1m]))") not in (None, 1.0) for name in slow)
