@@ -10,6 +10,7 @@ import json
 import os
 import re
 import socket
+import struct
 import subprocess
 import time
 import urllib.parse
@@ -342,8 +343,13 @@ def test_the_catalogue_on_a_terminal(hostile: Hostile) -> None:
 
 
 def test_a_picture_is_drawn(hostile: Hostile, tmp_path: Path) -> None:
-    drawn = run("bursts", "plot", revision().burst_id, "--config", hostile.config, "--out", tmp_path / "a.svg")
-    assert drawn.exit_code == 0, drawn.output
+    for name in ("a.svg", "a.png"):
+        drawn = run("bursts", "plot", revision().burst_id, "--config", hostile.config, "--out", tmp_path / name)
+        assert drawn.exit_code == 0, drawn.output
+    png = (tmp_path / "a.png").read_bytes()
+    width, height = struct.unpack(">II", png[16:24])  # of the IHDR chunk
+    assert png.startswith(b"\x89PNG\r\n") and max(width, height) < 5000, "no name makes it larger"
+    assert not [word for word in NAMES if word[:50].encode() in png]
     svg = (tmp_path / "a.svg").read_text()
     assert_lines_are_harmless(svg)
     assert not Parsed(svg).elements & {"script", "img", "foreignobject"}
