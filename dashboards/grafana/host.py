@@ -157,13 +157,16 @@ def _witnesses() -> list[Any]:
     return [
         states(
             "Witnesses",
-            "Whether each source of errors could read all it should. Down: in trouble or blind; `flipwatch doctor` "
-            "tells which. Absent: there is nothing here that it could read, which is normal for some.",
+            "Whether each source of errors could read all it should. Down: in trouble. Blind: it can't see memory's "
+            "errors, as on virtual machines. Absent: there is nothing here that it could read, which is normal for "
+            "some. `flipwatch doctor` tells why.",
             Query(
-                "max by (instance, source) (flipwatch_source_up{<host>} + 2 * flipwatch_source_absent{<host>})",
+                'label_replace(max by (cluster, instance) (flipwatch_ecc_blind{<host>}) == 1, "source", "edac", "", "")'
+                " * 3 or max by (cluster, instance, source)"
+                " (flipwatch_source_up{<host>} + 2 * flipwatch_source_absent{<host>})",
                 "{{source}}",
             ),
-            {"0": ("down", RED), "1": ("up", GREEN), "2": ("absent", GREY)},
+            {"0": ("down", RED), "1": ("up", GREEN), "2": ("absent", GREY), "3": ("blind", ORANGE)},
         ),
         lines(
             "How long a poll takes",

@@ -63,6 +63,13 @@ def test_a_witness_that_was_never_there_is_not_down(world: World) -> None:
     series = [one for one in ask(world, panel["targets"][0]["expr"]) if one["metric"]["instance"] == fra]
     told = {one["metric"]["source"]: float(one["value"][1]) for one in series}
     assert (told["edac"], told["rasdaemon"], told["canary"]) == (1, 1, 2)
+    nyc = world.agents["nyc"].removeprefix("http://")
+    (blind,) = [one for one in ask(world, panel["targets"][0]["expr"]) if of(one) == (nyc, "edac")]
+    assert float(blind["value"][1]) == 3
+
+
+def of(series: dict[str, Any]) -> tuple[str, str]:
+    return series["metric"]["instance"], series["metric"]["source"]
 
 
 def test_a_part_is_named_with_slot_serial_rule_and_evidence(world: World) -> None:

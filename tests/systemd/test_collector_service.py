@@ -50,6 +50,19 @@ def test_stops_and_kills_lose_and_double_nothing(collected: Host) -> None:
     assert errors(collected) == collected.total
 
 
+def test_a_hung_collector_is_started_again_and_misses_nothing(collected: Host) -> None:
+    impatient = "[Service]\nWatchdogSec=20\nTimeoutStopSec=3\n"  # its steps, which feed the watchdog, are further apart
+    collected.machine.write(f"/etc/systemd/system/{COLLECTOR}.service.d/impatient.conf", impatient)
+    collected.machine.run("systemctl", "daemon-reload")
+    collected.machine.run("systemctl", "restart", COLLECTOR)
+    collected.machine.run("systemctl", "kill", "-s", "STOP", COLLECTOR)
+    collected.inject(2)
+    eventually(lambda: collected.restarts(COLLECTOR) >= 1, patience_s=90)
+    eventually(lambda: collected.machine.show(COLLECTOR, "ActiveState") == "active")
+    eventually(lambda: errors(collected) >= collected.total)
+    assert errors(collected) == collected.total
+
+
 def test_one_line_tells_the_state(collected: Host) -> None:
     line = collected.machine.await_status(COLLECTOR, "correlator learning")
     assert line == "1 of 1 agents answer, correlator learning, no bursts active"
