@@ -114,6 +114,29 @@ def test_a_burst_is_delivered_renamed_and_resolved(tmp_path, webhook):
     assert "can't be reached" in post(url, [])
 
 
+def muted(url: str) -> set[tuple[str, str]]:
+    """(name, cluster) of each alert that another one inhibits."""
+    found = [a["labels"] for a in alerts(url) if a["status"]["state"] == "suppressed"]
+    return {(labels["alertname"], labels.get("cluster", "")) for labels in found}
+
+
+def test_what_is_told_as_one_is_not_told_one_by_one(tmp_path, webhook):
+    """A test of the rules that no burst has a part in."""
+    with running_alertmanager(tmp_path, webhook) as url:
+        collector, of_fra = {"instance": "centre:9862"}, {"cluster": "fra", "instance": "fra-1:9861"}
+        labels = [
+            {"alertname": "AgentsSilent", "cluster": "fra", **collector},
+            {"alertname": "AgentDown", **of_fra},
+            {"alertname": "AgentDown", "cluster": "syd", "instance": "syd-1:9861"},
+            {"alertname": "UncorrectedMemoryError", **of_fra},
+            {"alertname": "CollectorTrouble", **collector},
+        ]
+        assert post(url, [{"labels": entry} for entry in labels]) == ""
+        wait_for(lambda: muted(url) == {("AgentDown", "fra")})
+        assert post(url, [{"labels": {"alertname": "CollectorDown"}}]) == ""
+        wait_for(lambda: muted(url) == {("AgentDown", "fra"), ("CollectorTrouble", "")})
+
+
 def test_a_member_mutes_corrected_errors_of_its_cluster_and_nothing_else(tmp_path, webhook):
     with running_alertmanager(tmp_path, webhook) as url:
         now_ns = time.time_ns()
@@ -126,12 +149,8 @@ def test_a_member_mutes_corrected_errors_of_its_cluster_and_nothing_else(tmp_pat
         ]
         assert post(url, [entry.alert(now_ns, "http://centre/") for entry in due] + others) == ""
 
-        def muted() -> list[tuple[str, str]]:
-            found = [a for a in alerts(url) if a["status"]["state"] == "suppressed"]
-            return [(a["labels"]["alertname"], a["labels"]["cluster"]) for a in found]
-
         # fra takes part in the burst, syd doesn't
-        wait_for(lambda: muted() == [("CorrectedMemoryErrorStorm", "fra")])
+        wait_for(lambda: muted(url) == {("CorrectedMemoryErrorStorm", "fra")})
         wait_for(lambda: webhook.states(alertname="UncorrectedMemoryError", cluster="fra") == ["firing"])
 
 
