@@ -14,6 +14,7 @@ from grafana_foundation_sdk.builders import common as common_builders
 from grafana_foundation_sdk.builders import dashboard as dashboards
 from grafana_foundation_sdk.builders import geomap, prometheus, stat, statetimeline, table, timeseries
 from grafana_foundation_sdk.models import common, dashboard
+from grafana_foundation_sdk.models.geomap import TooltipMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from dashboards import annotations
@@ -206,6 +207,12 @@ def _letters(queries: Sequence[Query]) -> Iterable[tuple[str, Query]]:
     return zip("ABCDEFGHIJ", queries, strict=False)
 
 
+def _legend() -> common_builders.VizLegendOptions:
+    # what the SDK isn't told it writes as off, unlike Grafana's own default
+    legend = common_builders.VizLegendOptions().show_legend(True)
+    return legend.display_mode(common.LegendDisplayMode.LIST).placement(common.LegendPlacement.BOTTOM)
+
+
 def _steps(*steps: tuple[float | None, str]) -> dashboards.ThresholdsConfig:
     return (
         dashboards.ThresholdsConfig()
@@ -259,7 +266,8 @@ def lines(
     """Lines over time; those whose name matches `dashed` are what was expected of the others."""
     panel = _common(timeseries.Panel(), title, description, (width, 8)).unit(unit).min(0)
     panel.axis_label(axis).fill_opacity(10).show_points(common.VisibilityMode.NEVER)
-    panel.tooltip(common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI))
+    tooltip = common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI)
+    panel.tooltip(tooltip.sort(common.SortOrder.DESCENDING)).legend(_legend())
     if dashed:
         style = dashboard.DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]})
         panel.override_by_regexp(dashed, [style])
@@ -272,6 +280,7 @@ def states(title: str, description: str, query: Query, words: Mapping[str, tuple
     """What each of several things was, over time."""
     panel = _common(statetimeline.Panel(), title, description, (width, 8)).unit("none")
     panel.mappings(_mapping(words)).merge_values(True).show_value(common.VisibilityMode.NEVER).fill_opacity(70)
+    panel.legend(_legend())
     return panel.with_target(_target(query, "A").range())
 
 
@@ -347,6 +356,8 @@ def clusters_map(title: str, description: str, query: Query, width: int = 12) ->
         .tooltip(True)
     )
     panel.layers([layer]).view(geomap.MapViewConfig().id("zero").zoom(1))
+    panel.tooltip(geomap.TooltipOptions().mode(TooltipMode.DETAILS))  # the cluster's name, and its links
+    panel.controls(geomap.ControlsOptions().show_zoom(True).mouse_wheel_zoom(True).show_attribution(True))
     panel.thresholds(_steps((None, GREEN), (1, ORANGE), (10, RED)))
     panel.override_by_name("cluster", [_links(cluster_links())])  # in the marker's tooltip
     return panel.with_target(_target(query, "A").instant().format(PromQueryFormat.TABLE))

@@ -10,6 +10,7 @@ from dashboards.grafana import build
 from dashboards.rules.table import alerts_table
 from tests.dashboards.boards import BOARDS, FOLDER, PANELS
 
+KINDS = ("timeseries", "state-timeline", "geomap")
 PROVISIONING = FOLDER / "provisioning"
 
 
@@ -94,6 +95,16 @@ def test_provisioning_files_say_what_grafana_expects() -> None:
     (source,) = found["datasources"]
     assert found["apiVersion"] == 1 and source["type"] == "prometheus" and source["access"] == "proxy"
     assert set(source) <= {"name", "type", "access", "url", "uid", "isDefault", "jsonData", "editable"}
+
+
+def test_lines_have_a_legend_and_clusters_on_a_map_a_name() -> None:
+    options = {kind: [panel["options"] for _, panel in PANELS if panel["type"] == kind] for kind in KINDS}
+    assert all(options.values())
+    for one in (*options["timeseries"], *options["state-timeline"]):
+        assert one["legend"]["showLegend"] and one["tooltip"]["mode"] != "none"
+    for one in options["geomap"]:
+        assert one["tooltip"]["mode"] == "details" and all(layer["tooltip"] for layer in one["layers"])
+        assert one["controls"] == {"mouseWheelZoom": True, "showAttribution": True, "showZoom": True}
 
 
 def test_what_is_drawn_over_time_costs_the_same_however_many_hosts_there_are() -> None:
