@@ -32,6 +32,7 @@ def build() -> Any:
         "Faults in many places at once: bursts that go on, bursts there were, and the share of each cluster.",
         fleet_variables(),
         [*_numbers(), *_active(), *_over_time(), *_past()],
+        since="now-7d",
     )
 
 

@@ -91,15 +91,25 @@ def uid(name: str) -> str:
     return f"flipwatch-{name}"
 
 
-def board(name: str, title: str, description: str, variables: list[Any], panels: Iterable[Panel]) -> Any:
-    """A dashboard of ours: linked to the others, annotated with bursts, not to be edited in place."""
+def board(
+    name: str,
+    title: str,
+    description: str,
+    variables: list[Any],
+    panels: Iterable[Panel],
+    since: str = "now-24h",
+) -> Any:
+    """A dashboard of ours: linked to the others, annotated with bursts, not to be edited in place.
+
+    It opens with what happened from `since` on.
+    """
     built = (
         dashboards.Dashboard(title)
         .uid(uid(name))
         .description(description)
         .tags([TAG])
         .readonly()
-        .time("now-24h", "now")
+        .time(since, "now")
         .refresh("1m")
         .timezone("browser")
         .tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
