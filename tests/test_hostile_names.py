@@ -33,6 +33,7 @@ from collectors.factors import Factor
 from collectors.inventory import InventoryError, load
 from collectors.store import Store
 from dashboards import annotations
+from dashboards.rules.table import RULES
 from flipwatch import main
 from tests.agent.edac_tree import controller, dimms
 from tests.agent.processes import Daemon, eventually
@@ -180,7 +181,8 @@ def remember_a_burst(path: Path) -> None:
 @contextlib.contextmanager
 def prometheus_with_rules(root: Path, inventory: Path, collector: str, alertmanager: str) -> Iterator[Prometheus]:
     """It finds the agents in the same inventory as the collector."""
-    rules = Path(__file__).parents[1] / "dashboards" / "rules" / "flipwatch.rules.yml"
+    rules = root / "flipwatch.rules.yml"
+    rules.write_text(RULES.read_text().replace("interval: 1m", "interval: 1s"))
     own = {"targets": [collector.removeprefix("http://")]}
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
@@ -283,6 +285,24 @@ def test_a_rule_tells_the_name_and_does_not_execute_it(hostile: Hostile) -> None
     (told,) = [a for a in hostile.webhook.received if a["labels"]["alertname"] == "UncorrectedMemoryError"][:1]
     assert told["labels"]["cluster"] == OF_THE_AGENT
     assert OF_THE_AGENT in told["annotations"]["description"]
+
+
+def test_a_rule_tells_every_name_of_a_store_as_it_is(hostile: Hostile) -> None:
+    """Nothing in it is a template or a matcher to Prometheus or Alertmanager, and each stays within its label."""
+
+    def told() -> dict[str, dict[str, Any]]:
+        return {
+            a["labels"]["store"]: a for a in hostile.webhook.received if a["labels"]["alertname"] == "RecordCorrupt"
+        }
+
+    stores = {str(hostile.root / "agent" / "stores" / file_name(name)) for name in NAMES}
+    eventually(lambda: set(told()) == stores, 60)
+    for store, alert in told().items():
+        assert set(alert["labels"]) == {"alertname", "severity", "cluster", "instance", "store", "format"}
+        assert (
+            f"files under {store} on {alert['labels']['instance']} ({OF_THE_AGENT})"
+            in alert["annotations"]["description"]
+        )
 
 
 # -- Alertmanager, logs and Grafana
