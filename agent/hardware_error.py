@@ -24,6 +24,7 @@ CARD_KEYS = ("node", "card", "module")
 CHIP_KEYS = ("rank", "device", "bank", "bank_group", "bank_address", "row", "column", "bit_position", "chip_id")
 LOCATION_KEYS = CARD_KEYS + CHIP_KEYS
 LOCATION = re.compile(rf"({'|'.join(LOCATION_KEYS)}): ?(\d{{1,10}})(?= |$)")
+ADDRESS = re.compile(r"0x[0-9a-f]{1,16}")
 DMI_HANDLE = re.compile(r"not present\. DMI handle: (0x[0-9a-f]+)")
 SEVERITY_OF = {"corrected": "corrected", "recoverable": "uncorrected", "fatal": "fatal"}  # "info" is no error
 FIELDS = {
@@ -103,6 +104,8 @@ def section(severity: str, fields: dict[str, str]) -> Iterator[Section]:
         return
     detail = {name: _plain(fields[key]) for key, name in FIELDS.items() if fields.get(key)}
     detail |= {key: fields[key] for key in LOCATION_KEYS if key in fields}
+    if not ADDRESS.fullmatch(detail.get("address", "")):
+        detail.pop("address", None)
     handle = DMI_HANDLE.fullmatch(detail.get("dimm_location", ""))
     if handle is not None:
         del detail["dimm_location"]

@@ -1,17 +1,19 @@
 """Trace buffers and events: pages recorded from two kernels, events built by their formats, and nonsense."""
 
+import json
 import struct
 import uuid
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import ringbuffer
 from agent.observation import ADDRESSES_MAX, Event, Role
 from agent.ringbuffer import LayoutError, decode, event_format, event_id, page_layout, read_page
 from agent.trace_events import READERS, Machine, edac_device, event, summary
+from tests.agent.test_error_record import PROCESSOR, processor
 from tests.agent.trace_tree import KERNELS, RECORDED, formats, page, payload
 
 MACHINE = Machine(layers={0: ("csrow", "channel"), 1: ("channel", "slot")}, edac_poll_s=1, machine_check_poll_s=300)
@@ -164,6 +166,13 @@ def test_a_poisoned_page_and_firmware_records(kernel: str) -> None:
     assert vendor is not None and vendor.device == f"firmware/{section}" and vendor.detail["data"] == "010203"
     assert vendor.severity == "corrected", "not the severities of memory errors"
     assert read(kernel, "non_standard_event", sev=0) is None, "information is no error"
+    core = {"sec_type": uuid.UUID(PROCESSOR).bytes_le, "buf": processor()}
+    shared = read(kernel, "non_standard_event", sev=1, **core)
+    assert shared is not None and (shared.device, shared.stream) == ("cpu/0x0000000000000010", "sram")
+    assert (shared.role, shared.severity) == (Role.SHARED, "corrected"), "the kernel log tells of it too"
+    cut_off = read(kernel, "non_standard_event", sev=2, **{**core, "buf": b""})
+    assert cut_off is not None and (cut_off.device, cut_off.stream) == ("cpu/unknown", "core")
+    assert read(kernel, "non_standard_event", sev=0, **core) is None
 
 
 def test_processor_errors_of_arm() -> None:
@@ -189,8 +198,48 @@ def test_memory_behind_cxl() -> None:
     )
     assert dram.addresses == (0x7000,) and dram.detail["serial"] == "0xabc"
     assert dram.detail["row"] == 5 and "column" not in dram.detail
+    counted = {"log": 0, "descriptor": 2, "cvme_count": 9}
+    newer = event("cxl_dram", {**known, **counted}, TIME_NS, MACHINE)
+    assert newer is not None and (newer.severity, newer.count) == ("corrected", 9), "as since Linux 6.14"
+    single = event("cxl_dram", {**known, **counted, "descriptor": 0}, TIME_NS, MACHINE)
+    assert single is not None and single.count == 1
     media = read("6.12", "cxl_general_media", **{**known, "log": 3}, descriptor=1, hpa=(1 << 64) - 1)
     assert media is not None and (media.device, media.severity, media.addresses) == ("mem3/unknown", "fatal", ())
+
+
+PIECES = ("field:", "[4]", "[", "offset:", "size:", "signed:1;", "__data_loc char[] ", ";", "-1", "8", "9" * 5000, "\n")
+
+
+@given(
+    st.sampled_from(KERNELS),
+    st.sampled_from(sorted(READERS)),
+    st.lists(
+        st.tuples(st.integers(0, 3000), st.integers(0, 30), st.sampled_from(PIECES) | st.text(max_size=3)), max_size=6
+    ),
+    st.binary(max_size=400),
+)
+@settings(max_examples=400)
+def test_no_layout_is_an_exception(kernel: str, name: str, changes: list[tuple[int, int, str]], content: bytes) -> None:
+    """A kernel may have other fields, and other types of those that are known."""
+    text = next((RECORDED / kernel).glob(f"*.{name}.format"), RECORDED / "6.12/mce.mce_record.format").read_text()
+    for at, length, piece in changes:
+        text = text[:at] + piece + text[at + length :]
+    try:
+        fields = decode(content, event_format(text))
+    except LayoutError as error:
+        assert "\n" not in str(error)
+        return
+    found = event(name, fields, TIME_NS, MACHINE)
+    assert found is None or json.dumps(found.detail)
+
+
+@pytest.mark.parametrize("value", [-1, 255, 1 << 40, "text", b"bytes"])
+def test_a_field_of_another_type_or_size_does_no_harm(value: int | str | bytes) -> None:
+    for name in READERS:
+        for form in (formats(kernel).get(name) for kernel in KERNELS):
+            for field in form.fields if form is not None else ():
+                found = event(name, {"error_type": 0, "address": 4096, "status": 1, field: value}, TIME_NS, MACHINE)
+                assert found is None or json.dumps(found.detail)
 
 
 @given(st.sampled_from(KERNELS), st.sampled_from(sorted(READERS)), st.binary(max_size=400))
