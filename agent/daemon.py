@@ -131,6 +131,7 @@ class Agent:
             name: Deadline(POLL_MAX_S) for name, source in SOURCES.items() if source.may_hang
         }
         self._complete_until_ns = 0
+        self._is_unfinished = False  # a source will tell more of what it has begun to read
         self._alarm = Alarm()
         self._heard: set[str] = set()  # the sources whose events wake it
         self._registry = CollectorRegistry(auto_describe=False)
@@ -248,7 +249,7 @@ class Agent:
             interval_s, polled_s = self.config.agent.poll_interval_s, time.monotonic()
             next_s = max(next_s + interval_s, polled_s)
             pause_s = min(2 * pause_s, interval_s, PROMPT_MAX_S) if is_woken else PROMPT_S
-            if is_woken or self._waiting_since_ns() is not None:
+            if is_woken or self._is_unfinished or self._waiting_since_ns() is not None:
                 next_s = min(next_s, polled_s + pause_s)
             is_woken = False
 
@@ -277,6 +278,7 @@ class Agent:
                 poll = self._poll(name, cursors.get(name, {}), now)
                 if poll is not None:
                     polls[name] = inventory.with_parts(poll, self._inventory)
+            self._is_unfinished = any(poll.is_unfinished for poll in polls.values())
             faults, changes = reconcile(polls, state, now, self.host)
             faults = tuple(_with_temperature(fault, now) for fault in faults)
             changes = evidence.remember(faults, state, changes)

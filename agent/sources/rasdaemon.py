@@ -115,8 +115,7 @@ def poll(database: Path, sysfs: Path, tracefs: Path, cursor: dict[str, Any], now
 
 def _own_view(sysfs: Path, tracefs: Path) -> frozenset[str]:
     """What is counted here already: each trace event that this agent listens to, and "edac"."""
-    events = {table.event for table in TABLES.values()}
-    seen = {event for event in events if _first_line(trace_instance.path(tracefs) / "events" / event / "enable") == "1"}
+    seen = {table.event for table in TABLES.values() if trace_instance.is_traced(tracefs, table.event)}
     if any((sysfs / "devices/system/edac/mc").glob("mc[0-9]*/ce_count")):
         seen.add("edac")
     return frozenset(seen)

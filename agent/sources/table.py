@@ -65,7 +65,11 @@ SOURCES = {
         wakers=lambda settings: trace_instance.open_wakers(settings.tracefs),
         look=lambda settings, now: tracefs.look(settings.tracefs),
     ),
-    "kmsg": Source(lambda settings, cursor, now: kmsg.poll(_KERNEL_LOG, settings.kmsg, settings.sysfs, cursor, now)),
+    "kmsg": Source(
+        lambda settings, cursor, now: kmsg.poll(
+            _KERNEL_LOG, settings.kmsg, settings.sysfs, settings.tracefs, cursor, now
+        )
+    ),
     "lastwords": Source(_lastwords, ("host",), at_stop={"is_stopped": True}),
     "rasdaemon": Source(
         lambda settings, cursor, now: rasdaemon.poll(
