@@ -30,6 +30,7 @@ MISC_MODE_SHIFT, MISC_MODE_MASK, MISC_MODE_PHYSICAL = 6, 7, 2
 NORTHBRIDGE_BANK, NORTHBRIDGE_DRAM_ECC = 4, 8  # AMD before scalable MCA: bank and extended code
 BANK_FIRMWARE = 255  # no bank: an error that firmware reported, which the kernel passes on as a machine check
 UMC_TYPES, UMC_DRAM_ECC = ((0x96, 0), (0x96, 1)), 0  # scalable MCA: IPID[43:32] and [63:48]; extended code
+IPID_OF_UMC = 0x96 << 32  # of a memory controller whose IPID isn't known otherwise
 
 # error code & mask == value; bit 12 only says that corrected errors are filtered
 KINDS = (

@@ -1,10 +1,10 @@
 """Firmware-first hosts: the error records that firmware hands to the kernel, which stand in full only in its log.
 
-Enters: the kernel log, /dev/kmsg, the roots of sysfs and tracefs, this source's cursor and the moment. Leaves: a Poll.
-What is counted is only what no other source counts:
+Enters: the kernel log, /dev/kmsg, the sysfs root, whether another source sees machine checks, this source's cursor and
+the moment. Leaves: a Poll. What is counted is only what no other source counts:
 
     a CPER block ({7}[Hardware Error]: ..) of memory or a processor      one fault per section, on the device it names
-    mce: [Hardware Error]: .., which nothing in the kernel handled       nothing where machine checks are traced, else
+    mce: [Hardware Error]: .., which nothing in the kernel handled       nothing where another source sees them, else
                                                                          one fault per bank; those that were left from
                                                                          the boot before are the last words of that
     either, of memory, on a host with an EDAC memory controller          nothing: EDAC counts it
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent import dram_place, trace_instance
+from agent import dram_place
 from agent.hardware_error import (
     CPER_LINE,
     LEFTOVERS_US,
@@ -58,11 +58,10 @@ class _Error:
     since_ns: int
 
 
-def poll(log: KernelLog, device: Path, sysfs: Path, tracefs: Path, cursor: dict[str, Any], now: Moment) -> Poll:
+def poll(log: KernelLog, device: Path, sysfs: Path, cursor: dict[str, Any], now: Moment, *, takes_checks: bool) -> Poll:
     """What came into the log since the last poll; a log that isn't there, or closed to us, makes the source absent."""
     is_same_boot = cursor.get("boot_id") == now.boot_id
     polled = cursor["polled"] if is_same_boot else {"seq": 0, "boottime_ns": 0}
-    takes_checks = not trace_instance.is_traced(tracefs, "mce/mce_record")
     reading = _Reading(cursor["open"] if is_same_boot else {}, polled["boottime_ns"], now, takes_checks=takes_checks)
     try:
         reading.read(log, device, polled["seq"])

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent import dram_place, trace_instance
 from agent.actions import PAGE
-from agent.machine_check import VENDORS, decode, device_name
+from agent.machine_check import IPID_OF_UMC, VENDORS, decode, device_name
 from agent.observation import Device, Moment, Observation, Poll
 from checksum.printable import printable
 
@@ -338,13 +338,18 @@ def _mce_record(row: Row) -> _Error | None:
     cpu, bank = _whole(row["cpu"]), _whole(row["bank"])
     socket = row["socketid"] if isinstance(row["socketid"], int) else None
     vendor, mcgcap = VENDORS.get(_whole(row["cpuvendor"], -1), ""), _whole(row["mcgcap"], -1)
-    check = decode(status, addr=addr, misc=misc, vendor=vendor, bank=bank, mcgcap=mcgcap if mcgcap >= 0 else None)
+    # the register that says so isn't recorded, but what rasdaemon made of it is
+    ipid = IPID_OF_UMC if str(row["bank_name"]).startswith("Unified Memory Controller") else 0
+    check = decode(
+        status, addr=addr, misc=misc, vendor=vendor, bank=bank, ipid=ipid, mcgcap=mcgcap if mcgcap >= 0 else None
+    )
     detail = {
         "status": hex(status),
         "address": _hexadecimal(check.address),
         "misc": _hexadecimal(row["misc"]),
         "kind": check.kind,
         "message": _word(row["mcistatus_msg"]) or _word(row["error_msg"]),
+        "mc_location": _word(row["mc_location"]),
     }
     name = device_name(check.stream, socket, cpu, bank)
     return _Error(name, check.stream, check.severity, check.count, detail)
@@ -395,7 +400,7 @@ TABLES = {  # in the order of what they know of a DRAM error
     ),
     "mce_record": _Table(
         "mce/mce_record",
-        (*_MACHINE_CHECK, "mcistatus_msg"),
+        (*_MACHINE_CHECK, "mcistatus_msg", "bank_name", "mc_location"),
         _mce_record,
         shown_by=("edac", "mc_event", "extlog_event"),
     ),

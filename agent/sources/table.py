@@ -1,5 +1,6 @@
 """The table of sources: which witness is polled, under which name, and which streams it lets the host watch."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,12 @@ class Source:
     look: Callable[[AgentSettings, Moment], Poll] | None = None
 
 
+def _kmsg(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> Poll:
+    is_traced = trace_instance.is_traced(settings.tracefs, tracefs.MACHINE_CHECK)
+    takes_checks = not (is_traced or os.access(settings.rasdaemon_db, os.R_OK))
+    return kmsg.poll(_KERNEL_LOG, settings.kmsg, settings.sysfs, cursor, now, takes_checks=takes_checks)
+
+
 def _lastwords(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> Poll:
     places = lastwords.Places(
         records=(settings.pstore, settings.pstore_archive),
@@ -65,11 +72,7 @@ SOURCES = {
         wakers=lambda settings: trace_instance.open_wakers(settings.tracefs),
         look=lambda settings, now: tracefs.look(settings.tracefs),
     ),
-    "kmsg": Source(
-        lambda settings, cursor, now: kmsg.poll(
-            _KERNEL_LOG, settings.kmsg, settings.sysfs, settings.tracefs, cursor, now
-        )
-    ),
+    "kmsg": Source(_kmsg),
     "lastwords": Source(_lastwords, ("host",), at_stop={"is_stopped": True}),
     "rasdaemon": Source(
         lambda settings, cursor, now: rasdaemon.poll(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.config import AgentSettings
 from agent.kernel_log import KernelLog
 from agent.observation import Event, Moment, Poll, Role
 from agent.reconcile import reconcile
 from agent.sources import kmsg
+from agent.sources.table import SOURCES
 from tests.agent.edac_tree import controller
 from tests.agent.kernel_log_device import KernelLogDevice
 
@@ -37,7 +40,8 @@ def block(number: int, dimm: str = "B1", severity: str = "corrected", address: i
 
 class Watcher:
     def __init__(self, root: Path) -> None:
-        self.sysfs, self.tracefs = root / "sys", root / "tracing"
+        self.sysfs = root / "sys"
+        self.takes_checks = True
         self.device = KernelLogDevice(root / "kmsg")
         self.log = KernelLog()
         self.cursor: dict = {}
@@ -50,7 +54,7 @@ class Watcher:
     def poll(self, after_s: float = 5) -> Poll:
         ns = int(after_s * 1e9)
         self.now = replace(self.now, time_ns=self.now.time_ns + ns, boottime_ns=self.now.boottime_ns + ns)
-        poll = kmsg.poll(self.log, self.device.path, self.sysfs, self.tracefs, self.cursor, self.now)
+        poll = kmsg.poll(self.log, self.device.path, self.sysfs, self.cursor, self.now, takes_checks=self.takes_checks)
         self.cursor = json.loads(json.dumps(poll.cursor))
         return poll
 
@@ -267,11 +271,29 @@ def test_machine_checks_count_where_they_are_not_traced(watcher: Watcher) -> Non
     assert found["socket1/bank9"].detail["address"] == "0x1234000" and found["socket1/bank9"].detail["is_floor"]
     watcher.say(*machine_check(bank=255), *machine_check(0xBD000000000000C0)[:1])
     assert counted(watcher.told()) == {("cpu3/bank9", "uncorrected"): 1}, "firmware's stands in a record of its own"
-    enable = watcher.tracefs / "instances/flipwatch/events/mce/mce_record/enable"
-    enable.parent.mkdir(parents=True)
-    enable.write_text("1\n")
+    watcher.takes_checks = False
     watcher.say(*machine_check())
     assert not watcher.poll().is_unfinished and not watcher.poll().observations
+
+
+def test_whether_the_log_is_asked_for_machine_checks(tmp_path: Path) -> None:
+    def counts() -> bool:
+        with watching(Path(tempfile.mkdtemp(dir=tmp_path))) as watcher:
+            settings = replace(
+                AgentSettings(), sysfs=watcher.sysfs, tracefs=tmp_path, rasdaemon_db=database, kmsg=watcher.device.path
+            )
+            watcher.say(*machine_check())
+            return SOURCES["kmsg"].poll(settings, {}, watcher.now).is_unfinished
+
+    database, enable = tmp_path / "ras.db", tmp_path / "instances/flipwatch/events/mce/mce_record/enable"
+    assert counts()
+    enable.parent.mkdir(parents=True)
+    enable.write_text("1\n")
+    assert not counts(), "they are traced"
+    enable.write_text("0\n")
+    assert counts()
+    database.touch()
+    assert not counts(), "rasdaemon records them"
 
 
 def test_banks_that_were_full_at_boot_are_the_last_words_of_the_boot_before(watcher: Watcher) -> None:

@@ -96,6 +96,19 @@ def test_machine_checks(database: RasdaemonDatabase, follower: Follower) -> None
     assert (sram.device, sram.stream, sram.severity) == ("socket0/cpu3/bank1", "sram", "corrected")
 
 
+def test_a_memory_controller_of_amd_is_known_by_the_name_of_its_bank(
+    database: RasdaemonDatabase, follower: Follower
+) -> None:
+    """Its error codes are those of a cache, and the register that tells them apart has no column."""
+    names = {"bank_name": "Unified Memory Controller (bank=17)", "mc_location": "memory_channel=2,csrow=1"}
+    database.mce_record(follower.time_ns, 0x9C2041000000011B, bank=17, **names)
+    database.mce_record(follower.time_ns, 0x9C2041000000011B, bank=7, bank_name="L3 Cache (bank=7)")
+    memory, cache = follower.poll().observations
+    assert (memory.device, memory.stream, memory.severity) == ("socket0/bank17", "dram", "corrected")
+    assert memory.detail["mc_location"] == "memory_channel=2,csrow=1" and "address" not in memory.detail
+    assert (cache.device, cache.stream) == ("socket0/cpu0/bank7", "sram")
+
+
 def test_what_the_kernel_says_twice_counts_once(database: RasdaemonDatabase, follower: Follower) -> None:
     database.mce_record(follower.time_ns)
     database.insert("extlog_event", follower.time_ns, severity=2, error_count=1, etype=2, fru_text="DIMM 3")
