@@ -32,7 +32,12 @@ WAITING_MAX = 64
 ADDRESSES_SHOWN = 8
 PAGE_SHIFT = 12
 UNKNOWN = "/unknown"
-PREFERENCE = ("mce_record", "extlog_mem_event", "memory_failure_event")  # who knows most of the device comes first
+PREFERENCE = (
+    "mce_record",
+    "extlog_mem_event",
+    "poison",
+    "memory_failure_event",
+)  # who knows most of the device comes first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

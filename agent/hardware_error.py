@@ -86,7 +86,7 @@ class LoggedCheck:
             detail["address"] = f"{check.address:#x}"
         if check.is_floor:
             detail["is_floor"] = True
-        device = device_name(check.stream, self.socket, self.cpu, self.bank)
+        device = device_name(check, self.socket, self.cpu, self.bank)
         return Section(check.severity, check.stream, device, "", detail)
 
     @property

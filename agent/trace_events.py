@@ -22,7 +22,7 @@ from typing import Any
 from agent import dram_place
 from agent.error_record import PROCESSOR, SEVERITIES, section_of
 from agent.hardware_error import SEVERITY_OF
-from agent.machine_check import CAN_COUNT, VENDORS, decode, device_name
+from agent.machine_check import CAN_COUNT, POISONED, VENDORS, decode, device_name
 from agent.observation import ADDRESSES_MAX, Event, Role
 from agent.ringbuffer import Value
 
@@ -58,7 +58,7 @@ def event(name: str, fields: Fields, time_ns: int, machine: Machine) -> Event | 
     if found is None:
         return None
     detail = {key: _bounded(value) for key, value in found.detail.items() if value not in (None, "")}
-    return replace(found, first_ns=time_ns, time_ns=time_ns, witnesses=(name,), detail=detail)
+    return replace(found, first_ns=time_ns, time_ns=time_ns, witnesses=found.witnesses or (name,), detail=detail)
 
 
 def summary(events: Iterable[Event]) -> tuple[Event, ...]:
@@ -158,10 +158,10 @@ def _mce_record(fields: Fields, machine: Machine) -> Event | None:
     )
     misc, synd = _int(fields, "misc"), _int(fields, "synd")
     is_interrupt = bool(mcgcap & CAN_COUNT)  # corrected errors are reported at once, not at the kernel's next look
-    return _event(
+    found = _event(
         Role.SHARED if check.stream == "dram" else Role.OWN,
         check.stream,
-        device_name(check.stream, _int(fields, "socketid"), _int(fields, "cpu"), _int(fields, "bank")),
+        device_name(check, _int(fields, "socketid"), _int(fields, "cpu"), _int(fields, "bank")),
         check.severity,
         count=check.count,
         address=check.address,
@@ -170,7 +170,10 @@ def _mce_record(fields: Fields, machine: Machine) -> Event | None:
         status=hex(status),
         misc=hex(misc) if misc else None,
         syndrome=hex(synd) if synd else None,
+        consumed_by=f"cpu{_int(fields, 'cpu')}" if check.kind == POISONED else None,
     )
+    # the same error, of which the record of the memory's own bank is one witness, and this another
+    return replace(found, witnesses=(POISONED,)) if check.kind == POISONED else found
 
 
 def _memory_failure_event(fields: Fields, _machine: Machine) -> Event:

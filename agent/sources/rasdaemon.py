@@ -351,7 +351,7 @@ def _mce_record(row: Row) -> _Error | None:
         "message": _word(row["mcistatus_msg"]) or _word(row["error_msg"]),
         "mc_location": _word(row["mc_location"]),
     }
-    name = device_name(check.stream, socket, cpu, bank)
+    name = device_name(check, socket, cpu, bank)
     return _Error(name, check.stream, check.severity, check.count, detail)
 
 

@@ -4,13 +4,15 @@ import json
 import struct
 import uuid
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import ringbuffer
-from agent.observation import ADDRESSES_MAX, Event, Role
+from agent.observation import ADDRESSES_MAX, Event, Moment, Poll, Role
+from agent.reconcile import reconcile
 from agent.ringbuffer import LayoutError, decode, event_format, event_id, page_layout, read_page
 from agent.trace_events import READERS, Machine, edac_device, event, summary
 from tests.agent.test_error_record import PROCESSOR, processor
@@ -173,6 +175,30 @@ def test_a_poisoned_page_and_firmware_records(kernel: str) -> None:
     cut_off = read(kernel, "non_standard_event", sev=2, **{**core, "buf": b""})
     assert cut_off is not None and (cut_off.device, cut_off.stream) == ("cpu/unknown", "core")
     assert read(kernel, "non_standard_event", sev=0, **core) is None
+
+
+def test_an_uncorrected_error_that_is_consumed_is_one_error_of_memory() -> None:
+    """The memory's bank, the core that came upon it, and the page that was taken out of use."""
+    words = {"mcgcap": 1 << 24 | 1 << 10, "misc": 0x86, "addr": 0x5456000, "cpu": 3, "socketid": 1}
+    records = (
+        read("6.12", "mce_record", status=0xBC00000001010090, bank=13, **words),
+        read("6.12", "mce_record", status=0xBD80000000100134, bank=1, **words),
+        read("6.12", "memory_failure_event", pfn=0x5456, type=16, result=3),
+    )
+    for seen, device, witnesses in (
+        (records, "socket1/bank13", ("mce_record", "poison", "memory_failure_event")),
+        (records[1:], "memory/unknown", ("poison", "memory_failure_event")),
+    ):
+        state: dict[str, Any] = {}
+        found = []
+        for second, events in enumerate((seen, (), ())):
+            now = Moment(TIME_NS + second * 10**9, second * 10**9, "boot-1")
+            faults, changes = reconcile({"tracefs": Poll(cursor={}, events=events)}, state, now, "host")
+            state |= changes
+            found += faults
+        (fault,) = found
+        assert (fault.device, fault.stream, fault.count) == (device, "dram", 1)
+        assert fault.witnesses == witnesses and fault.detail["consumed_by"] == "cpu3"
 
 
 def test_processor_errors_of_arm() -> None:
