@@ -12,12 +12,10 @@ import os
 import random
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -33,16 +31,14 @@ from agent.reconcile import Changes, State, clock_step, oldest_waiting_ns, recon
 from agent.report import AgentHeader, Fault, JournalSpan, MemoryFault, encode
 from agent.serve import Server
 from agent.sources import tracefs
-from agent.sources.table import SOURCES, Source
+from agent.sources.table import SOURCES, Source, failed
 from checksum import affinity, crc32c, systemd
-from checksum.printable import printable
 from checksum.settings import SettingsError
 
 if TYPE_CHECKING:
     from agent.tls import Tls
 
 PENDING_FAULTS_MAX = 1000
-DEFECT_MAX = 300  # characters of the sentence on one
 CORE_ANSWERS_S = 60.0  # a core that is kept busy by others for longer is said to be
 HIDDEN_FROM_GUESTS = {tracefs.SRAM}  # the caches' errors are reported to the machine below
 TEMPERATURE_NS = 60 * 10**9  # so long it may be taken for that of an earlier time
@@ -310,8 +306,7 @@ class Agent:
             if poll is None:
                 poll = self._deadlines[name].call(call) if source.may_hang else call()
         except Exception as error:  # an OSError, or a defect: whatever ails one witness, the others go on
-            sentence = str(error) if isinstance(error, OSError) else _defect(error)
-            outcome = Poll(cursor={}, trouble=(sentence,), blind="unreadable" if "dram" in source.streams else None)
+            outcome = failed(source, error)
         else:
             outcome = poll
         status = SourceStatus(
@@ -479,13 +474,6 @@ class Agent:
                 is_journal_writable=self._is_writable,
                 is_virtual=self._is_virtual,
             )
-
-
-def _defect(error: Exception) -> str:
-    """In one sentence what nobody foresaw."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(place.filename).name}, line {place.lineno}"
-    return printable(f"a defect of flipwatch, please report it: {where}: {type(error).__name__}: {error}"[:DEFECT_MAX])
 
 
 def _with_temperature(fault: MemoryFault, now: Moment) -> MemoryFault:

@@ -1,8 +1,10 @@
 """The table of sources: which witness is polled, under which name, and which streams it lets the host watch."""
 
 import os
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from agent import trace_instance
@@ -10,6 +12,9 @@ from agent.config import AgentSettings
 from agent.kernel_log import KernelLog
 from agent.observation import Moment, Poll
 from agent.sources import canary, edac, kmsg, lastwords, nvml, rasdaemon, tracefs
+from checksum.printable import printable
+
+DEFECT_MAX = 300  # characters of the sentence on one
 
 
 def _no_wakers(_settings: AgentSettings) -> list[int]:
@@ -34,6 +39,19 @@ class Source:
     at_start: Mapping[str, Any] = field(default_factory=dict)  # what its cursor shall say at an agent's first poll
     at_stop: Mapping[str, Any] = field(default_factory=dict)  # and after a clean stop
     look: Callable[[AgentSettings, Moment], Poll] | None = None
+
+
+def failed(source: Source, error: Exception) -> Poll:
+    """What is known of a source that raised `error` when it was polled: its trouble, in one sentence."""
+    sentence = str(error) if isinstance(error, OSError) else _defect(error)
+    return Poll(cursor={}, trouble=(sentence,), blind="unreadable" if "dram" in source.streams else None)
+
+
+def _defect(error: Exception) -> str:
+    """What nobody foresaw."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}, line {place.lineno}"
+    return printable(f"a defect of flipwatch, please report it: {where}: {type(error).__name__}: {error}"[:DEFECT_MAX])
 
 
 def _kmsg(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> Poll:
