@@ -37,7 +37,9 @@ CPER_SEVERITIES = tuple(SEVERITY_OF[name] for name in SEVERITIES if name in SEVE
 GHES_SEVERITIES = ("info", "corrected", "recoverable", "fatal")  # include/acpi/ghes.h, for what isn't about memory
 CXL_UNCORRECTED, CXL_THRESHOLD, CXL_FATAL_LOG = 1 << 0, 1 << 1, 3
 CXL_VALID = {"bank_group": 3, "bank": 4, "row": 5, "column": 6}  # bits of a DRAM event's validity flags
-ARM_CACHE_TYPES = (0, 1)  # cache and translation buffer; then bus and micro-architecture
+# Cache and translation buffer, then bus and micro-architecture: bits since UEFI 2.9A, which says what older firmware
+# had meant. 0 and 1 are no such bits, and come from firmware that numbers them.
+ARM_CACHE_BITS, ARM_CACHE_NUMBERS = 0b110, (0, 1)
 MEMORY_FAILURE_RESULTS = ("ignored", "failed", "delayed", "recovered")
 
 Fields = Mapping[str, Value]
@@ -224,10 +226,11 @@ def _arm_event(fields: Fields, _machine: Machine) -> Event | None:
     if severity is None:
         return None
     errors = fields.get("pei_buf", b"")
-    kind = errors[4] if isinstance(errors, bytes) and len(errors) > 4 else None  # of the first error information
+    kind = errors[4] if isinstance(errors, bytes) and len(errors) > 4 else 0xFF  # of the first error information
+    is_cache = kind in ARM_CACHE_NUMBERS or (not kind & 1 and kind & ARM_CACHE_BITS)
     return _event(
         Role.OWN,
-        "sram" if kind in ARM_CACHE_TYPES else "core",
+        "sram" if is_cache else "core",
         f"cpu-{_int(fields, 'mpidr'):x}",
         severity,
         midr=hex(_int(fields, "midr")),

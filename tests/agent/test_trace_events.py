@@ -207,6 +207,11 @@ def test_processor_errors_of_arm() -> None:
     assert old.detail["severity_known"] is False
     cache = read("6.12", "arm_event", mpidr=1, sev=2, pei_buf=bytes(32), pei_len=32)
     assert cache is not None and (cache.stream, cache.severity) == ("sram", "uncorrected")
+    kinds = {0: "sram", 1: "sram", 3: "core", 2: "sram", 4: "sram", 6: "sram", 8: "core", 16: "core", 10: "sram"}
+    for kind, stream in kinds.items():
+        errors = bytes(4) + bytes([kind]) + bytes(27)
+        found = read("6.12", "arm_event", mpidr=1, sev=1, pei_buf=errors, pei_len=32)
+        assert found is not None and found.stream == stream, "numbers up to UEFI 2.9, bits since"
     fatal = read("6.12", "arm_event", mpidr=1, sev=3)
     assert fatal is not None and fatal.severity == "fatal"
     assert read("6.12", "arm_event", mpidr=1, sev=0) is None, "information is no error"
