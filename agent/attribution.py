@@ -6,8 +6,8 @@ which becomes a fault, and the events that go on waiting. Pure.
     1. A SHARED event of the same class of severity, page and second as a COUNTED one is another witness of its error.
     2. A counter's rise is explained by COUNTED events of its device: they give time and place. What no event explains
        is accounted at once, without detail; SHARED events of that time are taken for its witnesses.
-    3. A SHARED event that found nothing within a second (five, if it passes on what firmware reported) is an error of
-       its own, together with others of its page.
+    3. A SHARED event that found nothing within a second (five, if it passes on what firmware reported, or a witness has
+       read only the beginning of what it has to tell) is an error of its own, together with others of its page.
     4. The kernel reports before it counts: a COUNTED event whose counter hasn't risen waits. If the counter is read and
        still doesn't show it (the driver was unloaded in between), it is an error that only the event tells of.
 
@@ -32,7 +32,12 @@ WAITING_MAX = 64
 ADDRESSES_SHOWN = 8
 PAGE_SHIFT = 12
 UNKNOWN = "/unknown"
-PREFERENCE = ("mce_record", "extlog_mem_event", "memory_failure_event")  # who knows most of the device comes first
+PREFERENCE = (
+    "mce_record",
+    "extlog_mem_event",
+    "poison",
+    "memory_failure_event",
+)  # who knows most of the device comes first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +107,13 @@ def attribute(
     waiting: Iterable[Waiting],
     controllers: Controllers,
     now: Moment,
+    *,
+    is_unfinished: bool = False,
 ) -> tuple[list[Account], list[Waiting]]:
-    """The accounts of this cycle and what goes on waiting. `observed` are what counters rose by, with their source."""
+    """The accounts of this cycle and what goes on waiting. `observed` are what counters rose by, with their source.
+
+    `is_unfinished`: a witness will tell more of what it has begun to read.
+    """
     new = [Waiting(event, event.count) for event in events]
     accounts = [_alone(item.event, item.left) for item in new if item.event.role is Role.OWN]
     held = [*waiting, *(item for item in new if item.event.role is not Role.OWN)]
@@ -117,7 +127,7 @@ def attribute(
     _join(remembered, shared)
     accounts += [_with_witnesses(account, item.event) for account, item in unexplained]
     accounts += _overdue(counted, controllers, now)
-    accounts += _unshared(shared, now)
+    accounts += _unshared(shared, now, is_unfinished=is_unfinished)
     return accounts, _bounded([*counted, *remembered, *shared], accounts, now)
 
 
@@ -293,10 +303,11 @@ def _overdue(counted: list[Waiting], controllers: Controllers, now: Moment) -> I
             item.left = 0
 
 
-def _unshared(shared: list[Waiting], now: Moment) -> Iterator[Account]:
+def _unshared(shared: list[Waiting], now: Moment, *, is_unfinished: bool) -> Iterator[Account]:
     by_knowledge = sorted(shared, key=lambda item: _preference(item.event))
     for item in by_knowledge:
-        if now.time_ns - item.event.time_ns < _patience_ns(item.event) or not item.left:
+        patience_ns = FIRMWARE_NS if is_unfinished else _patience_ns(item.event)
+        if now.time_ns - item.event.time_ns < patience_ns or not item.left:
             continue
         known = next((other for other in by_knowledge if other.left and _is_same(other.event, item.event)), item)
         known.event = replace(known.event, count=known.left)

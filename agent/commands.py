@@ -223,12 +223,13 @@ def _facts(settings: agent_config.AgentSettings) -> "Facts":
 def _polled(source: "Source", settings: agent_config.AgentSettings, now: "Moment") -> "Poll":
     from agent.deadline import POLL_MAX_S, Deadline
     from agent.observation import Poll
+    from agent.sources.table import failed
 
     look = partial(source.poll, settings, {}, now) if source.look is None else partial(source.look, settings, now)
     try:
         return Deadline[Poll](POLL_MAX_S).call(look) if source.may_hang else look()
-    except OSError as error:
-        return Poll(cursor={}, trouble=(str(error),), blind="unreadable" if "dram" in source.streams else None)
+    except Exception as error:  # as the daemon: whatever ails one witness, the others are told of
+        return failed(source, error)
 
 
 def _journal(directory: Path) -> "tuple[dict[str, Any], JournalFacts]":

@@ -31,7 +31,7 @@ from agent.reconcile import Changes, State, clock_step, oldest_waiting_ns, recon
 from agent.report import AgentHeader, Fault, JournalSpan, MemoryFault, encode
 from agent.serve import Server
 from agent.sources import tracefs
-from agent.sources.table import SOURCES, Source
+from agent.sources.table import SOURCES, Source, failed
 from checksum import affinity, crc32c, systemd
 from checksum.settings import SettingsError
 
@@ -127,6 +127,7 @@ class Agent:
             name: Deadline(POLL_MAX_S) for name, source in SOURCES.items() if source.may_hang
         }
         self._complete_until_ns = 0
+        self._is_unfinished = False  # a source will tell more of what it has begun to read
         self._alarm = Alarm()
         self._heard: set[str] = set()  # the sources whose events wake it
         self._registry = CollectorRegistry(auto_describe=False)
@@ -244,7 +245,7 @@ class Agent:
             interval_s, polled_s = self.config.agent.poll_interval_s, time.monotonic()
             next_s = max(next_s + interval_s, polled_s)
             pause_s = min(2 * pause_s, interval_s, PROMPT_MAX_S) if is_woken else PROMPT_S
-            if is_woken or self._waiting_since_ns() is not None:
+            if is_woken or self._is_unfinished or self._waiting_since_ns() is not None:
                 next_s = min(next_s, polled_s + pause_s)
             is_woken = False
 
@@ -273,6 +274,7 @@ class Agent:
                 poll = self._poll(name, cursors.get(name, {}), now)
                 if poll is not None:
                     polls[name] = inventory.with_parts(poll, self._inventory)
+            self._is_unfinished = any(poll.is_unfinished for poll in polls.values())
             faults, changes = reconcile(polls, state, now, self.host)
             faults = tuple(_with_temperature(fault, now) for fault in faults)
             changes = evidence.remember(faults, state, changes)
@@ -303,8 +305,8 @@ class Agent:
             poll = source.unasked(self.config.agent, cursor, now) if source.unasked else None
             if poll is None:
                 poll = self._deadlines[name].call(call) if source.may_hang else call()
-        except OSError as error:
-            outcome = Poll(cursor={}, trouble=(str(error),), blind="unreadable" if "dram" in source.streams else None)
+        except Exception as error:  # an OSError, or a defect: whatever ails one witness, the others go on
+            outcome = failed(source, error)
         else:
             outcome = poll
         status = SourceStatus(

@@ -36,8 +36,13 @@ _NUMBER = re.compile(rf"(?<!\w)({'|'.join(_SPELLINGS)}): ?(0x[0-9a-f]{{1,16}}|\d
 
 def of_text(driver_detail: str) -> dict[str, int]:
     """The place that a driver names; empty if it names none."""
-    found = {_SPELLINGS[name]: int(number, 0) for name, number in _NUMBER.findall(driver_detail)}
+    found = {_SPELLINGS[name]: _number(text) for name, text in _NUMBER.findall(driver_detail)}
     return found if _is_place(found) else {}
+
+
+def _number(text: str) -> int:
+    """Zeros in front are padding, never octal."""
+    return int(text, 16 if text.startswith("0x") else 10)
 
 
 def of_detail(detail: Mapping[str, Any]) -> list[dict[str, Any]]:

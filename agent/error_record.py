@@ -67,11 +67,14 @@ def _entries(data: bytes) -> Iterator[Section]:
         at += ENTRY.size + (TIMESTAMP_BYTES if revision >= WITH_TIMESTAMP else 0)
         content = data[at : at + content_bytes]
         at += content_bytes
-        fields = _fields(uuid.UUID(bytes_le=kind), content)
-        if validation & HAS_FRU_TEXT:
-            fields["fru_text"] = fru_text.partition(b"\0")[0].decode("ascii", "replace")
+        text = fru_text.partition(b"\0")[0].decode("ascii", "replace") if validation & HAS_FRU_TEXT else ""
         if severity < len(SEVERITIES):
-            yield from section(SEVERITIES[severity], fields)
+            yield from section_of(uuid.UUID(bytes_le=kind), SEVERITIES[severity], content, text)
+
+
+def section_of(kind: uuid.UUID, severity: str, content: bytes, fru_text: str) -> Iterator[Section]:
+    """What the content of one section says; nothing if it's no error of memory or a processor."""
+    return section(severity, {**_fields(kind, content), "fru_text": fru_text})
 
 
 def _fields(kind: uuid.UUID, content: bytes) -> dict[str, str]:

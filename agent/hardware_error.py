@@ -14,8 +14,9 @@ meaning of the fields: UEFI specification, appendix N.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from agent.machine_check import VENDORS, MachineCheck, decode
+from agent.machine_check import BANK_FIRMWARE, VENDORS, MachineCheck, decode, device_name
 from checksum.printable import printable
 
 CPER_LINE = re.compile(r"(\{\d{1,10}\})?\[Hardware Error\]: (.*)")  # the number tells blocks apart that are mixed up
@@ -24,6 +25,7 @@ CARD_KEYS = ("node", "card", "module")
 CHIP_KEYS = ("rank", "device", "bank", "bank_group", "bank_address", "row", "column", "bit_position", "chip_id")
 LOCATION_KEYS = CARD_KEYS + CHIP_KEYS
 LOCATION = re.compile(rf"({'|'.join(LOCATION_KEYS)}): ?(\d{{1,10}})(?= |$)")
+ADDRESS = re.compile(r"0x[0-9a-f]{1,16}")
 DMI_HANDLE = re.compile(r"not present\. DMI handle: (0x[0-9a-f]+)")
 SEVERITY_OF = {"corrected": "corrected", "recoverable": "uncorrected", "fatal": "fatal"}  # "info" is no error
 FIELDS = {
@@ -38,6 +40,7 @@ FIELDS = {
 CACHE_OR_TLB = 3  # bits of a general processor error's error_type
 VALUE_CHARACTERS_MAX = 64
 
+LEFTOVERS_US = 60 * 10**6  # leftover banks are logged once the processors are up; later ones are the live errors
 MCE_PREFIX = "mce: [Hardware Error]: "
 MCE_START = re.compile(r"CPU (\d{1,6}): Machine Check( Exception)?: [0-9a-f]+ Bank (\d{1,3}): ([0-9a-f]{1,16})$")
 MCE_REGISTER = re.compile(r"\b(ADDR|MISC|IPID) ([0-9a-f]{1,16})\b")
@@ -54,7 +57,7 @@ class Section:
     stream: str
     device: str
     label: str
-    detail: dict[str, str]
+    detail: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,25 @@ class LoggedCheck:
 
     def decoded(self) -> MachineCheck:
         return decode(self.status, addr=self.addr, misc=self.misc, vendor=self.vendor, bank=self.bank, ipid=self.ipid)
+
+    def section(self) -> Section:
+        """The same in the words of a record; how many errors it stands for, `decoded` tells."""
+        check = self.decoded()
+        detail: dict[str, Any] = {"status": f"{self.status:#x}", "kind": check.kind}
+        if check.address is not None:
+            detail["address"] = f"{check.address:#x}"
+        if check.is_floor:
+            detail["is_floor"] = True
+        device = device_name(check, self.socket, self.cpu, self.bank)
+        return Section(check.severity, check.stream, device, "", detail)
+
+    @property
+    def is_leftover(self) -> bool:
+        """If it stands in the log before LEFTOVERS_US: the reset that follows a fatal error keeps what a bank holds.
+
+        Corrected errors may be of this boot already.
+        """
+        return not self.is_exception and self.bank != BANK_FIRMWARE and self.decoded().severity != "corrected"
 
 
 # --- common platform error records ---------------------------------------------------------------------------------
@@ -103,6 +125,8 @@ def section(severity: str, fields: dict[str, str]) -> Iterator[Section]:
         return
     detail = {name: _plain(fields[key]) for key, name in FIELDS.items() if fields.get(key)}
     detail |= {key: fields[key] for key in LOCATION_KEYS if key in fields}
+    if not ADDRESS.fullmatch(detail.get("address", "")):
+        detail.pop("address", None)
     handle = DMI_HANDLE.fullmatch(detail.get("dimm_location", ""))
     if handle is not None:
         del detail["dimm_location"]

@@ -20,6 +20,9 @@ ADDRV = 1 << 58
 PCC = 1 << 57
 SIGNALLED, ACTION_REQUIRED = 1 << 56, 1 << 55  # Intel, where the processor can recover
 DEFERRED = 1 << 44  # AMD: found in memory or on its way, not yet consumed
+POISON = 1 << 43  # AMD: what had been found before was consumed
+CONSUMED = UC | SIGNALLED | ACTION_REQUIRED  # Intel, with one of these codes: a load, an instruction fetch
+CONSUMED_CODES = (0x0134, 0x0150)  # SDM 3B, 15.9.3.2
 
 CAN_COUNT, CAN_RECOVER = 1 << 10, 1 << 24  # MCG_CAP: CMCI_P, SER_P
 COUNT_SHIFT = 38
@@ -30,6 +33,7 @@ MISC_MODE_SHIFT, MISC_MODE_MASK, MISC_MODE_PHYSICAL = 6, 7, 2
 NORTHBRIDGE_BANK, NORTHBRIDGE_DRAM_ECC = 4, 8  # AMD before scalable MCA: bank and extended code
 BANK_FIRMWARE = 255  # no bank: an error that firmware reported, which the kernel passes on as a machine check
 UMC_TYPES, UMC_DRAM_ECC = ((0x96, 0), (0x96, 1)), 0  # scalable MCA: IPID[43:32] and [63:48]; extended code
+IPID_OF_UMC = 0x96 << 32  # of a memory controller whose IPID isn't known otherwise
 
 # error code & mask == value; bit 12 only says that corrected errors are filtered
 KINDS = (
@@ -42,7 +46,9 @@ KINDS = (
     (0xEC00, 0x0400, "internal"),  # 0000 01xx xxxx xxxx
     (0xEFF8, 0x0000, "internal"),  # simple codes: unclassified, microcode ROM, external, FRC, parity, SMM
 )
-STREAM_OF = {"memory": "dram", "cache": "sram", "tlb": "sram"}  # everything else is the core's
+# Everything else is the core's. Poison is an error of memory that a core came upon: its cache is sound.
+POISONED = "poison"
+STREAM_OF = {"memory": "dram", POISONED: "dram", "cache": "sram", "tlb": "sram"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,7 @@ class MachineCheck:
 
     severity: str  # "corrected", "deferred", "uncorrected"; "fatal": the processor's context is corrupt
     stream: str  # "dram", "sram" or "core"
-    kind: str  # "memory", "cache", "tlb", "bus", "internal" or "unknown"
+    kind: str  # "memory", "poison", "cache", "tlb", "bus", "internal" or "unknown"
     count: int
     is_floor: bool
     is_address_valid: bool  # there is one, and it is one of physical memory
@@ -76,7 +82,7 @@ def decode(
     """
     is_amd = vendor in (AMD, HYGON)
     is_umc = is_amd and (ipid >> 32 & 0xFFF, ipid >> 48 & 0xFFFF) in UMC_TYPES
-    kind = _kind(status, is_amd, is_umc, bank)
+    kind = POISONED if _is_consumed(status, vendor) else _kind(status, is_amd, is_umc, bank)
     is_address_valid = bool(status & ADDRV and addr) and not is_umc and _is_physical(status, misc, vendor)
     return MachineCheck(
         severity=_severity(status, vendor, mcgcap),
@@ -90,11 +96,24 @@ def decode(
     )
 
 
-def device_name(stream: str, socket: int | None, cpu: int, bank: int) -> str:
-    """What erred: memory is the socket's, everything else a processor's. `socket` is None where nobody tells it."""
+def device_name(check: MachineCheck, socket: int | None, cpu: int, bank: int) -> str:
+    """What erred: memory is the socket's, everything else a processor's. `socket` is None where nobody tells it.
+
+    Poison may come from the memory of any socket.
+    """
+    if check.kind == POISONED:
+        return "memory/unknown"
     if socket is None:
         return f"cpu{cpu}/bank{bank}"
-    return f"socket{socket}/{'' if stream == 'dram' else f'cpu{cpu}/'}bank{bank}"
+    return f"socket{socket}/{'' if check.stream == 'dram' else f'cpu{cpu}/'}bank{bank}"
+
+
+def _is_consumed(status: int, vendor: str) -> bool:
+    """The memory's own bank, or the cache's through which it was written, may have told of it before or at once."""
+    if vendor in (AMD, HYGON):
+        return status & (UC | POISON) == UC | POISON
+    is_signalled = vendor == INTEL and status & (CONSUMED | PCC) == CONSUMED
+    return is_signalled and status & 0xEFFF in CONSUMED_CODES
 
 
 def _kind(status: int, is_amd: bool, is_umc: bool, bank: int | None) -> str:

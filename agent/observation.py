@@ -116,3 +116,4 @@ class Poll:
     absent: str | None = None  # why this witness isn't there on this host, which is no trouble
     watched: Mapping[str, int] = field(default_factory=dict)  # stream -> since when its every error is known by events
     is_census: bool = False  # `devices` are all there are: one that isn't among them any more is gone
+    is_unfinished: bool = False  # it has read the beginning of what it will tell of at a later poll

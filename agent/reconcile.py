@@ -67,6 +67,7 @@ def _attributed(view: "_Overlay", polls: Mapping[str, Poll], now: Moment) -> lis
         [Waiting.from_json(value) for value in view.get("waiting", ())],
         Controllers(ever, read),
         now,
+        is_unfinished=any(poll.is_unfinished for poll in polls.values()),
     )
     view.put("waiting", [item.as_json() for item in waiting])
     return accounts

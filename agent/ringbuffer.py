@@ -29,7 +29,7 @@ STRING_BYTES_MAX = 512  # of one text field: the kernel's own are shorter
 Value = int | str | bytes
 
 _WORD = struct.Struct("<I")
-_FIELD = re.compile(r"^\s*field:(.+?);\s*offset:(\d+);\s*size:(\d+);(?:\s*signed:(\d+);)?", re.M)
+_FIELD = re.compile(r"^\s*field:(.+?);\s*offset:(\d{1,9});\s*size:(\d{1,9});(?:\s*signed:([01]);)?", re.M)
 
 
 class LayoutError(ValueError):
@@ -90,7 +90,7 @@ def event_format(text: str) -> EventFormat:
     Raises:
         LayoutError: it has no ID or no field.
     """
-    found = re.search(r"^ID: (\d+)$", text, re.M)
+    found = re.search(r"^ID: (\d{1,9})$", text, re.M)
     fields = _fields(text)
     if found is None or "common_type" not in fields:
         raise LayoutError("the format has no ID or no common_type")
@@ -102,6 +102,8 @@ def _fields(text: str) -> dict[str, Field]:
     for declaration, offset, size, signed in _FIELD.findall(text):
         words = declaration.replace("[", " [").split()
         names = [word for word in words if not word.startswith("[")]
+        if not names:
+            raise LayoutError(f"a field without a name at offset {offset}")
         is_array = any(word.startswith("[") for word in words) or "guid_t" in names or "uuid_t" in names
         fields[names[-1]] = Field(
             int(offset),

@@ -9,7 +9,8 @@ specification, "Event Records".
     mc_event                         COUNTED by the EDAC counters of its controller
     mce_record of a memory           SHARED: the same error may be an mc_event, or a page that was poisoned
     extlog_mem_event, memory_failure SHARED
-    mce_record of a cache or core    OWN, as are arm_event, non_standard_event, cxl_dram and cxl_general_media
+    a processor's non_standard_event SHARED with the kernel log
+    mce_record of a cache or core    OWN, as are arm_event, all other non_standard_event, cxl_dram, cxl_general_media
 """
 
 import struct
@@ -19,9 +20,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent import dram_place
-from agent.error_record import SEVERITIES
+from agent.error_record import PROCESSOR, SEVERITIES, section_of
 from agent.hardware_error import SEVERITY_OF
-from agent.machine_check import CAN_COUNT, VENDORS, decode, device_name
+from agent.machine_check import CAN_COUNT, POISONED, VENDORS, decode, device_name
 from agent.observation import ADDRESSES_MAX, Event, Role
 from agent.ringbuffer import Value
 
@@ -33,10 +34,12 @@ PAGE_SHIFT = 12
 
 EDAC_SEVERITIES = ("corrected", "uncorrected", "deferred", "fatal")  # enum hw_event_mc_err_type; then: information
 CPER_SEVERITIES = tuple(SEVERITY_OF[name] for name in SEVERITIES if name in SEVERITY_OF)  # then: information
-GHES_SEVERITIES = (None, "corrected", "uncorrected", "fatal")  # include/acpi/ghes.h, for what isn't about memory
-CXL_UNCORRECTED, CXL_FATAL_LOG = 1 << 0, 3
+GHES_SEVERITIES = ("info", "corrected", "recoverable", "fatal")  # include/acpi/ghes.h, for what isn't about memory
+CXL_UNCORRECTED, CXL_THRESHOLD, CXL_FATAL_LOG = 1 << 0, 1 << 1, 3
 CXL_VALID = {"bank_group": 3, "bank": 4, "row": 5, "column": 6}  # bits of a DRAM event's validity flags
-ARM_CACHE_TYPES = (0, 1)  # cache and translation buffer; then bus and micro-architecture
+# Cache and translation buffer, then bus and micro-architecture: bits since UEFI 2.9A, which says what older firmware
+# had meant. 0 and 1 are no such bits, and come from firmware that numbers them.
+ARM_CACHE_BITS, ARM_CACHE_NUMBERS = 0b110, (0, 1)
 MEMORY_FAILURE_RESULTS = ("ignored", "failed", "delayed", "recovered")
 
 Fields = Mapping[str, Value]
@@ -57,7 +60,7 @@ def event(name: str, fields: Fields, time_ns: int, machine: Machine) -> Event | 
     if found is None:
         return None
     detail = {key: _bounded(value) for key, value in found.detail.items() if value not in (None, "")}
-    return replace(found, first_ns=time_ns, time_ns=time_ns, witnesses=(name,), detail=detail)
+    return replace(found, first_ns=time_ns, time_ns=time_ns, witnesses=found.witnesses or (name,), detail=detail)
 
 
 def summary(events: Iterable[Event]) -> tuple[Event, ...]:
@@ -108,11 +111,11 @@ def _event(role: Role, stream: str, device: str, severity: str, /, **parts: Any)
 
 
 def _mc_event(fields: Fields, machine: Machine) -> Event | None:
-    kind = _int(fields, "error_type")
-    if kind >= len(EDAC_SEVERITIES):
+    kind, grain_bits = _int(fields, "error_type"), _int(fields, "grain_bits")
+    if not 0 <= kind < len(EDAC_SEVERITIES):
         return None
     address, syndrome = _unsigned(fields, "address"), _unsigned(fields, "syndrome")
-    driver_detail = str(fields.get("driver_detail", ""))
+    driver_detail = _text(fields, "driver_detail")
     return _event(
         Role.COUNTED,
         "dram",
@@ -122,9 +125,9 @@ def _mc_event(fields: Fields, machine: Machine) -> Event | None:
         address=address,
         time_error_s=max(PROMPT_ERROR_S, machine.edac_poll_s),
         syndrome=hex(syndrome) if syndrome else None,
-        grain_bytes=1 << _int(fields, "grain_bits") if address else None,
-        label=fields.get("label"),
-        message=fields.get("msg"),
+        grain_bytes=1 << grain_bits if address and 0 <= grain_bits < 64 else None,
+        label=_text(fields, "label"),
+        message=_text(fields, "msg"),
         driver_detail=driver_detail,
         **dram_place.of_text(driver_detail),
     )
@@ -157,10 +160,10 @@ def _mce_record(fields: Fields, machine: Machine) -> Event | None:
     )
     misc, synd = _int(fields, "misc"), _int(fields, "synd")
     is_interrupt = bool(mcgcap & CAN_COUNT)  # corrected errors are reported at once, not at the kernel's next look
-    return _event(
+    found = _event(
         Role.SHARED if check.stream == "dram" else Role.OWN,
         check.stream,
-        device_name(check.stream, _int(fields, "socketid"), _int(fields, "cpu"), _int(fields, "bank")),
+        device_name(check, _int(fields, "socketid"), _int(fields, "cpu"), _int(fields, "bank")),
         check.severity,
         count=check.count,
         address=check.address,
@@ -169,7 +172,10 @@ def _mce_record(fields: Fields, machine: Machine) -> Event | None:
         status=hex(status),
         misc=hex(misc) if misc else None,
         syndrome=hex(synd) if synd else None,
+        consumed_by=f"cpu{_int(fields, 'cpu')}" if check.kind == POISONED else None,
     )
+    # the same error, of which the record of the memory's own bank is one witness, and this another
+    return replace(found, witnesses=(POISONED,)) if check.kind == POISONED else found
 
 
 def _memory_failure_event(fields: Fields, _machine: Machine) -> Event:
@@ -193,7 +199,7 @@ _CPER_PLACES |= {"column": (7, 9), "bit_position": (8, 10), "rank": (12, 15)}
 
 def _extlog_mem_event(fields: Fields, _machine: Machine) -> Event | None:
     severity = _int(fields, "sev")
-    if severity >= len(CPER_SEVERITIES):
+    if not 0 <= severity < len(CPER_SEVERITIES):
         return None
     place = _cper_place(fields.get("data", b""))
     parts = [f"{key}{place[key]}" for key in ("node", "card", "module") if key in place]
@@ -203,7 +209,7 @@ def _extlog_mem_event(fields: Fields, _machine: Machine) -> Event | None:
         "/".join(parts or ["memory", "unknown"]),
         CPER_SEVERITIES[severity],
         address=_int(fields, "pa"),
-        fru_text=fields.get("fru_text"),
+        fru_text=_text(fields, "fru_text"),
         **place,
     )
 
@@ -216,14 +222,15 @@ def _cper_place(data: Value) -> dict[str, int]:
 
 
 def _arm_event(fields: Fields, _machine: Machine) -> Event | None:
-    severity = _ghes_severity(fields, "corrected")  # before 6.12 the kernel didn't tell
+    severity = SEVERITY_OF.get(_ghes_severity(fields, "corrected"))  # before 6.12 the kernel didn't tell
     if severity is None:
         return None
     errors = fields.get("pei_buf", b"")
-    kind = errors[4] if isinstance(errors, bytes) and len(errors) > 4 else None  # of the first error information
+    kind = errors[4] if isinstance(errors, bytes) and len(errors) > 4 else 0xFF  # of the first error information
+    is_cache = kind in ARM_CACHE_NUMBERS or (not kind & 1 and kind & ARM_CACHE_BITS)
     return _event(
         Role.OWN,
-        "sram" if kind in ARM_CACHE_TYPES else "core",
+        "sram" if is_cache else "core",
         f"cpu-{_int(fields, 'mpidr'):x}",
         severity,
         midr=hex(_int(fields, "midr")),
@@ -232,45 +239,52 @@ def _arm_event(fields: Fields, _machine: Machine) -> Event | None:
 
 
 def _non_standard_event(fields: Fields, _machine: Machine) -> Event | None:
-    severity = _ghes_severity(fields)
-    if severity is None:
+    severity = _ghes_severity(fields, "info")
+    if severity not in SEVERITY_OF:
         return None
-    section = fields.get("sec_type", b"")
+    section, content, fru_text = fields.get("sec_type"), fields.get("buf"), _text(fields, "fru_text")
     kind = uuid.UUID(bytes_le=section) if isinstance(section, bytes) and len(section) == 16 else "unknown"
-    content = fields.get("buf", b"")
+    data = content if isinstance(content, bytes) else b""
+    if kind == PROCESSOR:  # the kernel log has it too
+        (found,) = section_of(PROCESSOR, severity, data, fru_text)
+        return _event(Role.SHARED, found.stream, found.device, found.severity, **found.detail)
     return _event(
         Role.OWN,
         "core",
         f"firmware/{kind}",
-        severity,
-        fru_text=fields.get("fru_text"),
-        data=content[: TEXT_CHARACTERS_MAX // 2].hex() if isinstance(content, bytes) else None,
+        SEVERITY_OF[severity],
+        fru_text=fru_text,
+        data=data[: TEXT_CHARACTERS_MAX // 2].hex(),
     )
 
 
-def _ghes_severity(fields: Fields, default: str | None = None) -> str | None:
+def _ghes_severity(fields: Fields, default: str) -> str:
+    """As a CPER has it; `default` where the kernel doesn't tell."""
     severity = _int(fields, "sev", -1)
     if severity < 0:
         return default
-    return GHES_SEVERITIES[severity] if severity < len(GHES_SEVERITIES) else None
+    return GHES_SEVERITIES[severity] if severity < len(GHES_SEVERITIES) else "info"
 
 
 def _cxl_media(fields: Fields, _machine: Machine) -> Event:
     """cxl_dram and cxl_general_media: both say channel and rank, if their two lowest validity bits are set."""
     valid = _int(fields, "validity_flags")
     places = [f"{key}{_int(fields, key)}" for bit, key in enumerate(("channel", "rank")) if valid >> bit & 1]
-    is_uncorrected = _int(fields, "descriptor") & CXL_UNCORRECTED
+    descriptor = _int(fields, "descriptor")
+    # errors that were counted until there were enough to report; not told before Linux 6.14
+    errors = max(_int(fields, "cvme_count"), _int(fields, "cme_count")) if descriptor & CXL_THRESHOLD else 1
     severity = "fatal" if _int(fields, "log") == CXL_FATAL_LOG else "uncorrected"
     numbers = {key: _int(fields, key) for key, bit in CXL_VALID.items() if key in fields and valid >> bit & 1}
     return _event(
         Role.OWN,
         "dram",
-        "/".join([str(fields.get("memdev") or "cxl"), *(places or ["unknown"])]),
-        severity if is_uncorrected else "corrected",
+        "/".join([_text(fields, "memdev") or "cxl", *(places or ["unknown"])]),
+        severity if descriptor & CXL_UNCORRECTED else "corrected",
+        count=max(1, errors),
         address=_int(fields, "hpa") if _int(fields, "hpa") < (1 << 64) - 1 else None,
         device_address=hex(_int(fields, "dpa")),
         serial=hex(_int(fields, "serial")),
-        region=fields.get("region_name"),
+        region=_text(fields, "region_name"),
         **numbers,
     )
 
@@ -294,6 +308,12 @@ def _int(fields: Fields, key: str, default: int = 0) -> int:
 
 def _unsigned(fields: Fields, key: str) -> int:
     return _int(fields, key) & (1 << 64) - 1
+
+
+def _text(fields: Fields, key: str) -> str:
+    """Empty where the field isn't there, or is no text in this kernel's layout."""
+    value = fields.get(key, "")
+    return value if isinstance(value, str) else ""
 
 
 def _bounded(value: Any) -> Any:

@@ -64,6 +64,14 @@ def present_events(instance: Path) -> tuple[str, ...]:
     return tuple(event for event in EVENTS if (instance / "events" / event).is_dir())
 
 
+def is_traced(tracefs: Path, event: str) -> bool:
+    """Whether the agent's instance gets this event, one of EVENTS."""
+    try:
+        return (path(tracefs) / "events" / event / "enable").read_text().startswith("1")
+    except OSError:
+        return False
+
+
 def open_wakers(tracefs: Path) -> list[int]:
     """Descriptors that become readable when an event comes; the caller closes them. None where it isn't prepared.
 
@@ -99,7 +107,7 @@ def _readable(tracefs: Path, instance: Path) -> Iterator[Path]:
         yield from (cpu, cpu / "trace_pipe_raw", cpu / "stats")
     for event in present_events(instance):
         directory = instance / "events" / event
-        yield from (directory.parent, directory, directory / "format")
+        yield from (directory.parent, directory, directory / "format", directory / "enable")
     yield from (instance / "events" / name for name in LAYOUTS)
     yield from (instance / name for name in SETTINGS if (instance / name).exists())
 

@@ -33,15 +33,14 @@ from pathlib import Path
 from typing import Any
 
 from agent import error_record
-from agent.hardware_error import CPER_LINE, LoggedCheck, Section, machine_checks, panic, sections
+from agent.hardware_error import CPER_LINE, LEFTOVERS_US, LoggedCheck, Section, machine_checks, panic, sections
 from agent.kernel_log import KernelLog
-from agent.machine_check import BANK_FIRMWARE, VENDORS, device_name
+from agent.machine_check import VENDORS
 from agent.observation import NOT_CORRECTED, Device, FirstSight, Gap, Moment, Observation, Poll
 
 HOST = Device(stream="host", name="host")
 SECOND_NS = 10**9
 STAMP_TOLERANCE_NS = 2 * SECOND_NS  # pstore's back ends stamp whole seconds
-FIRST_MINUTE_US = 60 * 10**6  # leftover banks are logged once the processors are up; later ones are the live errors
 UNKNOWN_S = 365 * 86400.0  # how old something may be that happened before the journal began
 RECORDS_MAX, FILES_MAX, FILE_BYTES_MAX = 4096, 64, 1 << 20
 SEEN_MAX = 256
@@ -214,7 +213,7 @@ def _read_kernel_log(places: Places, log: KernelLog, evidence: _Evidence) -> Non
     """BERT and leftover banks, as the kernel told of them when it started."""
     path = places.kernel_log
     try:
-        early = itertools.takewhile(lambda record: record.time_us <= FIRST_MINUTE_US, log.records(path, 0))
+        early = itertools.takewhile(lambda record: record.time_us <= LEFTOVERS_US, log.records(path, 0))
         lines = [record.text for record in early if "Hardware Error" in record.text or record.text.startswith("BERT: ")]
     except OSError as error:
         evidence.remarks.append(f"{path}: {error.strerror}")
@@ -222,7 +221,7 @@ def _read_kernel_log(places: Places, log: KernelLog, evidence: _Evidence) -> Non
     finally:
         log.close()
     for check in machine_checks(lines):
-        if not check.is_exception and check.bank != BANK_FIRMWARE and check.decoded().severity != "corrected":
+        if check.is_leftover:
             evidence.add_check(check, None)
     if any(line.startswith(BERT_TOO_LONG) for line in lines):
         _take_in_bert_region(places.bert, evidence)
@@ -256,34 +255,21 @@ def _errors(evidence: _Evidence, cursor: dict[str, Any], now: Moment) -> Poll:
     """The machine checks and sections: at their own time, or else between the last heartbeat and the boot."""
     boot_ns = now.time_ns - now.boottime_ns
     vague_s = max(0.0, (boot_ns - cursor["polled"]["time_ns"]) / 1e9) if cursor else UNKNOWN_S
-    observations = []
-    for check, time_ns in evidence.checks.values():
-        decoded = check.decoded()
-        observations.append(
-            Observation(
-                device=device_name(decoded.stream, check.socket, check.cpu, check.bank),
-                stream=decoded.stream,
-                severity=_severity(decoded.severity),
-                count=decoded.count,
-                time_ns=min(time_ns or boot_ns, now.time_ns),
-                time_error_s=1.0 if time_ns else vague_s,
-                epoch=now.boot_id,
-                detail=_detail(check),
-            )
+    errors = [(check.section(), check.decoded().count, time_ns) for check, time_ns in evidence.checks.values()]
+    errors += [(section, 1, None) for section in evidence.bert]
+    observations = [
+        Observation(
+            device=section.device,
+            stream=section.stream,
+            severity=_severity(section.severity),
+            count=count,
+            time_ns=min(time_ns or boot_ns, now.time_ns),
+            time_error_s=1.0 if time_ns else vague_s,
+            epoch=now.boot_id,
+            detail=section.detail,
         )
-    for section in evidence.bert:
-        observations.append(
-            Observation(
-                device=section.device,
-                stream=section.stream,
-                severity=_severity(section.severity),
-                count=1,
-                time_ns=boot_ns,
-                time_error_s=vague_s,
-                epoch=now.boot_id,
-                detail=section.detail,
-            )
-        )
+        for section, count, time_ns in errors
+    ]
     devices = (Device(stream=item.stream, name=item.device) for item in observations)
     return Poll(cursor={}, observations=tuple(observations), devices=tuple(devices))
 
@@ -312,13 +298,3 @@ def _end_of_boot(evidence: _Evidence, cursor: dict[str, Any], now: Moment, silen
 
 def _severity(severity: str) -> str:
     return severity if severity == "corrected" else "fatal"
-
-
-def _detail(check: LoggedCheck) -> dict[str, Any]:
-    decoded = check.decoded()
-    detail: dict[str, Any] = {"status": f"{check.status:#x}", "kind": decoded.kind}
-    if decoded.address is not None:
-        detail["address"] = f"{decoded.address:#x}"
-    if decoded.is_floor:
-        detail["is_floor"] = True
-    return detail

@@ -133,7 +133,7 @@ class Nvml:
                 gpu = _read_gpu(pynvml, handle)
                 self._listen(pynvml, handle, gpu.uuid)
                 gpus.append(gpu)
-            except pynvml.NVMLError as error:
+            except (pynvml.NVMLError, UnicodeDecodeError) as error:  # a serial number may be any bytes
                 trouble.append(f"GPU number {index}: {error}")
         for uuid, xid in self._new_xids(pynvml):
             for gpu in gpus:

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent import dram_place, trace_instance
 from agent.actions import PAGE
-from agent.machine_check import VENDORS, decode, device_name
+from agent.machine_check import IPID_OF_UMC, VENDORS, decode, device_name
 from agent.observation import Device, Moment, Observation, Poll
 from checksum.printable import printable
 
@@ -47,6 +47,7 @@ LOCK_PATIENCE_S = 0.2
 ROWS_MAX = 1000  # per table and poll: a storm is read in pieces
 VALUE_BYTES_MAX = 1 << 20
 TEXT_CHARACTERS_MAX = 256
+ERRORS_MAX = 0xFFFFFF  # of one row: what a CXL event can count; other kinds have fewer bits
 FILE_BYTES_MAX = 4096
 ITS_INSTANCE = "instances/rasdaemon"
 MC_SEVERITIES = {s.capitalize(): s for s in ("corrected", "uncorrected", "deferred", "fatal")}
@@ -99,7 +100,7 @@ def poll(database: Path, sysfs: Path, tracefs: Path, cursor: dict[str, Any], now
     try:
         with closing(_opened(database)) as connection:
             seen = _Reader(connection, file.st_ino, _own_view(sysfs, tracefs), polled_ns, now).read(cursor)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # that of a message which quotes a damaged schema
         return Poll(cursor={**cursor, "polled": polled_ns}, trouble=(f"{database}: {error}",))
     return Poll(
         cursor={**new_cursor, "file": mark, **seen.cursor},
@@ -114,8 +115,7 @@ def poll(database: Path, sysfs: Path, tracefs: Path, cursor: dict[str, Any], now
 
 def _own_view(sysfs: Path, tracefs: Path) -> frozenset[str]:
     """What is counted here already: each trace event that this agent listens to, and "edac"."""
-    events = {table.event for table in TABLES.values()}
-    seen = {event for event in events if _first_line(trace_instance.path(tracefs) / "events" / event / "enable") == "1"}
+    seen = {table.event for table in TABLES.values() if trace_instance.is_traced(tracefs, table.event)}
     if any((sysfs / "devices/system/edac/mc").glob("mc[0-9]*/ce_count")):
         seen.add("edac")
     return frozenset(seen)
@@ -185,7 +185,7 @@ class _Reader:
         """The new rows; of the cursor, what is known of the rows.
 
         Raises:
-            sqlite3.Error: it is no database, damaged, or locked for too long.
+            sqlite3.Error, UnicodeDecodeError: it is no database, damaged, or locked for too long.
         """
         self._columns = {name: columns for name in TABLES if (columns := self._columns_of(name))}
         rows, since_ns = self._start(cursor)
@@ -251,7 +251,8 @@ class _Reader:
             count=error.count,
             time_error_s=max(1.0, age_ns / SECOND_NS),
             epoch=f"rasdaemon/{self._inode}",
-            detail={key: value for key, value in error.detail.items() if value not in (None, "")},
+            # a column may hold anything, whatever its type is called
+            detail={key: value for key, value in error.detail.items() if isinstance(value, int | str) and value != ""},
         )
         key = (error.stream, error.device, error.severity)
         old = self._observations.get(key)
@@ -283,7 +284,7 @@ def _whole(value: Any, default: int = 0) -> int:
 
 
 def _count(value: Any) -> int:
-    return max(1, _whole(value))
+    return min(max(1, _whole(value)), ERRORS_MAX)
 
 
 def _word(value: Any) -> str:
@@ -329,7 +330,7 @@ def _extlog_event(row: Row) -> _Error | None:
         return None
     fru = _word(row["fru_text"])
     detail = {"address": _hexadecimal(row["address"]), "fru_text": fru, "error_type": row["etype"]}
-    return _Error(f"fru/{fru or 'unknown'}", "dram", severity, _count(row["error_count"]), detail)
+    return _Error(f"fru/{fru or 'unknown'}", "dram", severity, 1, detail)  # "error_count" is a sequence number there
 
 
 def _mce_record(row: Row) -> _Error | None:
@@ -337,15 +338,20 @@ def _mce_record(row: Row) -> _Error | None:
     cpu, bank = _whole(row["cpu"]), _whole(row["bank"])
     socket = row["socketid"] if isinstance(row["socketid"], int) else None
     vendor, mcgcap = VENDORS.get(_whole(row["cpuvendor"], -1), ""), _whole(row["mcgcap"], -1)
-    check = decode(status, addr=addr, misc=misc, vendor=vendor, bank=bank, mcgcap=mcgcap if mcgcap >= 0 else None)
+    # the register that says so isn't recorded, but what rasdaemon made of it is
+    ipid = IPID_OF_UMC if str(row["bank_name"]).startswith("Unified Memory Controller") else 0
+    check = decode(
+        status, addr=addr, misc=misc, vendor=vendor, bank=bank, ipid=ipid, mcgcap=mcgcap if mcgcap >= 0 else None
+    )
     detail = {
         "status": hex(status),
         "address": _hexadecimal(check.address),
         "misc": _hexadecimal(row["misc"]),
         "kind": check.kind,
         "message": _word(row["mcistatus_msg"]) or _word(row["error_msg"]),
+        "mc_location": _word(row["mc_location"]),
     }
-    name = device_name(check.stream, socket, cpu, bank)
+    name = device_name(check, socket, cpu, bank)
     return _Error(name, check.stream, check.severity, check.count, detail)
 
 
@@ -358,10 +364,9 @@ def _arm_event(row: Row) -> _Error | None:
 
 def _cxl_event(count_column: str) -> Callable[[Row], _Error | None]:
     def read(row: Row) -> _Error | None:
-        if row["log_type"] == "Informational":
-            return None
         severity = "uncorrected" if _whole(row["descriptor"]) & CXL_UNCORRECTABLE else "corrected"
-        places = {name: row[name] for name in ("channel", "rank", "bank_group", "bank", "row", "column") if name in row}
+        words = ("channel", "rank", "bank_group", "bank", "row", "column")
+        places = {word: row[word] for word in words if isinstance(row.get(word), int)}
         detail = {"address": _hexadecimal(row["hpa"]), "dpa": _hexadecimal(row["dpa"]), "region": _word(row["region"])}
         device = f"cxl/{_word(row['memdev']) or 'unknown'}"
         return _Error(device, "dram", severity, _count(row[count_column]), {**detail, **places})
@@ -389,13 +394,13 @@ TABLES = {  # in the order of what they know of a DRAM error
     ),
     "extlog_event": _Table(
         "ras/extlog_mem_event",
-        ("etype", "error_count", "severity", "address", "fru_text"),
+        ("etype", "severity", "address", "fru_text"),
         _extlog_event,
         shown_by=("edac", "mc_event"),
     ),
     "mce_record": _Table(
         "mce/mce_record",
-        (*_MACHINE_CHECK, "mcistatus_msg"),
+        (*_MACHINE_CHECK, "mcistatus_msg", "bank_name", "mc_location"),
         _mce_record,
         shown_by=("edac", "mc_event", "extlog_event"),
     ),

@@ -1,7 +1,10 @@
 """The table of sources: which witness is polled, under which name, and which streams it lets the host watch."""
 
+import os
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from agent import trace_instance
@@ -9,6 +12,9 @@ from agent.config import AgentSettings
 from agent.kernel_log import KernelLog
 from agent.observation import Moment, Poll
 from agent.sources import canary, edac, kmsg, lastwords, nvml, rasdaemon, tracefs
+from checksum.printable import printable
+
+DEFECT_MAX = 300  # characters of the sentence on one
 
 
 def _no_wakers(_settings: AgentSettings) -> list[int]:
@@ -33,6 +39,25 @@ class Source:
     at_start: Mapping[str, Any] = field(default_factory=dict)  # what its cursor shall say at an agent's first poll
     at_stop: Mapping[str, Any] = field(default_factory=dict)  # and after a clean stop
     look: Callable[[AgentSettings, Moment], Poll] | None = None
+
+
+def failed(source: Source, error: Exception) -> Poll:
+    """What is known of a source that raised `error` when it was polled: its trouble, in one sentence."""
+    sentence = str(error) if isinstance(error, OSError) else _defect(error)
+    return Poll(cursor={}, trouble=(sentence,), blind="unreadable" if "dram" in source.streams else None)
+
+
+def _defect(error: Exception) -> str:
+    """What nobody foresaw."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}, line {place.lineno}"
+    return printable(f"a defect of flipwatch, please report it: {where}: {type(error).__name__}: {error}"[:DEFECT_MAX])
+
+
+def _kmsg(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> Poll:
+    is_traced = trace_instance.is_traced(settings.tracefs, tracefs.MACHINE_CHECK)
+    takes_checks = not (is_traced or os.access(settings.rasdaemon_db, os.R_OK))
+    return kmsg.poll(_KERNEL_LOG, settings.kmsg, settings.sysfs, cursor, now, takes_checks=takes_checks)
 
 
 def _lastwords(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> Poll:
@@ -65,7 +90,7 @@ SOURCES = {
         wakers=lambda settings: trace_instance.open_wakers(settings.tracefs),
         look=lambda settings, now: tracefs.look(settings.tracefs),
     ),
-    "kmsg": Source(lambda settings, cursor, now: kmsg.poll(_KERNEL_LOG, settings.kmsg, settings.sysfs, cursor, now)),
+    "kmsg": Source(_kmsg),
     "lastwords": Source(_lastwords, ("host",), at_stop={"is_stopped": True}),
     "rasdaemon": Source(
         lambda settings, cursor, now: rasdaemon.poll(

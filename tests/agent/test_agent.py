@@ -9,11 +9,17 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agent.config import AgentSettings, load
+from agent.daemon import Agent
 from agent.journal import encode_cursor
+from agent.observation import Moment, Poll
+from agent.report import decode
+from agent.sources.table import SOURCES
 from tests.agent.edac_tree import controller, total
 from tests.agent.processes import Daemon, errors_metric, eventually
 
@@ -326,3 +332,34 @@ def test_what_changes_back_while_the_journal_cannot_be_written_has_changed_back(
         mc.inject("dimm1")
         eventually(lambda: agent.faults()[1])
         assert 'label="label of dimm0"' in agent.get("/metrics")[1] and "another" not in agent.get("/metrics")[1]
+
+
+def test_a_witness_with_a_defect_is_one_metric_and_one_line_and_the_others_go_on(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def defective(_settings: AgentSettings, _cursor: dict, _now: Moment) -> Poll:
+        raise ValueError("what nobody\nforesaw")
+
+    rasdaemon = SOURCES["rasdaemon"]
+    monkeypatch.setitem(SOURCES, "rasdaemon", replace(rasdaemon, poll=defective))
+    mc = controller(root / "sys")
+    agent = Agent(load(Daemon(root, settings={"tracefs": str(root / "no")}).write_config()))
+    try:
+        with caplog.at_level("INFO"):
+            for number in range(1, 4):
+                mc.inject("dimm0", number)
+                agent._cycle()
+            page = agent.metrics().decode()
+            agent._sources["rasdaemon"] = rasdaemon
+            agent._cycle()
+            agent._cycle()
+        faults = [decode(line) for line in agent.faults(None, 10).decode().splitlines()[1:]]
+    finally:
+        agent._server.server_close()
+        agent._journal.close()
+    assert [fault.count for fault in faults] == [1, 2, 3]
+    assert 'flipwatch_source_up{source="rasdaemon"} 0.0' in page
+    assert 'flipwatch_source_up{source="edac"} 1.0' in page
+    lines = [line for line in caplog.messages if "rasdaemon" in line]
+    assert len(lines) == 2 and "absent" in lines[1]
+    assert "please report it: test_agent.py, line" in lines[0] and "ValueError: what nobody\\nforesaw" in lines[0]

@@ -258,7 +258,7 @@ def test_a_clock_that_is_set_moves_what_waits_along() -> None:
 @dataclass(frozen=True)
 class Error:
     second: float
-    kind: str  # a corrected or uncorrected EDAC error, or one that only machine checks show
+    kind: str  # a corrected or uncorrected EDAC error, or one that only machine checks show, corrected or consumed
     lag_s: float  # from the first event to the others and to the counter
     is_lost: bool  # its events were overwritten
 
@@ -268,21 +268,32 @@ def happened(number: int, error: Error) -> tuple[list[Event], str | None]:
     page, late = number + 1, error.second + error.lag_s
     if error.kind == "machine check":
         return [event("mce_record", error.second, "socket0/bank9", page)], None
+    if error.kind == "consumed":
+        return consumption(error.second, late, page), None
     severity = "corrected" if error.kind == "corrected" else "uncorrected"
     events = [
         event("mce_record", error.second, "socket0/bank9", page, severity=severity),
         event("mc_event", late, page=page, severity=severity),
     ]
     if severity == "uncorrected":
-        events.append(event("memory_failure_event", late, "page/unknown", page, severity=severity))
+        events += consumption(error.second, late, page)[1:]
     return ([] if error.is_lost else events), severity
+
+
+def consumption(second: float, late: float, page: int) -> list[Event]:
+    """What the memory's own bank, the core that came upon the error, and the kernel then say."""
+    return [
+        event("mce_record", second, "socket0/bank9", page, severity="uncorrected"),
+        event("poison", late, "memory/unknown", page, severity="uncorrected"),
+        event("memory_failure_event", late, "page/unknown", page, severity="uncorrected"),
+    ]
 
 
 ERRORS = st.lists(
     st.builds(
         Error,
         st.floats(0, 20).map(lambda value: round(value, 3)),
-        st.sampled_from(["corrected", "uncorrected", "machine check"]),
+        st.sampled_from(["corrected", "uncorrected", "machine check", "consumed"]),
         st.floats(0, 0.5).map(lambda value: round(value, 3)),
         st.booleans(),
     ),
@@ -317,8 +328,9 @@ def lived(errors: list[Error], polls: list[float]) -> Host:
 def test_any_split_of_polls_gives_the_same_faults(errors: list[Error], polls: list[float]) -> None:
     told = [replace(error, is_lost=False) for error in errors]
     expected: Counter = Counter()
+    bank = {"machine check": ("socket0/bank9", "corrected"), "consumed": ("socket0/bank9", "uncorrected")}
     for error in told:
-        expected[("socket0/bank9", "corrected") if error.kind == "machine check" else (SLOT, error.kind)] += 1
+        expected[bank.get(error.kind, (SLOT, error.kind))] += 1
     assert lived(told, polls).counted == dict(expected) == lived(told, []).counted
 
 
@@ -327,7 +339,7 @@ def test_any_split_of_polls_gives_the_same_faults(errors: list[Error], polls: li
 def test_per_controller_the_faults_are_what_the_counters_show_whatever_was_lost(
     errors: list[Error], polls: list[float]
 ) -> None:
-    expected = Counter(error.kind for error in errors if error.kind != "machine check")
+    expected = Counter(error.kind for error in errors if error.kind in ("corrected", "uncorrected"))
     counted = lived(errors, polls).counted
     assert {severity: n for (device, severity), n in counted.items() if device == SLOT} == dict(expected)
     alone = sum(error.kind == "machine check" for error in errors)

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
-from agent import machine
+from agent import commands, machine
 from agent.acknowledge import Acknowledgement
+from agent.config import AgentSettings
 from agent.doctor import Facts, JournalFacts, Software, examine, render
 from agent.inventory import Inventory
 from agent.machine import Machine
-from agent.observation import Device, Observation, Poll
+from agent.observation import Device, Moment, Observation, Poll
 from agent.smbios import Module, Table
+from agent.sources.table import SOURCES
 from tests.agent.edac_tree import controller
 from tests.agent.processes import Daemon, eventually
 from tests.agent.smbios_table import memory_device, table, write
@@ -395,6 +397,22 @@ def test_a_large_canary_is_only_looked_at(host: Daemon) -> None:
     report = json.loads(doctor("--json", "--config", str(host.write_config())).stdout)
     (canary,) = [witness for witness in report["witnesses"] if witness["name"] == "canary"]
     assert canary == {"name": "canary", "state": "live", "said": ["canary devices: 1"]}
+
+
+def test_a_witness_with_a_defect_hides_no_other(
+    host: Daemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def defective(_settings: AgentSettings, _cursor: dict, _now: Moment) -> Poll:
+        raise KeyError("what nobody foresaw")
+
+    monkeypatch.setitem(SOURCES, "rasdaemon", replace(SOURCES["rasdaemon"], poll=defective))
+    controller(host.root / "sys").create()
+    with pytest.raises(SystemExit):
+        commands.doctor.main(["--json", "--config", str(host.write_config())])
+    witnesses = {witness["name"]: witness for witness in json.loads(capsys.readouterr().out)["witnesses"]}
+    assert witnesses["edac"]["state"] == "live" and witnesses["rasdaemon"]["state"] == "in trouble"
+    (said,) = witnesses["rasdaemon"]["said"]
+    assert "please report it: test_doctor.py, line" in said and "KeyError" in said
 
 
 def test_trouble_is_one_sentence(host: Daemon) -> None:

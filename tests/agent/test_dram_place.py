@@ -50,16 +50,20 @@ SKX = (
         ),
         (" area:DRAM err_code:0001:0090 socket:0 ha:0 channel_mask:1 rank:1", {}),
         ("Cannot decode normalized address", {}),
+        ("rank:01 row:0077 col:08", {"rank": 1, "row": 77, "column": 8}),
         ("narrow:5 row:12ab column:", {}),
         ("", {}),
     ],
-    ids=["skx", "skx by firmware", "ghes", "ghes since 5.18", "pnd2", "sb", "amd64", "nonsense", "nothing"],
+    ids=["skx", "skx by firmware", "ghes", "ghes since 5.18", "pnd2", "sb", "amd64", "padded", "nonsense", "nothing"],
 )
 def test_texts_of_drivers(text: str, expected: dict[str, int]) -> None:
     assert dram_place.of_text(text) == expected
 
 
-@given(st.text(max_size=300))
+WORDS = st.sampled_from([*dram_place.WORDS, "col", "Row", ": ", ":", "0x", "00", "9", "f", " ", "\u0663"])
+
+
+@given(st.text(max_size=300) | st.lists(WORDS, max_size=40).map("".join))
 def test_no_text_is_an_exception(text: str) -> None:
     assert set(dram_place.of_text(text)) <= set(dram_place.WORDS)
 

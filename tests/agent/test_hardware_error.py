@@ -126,6 +126,12 @@ mce: [Hardware Error]: CPU 12: Machine Check: 0 Bank 7: 8c00004000010"""
     assert panic(text.splitlines()) is None
 
 
+def test_an_address_that_is_none_is_left_out() -> None:
+    for text in ("nowhere", "0x", "0x12 (invalid)", "-0x1000", "0x" + "f" * 17):
+        (section,) = sections(MEMORY.replace("0x0000002b54e2d580", text).splitlines())
+        assert "address" not in section.detail and section.detail["row"] == "20411", text
+
+
 @given(st.lists(st.sampled_from(f"{MEMORY}\n{BARE}\n{PROCESSOR}\n{PANIC}".splitlines()) | st.text(max_size=80)))
 def test_no_lines_are_an_exception(lines: list[str]) -> None:
     for section in sections(lines):

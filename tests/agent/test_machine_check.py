@@ -70,6 +70,20 @@ def test_what_a_processor_cannot_do_is_not_read_into_its_bits() -> None:
     assert decode(unsignalled | 1 << 56, vendor=INTEL, mcgcap=1 << 24).severity == "uncorrected"
 
 
+def test_poison_that_a_core_came_upon_is_an_error_of_memory() -> None:
+    load, fetch = 0xBD80000000100134, 0xBD80000000100150
+    for status in (load, fetch):
+        check = decode(status, addr=0x5456040, misc=0x86, vendor=INTEL)
+        assert (check.kind, check.stream, check.severity) == ("poison", "dram", "uncorrected")
+        assert check.address == 0x5456040
+        assert decode(status).stream == "sram", "the bits are Intel's"
+        assert decode(status | 1 << 57, vendor=INTEL).stream == "sram", "the core is corrupt itself"
+        assert decode(status & ~(1 << 55), vendor=INTEL).stream == "sram"
+    consumed = 0xBC00080001010135
+    assert (decode(consumed, vendor=AMD).kind, decode(consumed, vendor=AMD).stream) == ("poison", "dram")
+    assert decode(consumed & ~(1 << 43), vendor=AMD).stream == "sram"
+
+
 def test_dram_errors_of_amd_are_told_by_bank_or_hardware_id() -> None:
     northbridge = 0x9C00400000080813
     assert decode(northbridge, vendor=AMD, bank=4).stream == "dram"

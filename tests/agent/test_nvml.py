@@ -301,6 +301,17 @@ def test_a_gpu_in_trouble_hides_no_other(gpus: Gpus, follower: Follower) -> None
     assert not follower.poll().trouble, "it was taken out while the machine was off"
 
 
+def test_a_gpu_whose_serial_is_no_text_hides_no_other(gpus: Gpus, follower: Follower) -> None:
+    gpus.add(1, "GPU-b")
+    follower.poll()
+    gpus.count(CORRECTED, AGGREGATE, DRAM, 1, gpu=1)
+    gpus.path.write_bytes(gpus.path.read_bytes().replace(b"0.serial 1320", b"0.serial \xff\xfe"))
+    poll = follower.poll()
+    assert only(poll).device == "gpu/GPU-b/dram"
+    (sentence,) = poll.trouble
+    assert sentence.startswith("GPU number 0: ") and "decode" in sentence
+
+
 def test_a_driver_that_goes_and_comes_back(gpus: Gpus, follower: Follower) -> None:
     pynvml.nvmlShutdown()
     gpus.set(init=pynvml.NVML_ERROR_DRIVER_NOT_LOADED)

@@ -1,6 +1,8 @@
 """The rasdaemon source over databases with rasdaemon's own schema."""
 
+import json
 import os
+import random
 import shutil
 import sqlite3
 import time
@@ -11,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from agent.actions import decide
+from agent.evidence import remember
 from agent.observation import Moment, Observation, Poll
 from agent.reconcile import reconcile
 from agent.report import decode, encode
@@ -92,6 +96,19 @@ def test_machine_checks(database: RasdaemonDatabase, follower: Follower) -> None
     assert (sram.device, sram.stream, sram.severity) == ("socket0/cpu3/bank1", "sram", "corrected")
 
 
+def test_a_memory_controller_of_amd_is_known_by_the_name_of_its_bank(
+    database: RasdaemonDatabase, follower: Follower
+) -> None:
+    """Its error codes are those of a cache, and the register that tells them apart has no column."""
+    names = {"bank_name": "Unified Memory Controller (bank=17)", "mc_location": "memory_channel=2,csrow=1"}
+    database.mce_record(follower.time_ns, 0x9C2041000000011B, bank=17, **names)
+    database.mce_record(follower.time_ns, 0x9C2041000000011B, bank=7, bank_name="L3 Cache (bank=7)")
+    memory, cache = follower.poll().observations
+    assert (memory.device, memory.stream, memory.severity) == ("socket0/bank17", "dram", "corrected")
+    assert memory.detail["mc_location"] == "memory_channel=2,csrow=1" and "address" not in memory.detail
+    assert (cache.device, cache.stream) == ("socket0/cpu0/bank7", "sram")
+
+
 def test_what_the_kernel_says_twice_counts_once(database: RasdaemonDatabase, follower: Follower) -> None:
     database.mce_record(follower.time_ns)
     database.insert("extlog_event", follower.time_ns, severity=2, error_count=1, etype=2, fru_text="DIMM 3")
@@ -133,7 +150,7 @@ def test_tables_of_a_newer_rasdaemon(tmp_path: Path) -> None:
     database.insert("cxl_dram_event", now_ns, log_type="Failure", descriptor=1, **place)
     database.insert("cxl_dram_event", now_ns, log_type="Informational", descriptor=0, **place)
     corrected, uncorrected = follower.poll().observations
-    assert (corrected.device, corrected.severity, corrected.count) == ("cxl/mem0", "corrected", 9)
+    assert (corrected.device, corrected.severity, corrected.count) == ("cxl/mem0", "corrected", 10), "whichever log"
     assert (uncorrected.severity, uncorrected.count, uncorrected.detail["row"]) == ("uncorrected", 1, 77)
 
 
@@ -151,14 +168,60 @@ def test_missing_tables_and_columns_are_normal(tmp_path: Path) -> None:
     assert observation.time_error_s == 5, "without a time: since the previous poll"
 
 
-@pytest.mark.parametrize("value", [None, "", "x" * 5000, b"\xff\xfe\x00", -1, 2**62, 1.5])
-def test_senseless_values_do_no_harm(database: RasdaemonDatabase, follower: Follower, value: Any) -> None:
-    columns = ("timestamp", "err_count", "label", "mc", "top_layer", "address", "grain", "syndrome", "driver_detail")
-    database.mc_event(follower.time_ns, **dict.fromkeys(columns, value))
-    database.mc_event(follower.time_ns, err_type=value)
-    (fault,), _ = reconcile({"rasdaemon": follower.poll()}, {}, Moment(NOW_NS, NOW_NS, "boot-1"), "host")
-    assert fault.count >= 1
-    assert decode(encode(fault)) == fault
+def test_a_row_of_the_extended_log_is_one_error(database: RasdaemonDatabase, follower: Follower) -> None:
+    """rasdaemon writes the record's sequence number into the column `error_count`."""
+    for number in (41, 42, 43):
+        database.insert("extlog_event", follower.time_ns, severity=2, error_count=number, etype=2, fru_text="DIMM 3")
+    assert follower.counts() == {("fru/DIMM 3", "corrected"): 3}
+
+
+SENSELESS = [None, "", "x" * 5000, b"\xff\xfe\x00", -1, 2**62, 2**63 - 1, 1.5, float("inf"), "row:007 col:08"]
+
+
+@pytest.mark.parametrize("value", SENSELESS)
+def test_senseless_values_do_no_harm(tmp_path: Path, value: Any) -> None:
+    database = RasdaemonDatabase(tmp_path / "ras.db").create(PACKAGED + NEWER)
+    follower = Follower(tmp_path)
+    follower.poll()
+    for table, needed in {  # those come first whose errors a later one would show
+        "memory_failure_event": {},
+        "cxl_dram_event": {},
+        "arm_event": {},
+        "mce_record": {"status": 0x90},
+        "extlog_event": {"severity": 2},
+        "mc_event": {"err_type": "Corrected"},
+    }.items():
+        with closing(sqlite3.connect(database.path)) as connection:
+            columns = [name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})") if name != "id"]
+        for _ in range(2):
+            database.insert(table, follower.time_ns, **{**dict.fromkeys(columns, value), **needed})
+        poll = follower.poll()
+        faults, changes = reconcile({"rasdaemon": poll}, {}, Moment(NOW_NS, NOW_NS, "boot-1"), "host")
+        assert not poll.trouble, table
+        (fault,) = faults
+        assert fault.count >= 2 and decode(encode(fault)) == fault
+        remembered = json.loads(json.dumps(remember(faults, {}, changes)))
+        decide(fault.stream, fault.device, remembered[f"device/{fault.stream}/{fault.device}"], NOW_NS)
+
+
+def test_any_byte_of_the_database_may_be_damaged(tmp_path: Path) -> None:
+    database = RasdaemonDatabase(tmp_path / "ras.db").create(PACKAGED + NEWER)
+    first = rasdaemon.poll(database.path, tmp_path, tmp_path, {}, Moment(NOW_NS, NOW_NS, "boot-1"))
+    for second in range(20):
+        database.mc_event(NOW_NS + second * SECOND_NS, driver_detail="row:5 col:7")
+        database.mce_record(NOW_NS + second * SECOND_NS)
+    whole, rng, said = database.path.read_bytes(), random.Random(1), set()
+    for _ in range(400):
+        content = bytearray(whole)
+        for at in rng.choices(range(4096 if rng.random() < 0.5 else len(whole)), k=rng.choice((1, 3, 10, 100))):
+            content[at] = rng.randrange(256)
+        database.path.write_bytes(content)
+        now = Moment(NOW_NS + 60 * SECOND_NS, NOW_NS, "boot-1")
+        poll = rasdaemon.poll(database.path, tmp_path, tmp_path, first.cursor, now)
+        faults, _ = reconcile({"rasdaemon": poll}, {}, now, "host")
+        assert all(decode(encode(fault)) == fault for fault in faults)
+        said.add(bool(poll.trouble))
+    assert said == {True, False}
 
 
 def test_a_database_that_rests_is_not_opened(

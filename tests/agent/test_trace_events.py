@@ -1,17 +1,21 @@
 """Trace buffers and events: pages recorded from two kernels, events built by their formats, and nonsense."""
 
+import json
 import struct
 import uuid
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent import ringbuffer
-from agent.observation import ADDRESSES_MAX, Event, Role
+from agent.observation import ADDRESSES_MAX, Event, Moment, Poll, Role
+from agent.reconcile import reconcile
 from agent.ringbuffer import LayoutError, decode, event_format, event_id, page_layout, read_page
 from agent.trace_events import READERS, Machine, edac_device, event, summary
+from tests.agent.test_error_record import PROCESSOR, processor
 from tests.agent.trace_tree import KERNELS, RECORDED, formats, page, payload
 
 MACHINE = Machine(layers={0: ("csrow", "channel"), 1: ("channel", "slot")}, edac_poll_s=1, machine_check_poll_s=300)
@@ -164,6 +168,37 @@ def test_a_poisoned_page_and_firmware_records(kernel: str) -> None:
     assert vendor is not None and vendor.device == f"firmware/{section}" and vendor.detail["data"] == "010203"
     assert vendor.severity == "corrected", "not the severities of memory errors"
     assert read(kernel, "non_standard_event", sev=0) is None, "information is no error"
+    core = {"sec_type": uuid.UUID(PROCESSOR).bytes_le, "buf": processor()}
+    shared = read(kernel, "non_standard_event", sev=1, **core)
+    assert shared is not None and (shared.device, shared.stream) == ("cpu/0x0000000000000010", "sram")
+    assert (shared.role, shared.severity) == (Role.SHARED, "corrected"), "the kernel log tells of it too"
+    cut_off = read(kernel, "non_standard_event", sev=2, **{**core, "buf": b""})
+    assert cut_off is not None and (cut_off.device, cut_off.stream) == ("cpu/unknown", "core")
+    assert read(kernel, "non_standard_event", sev=0, **core) is None
+
+
+def test_an_uncorrected_error_that_is_consumed_is_one_error_of_memory() -> None:
+    """The memory's bank, the core that came upon it, and the page that was taken out of use."""
+    words = {"mcgcap": 1 << 24 | 1 << 10, "misc": 0x86, "addr": 0x5456000, "cpu": 3, "socketid": 1}
+    records = (
+        read("6.12", "mce_record", status=0xBC00000001010090, bank=13, **words),
+        read("6.12", "mce_record", status=0xBD80000000100134, bank=1, **words),
+        read("6.12", "memory_failure_event", pfn=0x5456, type=16, result=3),
+    )
+    for seen, device, witnesses in (
+        (records, "socket1/bank13", ("mce_record", "poison", "memory_failure_event")),
+        (records[1:], "memory/unknown", ("poison", "memory_failure_event")),
+    ):
+        state: dict[str, Any] = {}
+        found = []
+        for second, events in enumerate((seen, (), ())):
+            now = Moment(TIME_NS + second * 10**9, second * 10**9, "boot-1")
+            faults, changes = reconcile({"tracefs": Poll(cursor={}, events=events)}, state, now, "host")
+            state |= changes
+            found += faults
+        (fault,) = found
+        assert (fault.device, fault.stream, fault.count) == (device, "dram", 1)
+        assert fault.witnesses == witnesses and fault.detail["consumed_by"] == "cpu3"
 
 
 def test_processor_errors_of_arm() -> None:
@@ -172,6 +207,11 @@ def test_processor_errors_of_arm() -> None:
     assert old.detail["severity_known"] is False
     cache = read("6.12", "arm_event", mpidr=1, sev=2, pei_buf=bytes(32), pei_len=32)
     assert cache is not None and (cache.stream, cache.severity) == ("sram", "uncorrected")
+    kinds = {0: "sram", 1: "sram", 3: "core", 2: "sram", 4: "sram", 6: "sram", 8: "core", 16: "core", 10: "sram"}
+    for kind, stream in kinds.items():
+        errors = bytes(4) + bytes([kind]) + bytes(27)
+        found = read("6.12", "arm_event", mpidr=1, sev=1, pei_buf=errors, pei_len=32)
+        assert found is not None and found.stream == stream, "numbers up to UEFI 2.9, bits since"
     fatal = read("6.12", "arm_event", mpidr=1, sev=3)
     assert fatal is not None and fatal.severity == "fatal"
     assert read("6.12", "arm_event", mpidr=1, sev=0) is None, "information is no error"
@@ -189,8 +229,48 @@ def test_memory_behind_cxl() -> None:
     )
     assert dram.addresses == (0x7000,) and dram.detail["serial"] == "0xabc"
     assert dram.detail["row"] == 5 and "column" not in dram.detail
+    counted = {"log": 0, "descriptor": 2, "cvme_count": 9}
+    newer = event("cxl_dram", {**known, **counted}, TIME_NS, MACHINE)
+    assert newer is not None and (newer.severity, newer.count) == ("corrected", 9), "as since Linux 6.14"
+    single = event("cxl_dram", {**known, **counted, "descriptor": 0}, TIME_NS, MACHINE)
+    assert single is not None and single.count == 1
     media = read("6.12", "cxl_general_media", **{**known, "log": 3}, descriptor=1, hpa=(1 << 64) - 1)
     assert media is not None and (media.device, media.severity, media.addresses) == ("mem3/unknown", "fatal", ())
+
+
+PIECES = ("field:", "[4]", "[", "offset:", "size:", "signed:1;", "__data_loc char[] ", ";", "-1", "8", "9" * 5000, "\n")
+
+
+@given(
+    st.sampled_from(KERNELS),
+    st.sampled_from(sorted(READERS)),
+    st.lists(
+        st.tuples(st.integers(0, 3000), st.integers(0, 30), st.sampled_from(PIECES) | st.text(max_size=3)), max_size=6
+    ),
+    st.binary(max_size=400),
+)
+@settings(max_examples=400)
+def test_no_layout_is_an_exception(kernel: str, name: str, changes: list[tuple[int, int, str]], content: bytes) -> None:
+    """A kernel may have other fields, and other types of those that are known."""
+    text = next((RECORDED / kernel).glob(f"*.{name}.format"), RECORDED / "6.12/mce.mce_record.format").read_text()
+    for at, length, piece in changes:
+        text = text[:at] + piece + text[at + length :]
+    try:
+        fields = decode(content, event_format(text))
+    except LayoutError as error:
+        assert "\n" not in str(error)
+        return
+    found = event(name, fields, TIME_NS, MACHINE)
+    assert found is None or json.dumps(found.detail)
+
+
+@pytest.mark.parametrize("value", [-1, 255, 1 << 40, "text", b"bytes"])
+def test_a_field_of_another_type_or_size_does_no_harm(value: int | str | bytes) -> None:
+    for name in READERS:
+        for form in (formats(kernel).get(name) for kernel in KERNELS):
+            for field in form.fields if form is not None else ():
+                found = event(name, {"error_type": 0, "address": 4096, "status": 1, field: value}, TIME_NS, MACHINE)
+                assert found is None or json.dumps(found.detail)
 
 
 @given(st.sampled_from(KERNELS), st.sampled_from(sorted(READERS)), st.binary(max_size=400))
