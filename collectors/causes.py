@@ -47,14 +47,14 @@ PRIORS: Mapping[str, float] = {
 }
 COHORT = "cohort"  # the inventory label that says which hosts a change touches
 SKY = ("celestial", "low-cutoff")  # the causes that nobody on Earth is to blame for
-SKY_ODDS_NATS = 2.5  # the sky is named only if it is so much likelier than all other causes together
+SKY_ODDS_NATS = 3.5  # the sky is named only if it is so much likelier than all other causes together
 # 0 for a stream that doesn't take part; up to where two hosts, which expect a fault a month, see dozens at once
 AMPLITUDES = np.concatenate([[0.0], 2.0 ** np.arange(-2, 17.5, 0.5)])
 SPREAD_STEPS = 4  # of the amplitudes above: the factor of four within which the clusters of `incoherent` differ
 TEMPLATE_ERROR = 0.1
 DIRECTIONS = 768
 EXPONENTS = (0, 1, 2, 4)
-SMOOTHING_DEG = 8.0  # the true response is none of ours, so the map is never sharper than this
+SMOOTHING_DEG = 4.0  # the true response is none of ours, so the map is never sharper than this
 SKY_CLUSTERS_MIN = 4  # fewer can't show a direction
 CAPS_DEG = (8.0, 15.0, 25.0, 40.0)
 BANDS_DEG = (20.0, 35.0, 50.0)  # half widths in longitude: roll-outs and holidays go by continents

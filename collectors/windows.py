@@ -140,6 +140,11 @@ def _observed(minutes: Minutes, stream: str, begin: int, end: int) -> tuple[np.n
     earliest = begin - LONGEST_MIN + 1
     events = minutes.events(stream, earliest, end)
     columns, place = np.unique(events.columns, return_inverse=True)
+    if end - begin == 1:  # a live step's single minute: ten times as fast
+        age_min = end - events.minutes
+        usable = [(events.windows <= i) & (age_min <= window_min) for i, window_min in enumerate(WINDOWS_MIN)]
+        sums = [np.bincount(place[some], minlength=len(columns)) for some in usable]
+        return columns, np.stack(sums)[:, None].astype(np.float32)
     counts = np.zeros((len(WINDOWS_MIN), end - earliest, len(columns)), np.int32)
     np.add.at(counts, (events.windows, events.minutes - earliest, place), 1)
     return columns, _window_sums(counts.cumsum(axis=0))
