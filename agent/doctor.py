@@ -14,7 +14,7 @@ from textwrap import wrap
 from typing import Any
 
 from agent import inventory
-from agent.acknowledge import Acknowledged
+from agent.acknowledge import Acknowledged, of_part
 from agent.actions import ACKNOWLEDGED, DRAIN, GONE, NONE, OPEN, QUIET, REPLACE, REPLACED, RESET, WATCH, decide
 from agent.evidence import UNKNOWN
 from agent.inventory import Inventory, Stick
@@ -232,17 +232,17 @@ def _errors(facts: Facts, names: list[str]) -> dict[str, int]:
 
 def _action(facts: Facts, names: list[str], stream: str = inventory.STREAM) -> dict[str, Any]:
     """What to do about a part, by the device of it that is worst off."""
-    devices = [(name, facts.state.get(f"device/{stream}/{name}")) for name in names]
-    known = {name: facts.acknowledged[stream, name] for name in names if (stream, name) in facts.acknowledged}
+    devices = {name: facts.state[key] for name in names if (key := f"device/{stream}/{name}") in facts.state}
+    said = {name: of_part(facts.acknowledged, stream, name, device) for name, device in devices.items()}
+    known = {name: item for name, item in said.items() if item is not None}
     decisions = [
         decide(stream, name, device, facts.now_ns, known[name].errors if name in known else None)
-        for name, device in devices
-        if device is not None
+        for name, device in devices.items()
     ]
     if not decisions:
         return {"state": QUIET, "action": NONE}
     worst = max(decisions, key=lambda decision: ACTIONS.index(decision.action))
-    erred = [device for _, device in devices if device is not None and device["last_ns"]]
+    erred = [device for device in devices.values() if device["last_ns"]]
     kept = [device["evidence"] for device in erred if device.get("evidence")]
     return {
         "state": next((state for state in STATES if any(d.state == state for d in decisions)), worst.state),
