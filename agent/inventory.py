@@ -16,12 +16,14 @@ What ties them together, in this order:
 Each narrows the modules that can be meant. A name for the wrong module gets a healthy one thrown out, so a module that
 is left for two places is neither's, and whatever remains ambiguous is said to be so.
 
+Firmware that takes errors first names the module itself, in the words of its table: `fru/DIMM_A2`.
+
 Drivers that count by chip select show the ranks of one module apart: two chip selects on one channel are one module
 (Documentation/admin-guide/ras.rst of the Linux kernel; amd64_edac, ie31200_edac).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -83,20 +85,19 @@ def with_parts(poll: Poll, inventory: Inventory) -> Poll:
     memory = tuple(device for device in poll.devices if device.stream == STREAM)
     if not memory or not inventory.populated:
         return poll
-    known = {
-        device.name: stick for stick in sticks(memory, inventory.populated) for device in stick.devices if stick.modules
-    }
+    known = {device.name: labelled([device.label], inventory.populated) for device in memory}
+    known |= {device.name: stick.modules for stick in sticks(memory, inventory.populated) for device in stick.devices}
     return replace(poll, devices=tuple(_with_part(device, known, inventory) for device in poll.devices))
 
 
-def _with_part(device: Device, known: Mapping[str, Stick], inventory: Inventory) -> Device:
-    if device.stream != STREAM or device.name not in known:
+def _with_part(device: Device, known: Mapping[str, tuple[Module, ...]], inventory: Inventory) -> Device:
+    modules = known.get(device.name, ()) if device.stream == STREAM else ()
+    if not modules:
         return device
-    stick = known[device.name]
-    slot = slot_text(stick.modules, inventory.populated)
-    if stick.module is None:
+    slot = slot_text(modules, inventory.populated)
+    if len(modules) > 1:
         return replace(device, slot=slot)
-    return replace(device, slot=slot, serial=stick.module.serial, part=stick.module.part)
+    return replace(device, slot=slot, serial=modules[0].serial, part=modules[0].part)
 
 
 def slot_text(modules: tuple[Module, ...], populated: tuple[Module, ...]) -> str:
@@ -118,13 +119,13 @@ def sticks(devices: tuple[Device, ...], modules: tuple[Module, ...]) -> tuple[St
         place = _place(device.name)
         if place:
             places.setdefault(tuple(place.items()), []).append(device)
-    labelled = {place: _labelled(ranks, modules) for place, ranks in places.items()}
-    taken = [named[0] for named in labelled.values() if len(named) == 1]
+    named = {place: labelled([device.label for device in ranks], modules) for place, ranks in places.items()}
+    taken = [found[0] for found in named.values() if len(found) == 1]
     free = tuple(module for module in modules if module not in taken)
     has_few_channels = max((dict(place).get("channel", 0) for place in places), default=0) < CHANNELS_MAX
     found = [
-        Stick(tuple(ranks), labelled[place], "label")
-        if labelled[place]
+        Stick(tuple(ranks), named[place], "label")
+        if named[place]
         else Stick(tuple(ranks), *_narrowed(dict(place), ranks, free, has_few_channels))
         for place, ranks in places.items()
     ]
@@ -149,9 +150,10 @@ def _place(name: str) -> dict[str, int]:
     return dict(sorted(layers.items()))
 
 
-def _labelled(ranks: list[Device], modules: tuple[Module, ...]) -> tuple[Module, ...]:
-    labels = {_plain(device.label) for device in ranks} - {""}
-    return tuple(module for module in modules if labels & _names(module))
+def labelled(labels: Iterable[str], modules: tuple[Module, ...]) -> tuple[Module, ...]:
+    """The modules that one of the labels names."""
+    plain = {_plain(label) for label in labels} - {""}
+    return tuple(module for module in modules if plain & _names(module))
 
 
 def _narrowed(

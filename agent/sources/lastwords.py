@@ -284,7 +284,8 @@ def _errors(evidence: _Evidence, cursor: dict[str, Any], now: Moment) -> Poll:
                 detail=section.detail,
             )
         )
-    devices = (Device(stream=item.stream, name=item.device) for item in observations)
+    labels = {section.device: section.label for section in evidence.bert}
+    devices = (Device(stream=i.stream, name=i.device, label=labels.get(i.device, "")) for i in observations)
     return Poll(cursor={}, observations=tuple(observations), devices=tuple(devices))
 
 

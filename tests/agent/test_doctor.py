@@ -144,7 +144,7 @@ def test_the_memory_with_what_is_counted_there() -> None:
     life = {"errors": {"corrected": 7}, "slot": "A1", "serial": "S0", "part": "P0", "size_bytes": 8 * GIB}
     state = {
         "device/dram/mc0/channel0/slot0": device,
-        "device/dram/mc1/channel0/slot0": {**device, "errors": {}},
+        "device/dram/mc1/channel0/slot0": {**device, "errors": {}, "is_gone": True},
         "device/gpu/gpu0": {**device, "condition": "remap-pending"},
         "replaced/dram/mc0/channel0/slot0": [life],
     }
@@ -230,6 +230,28 @@ def test_a_device_that_only_events_tell_of_is_not_gone() -> None:
     assert [(row["devices"], row["state"]) for row in rows][1:] == [(["socket0/bank9"], "open")]
 
 
+def test_what_firmware_named_is_shown_with_the_module_of_that_name_also_after_a_boot() -> None:
+    """Its witness is a log, which lists no devices: that it isn't there now says nothing."""
+    known = {"errors": {"uncorrected": 1}, "last_ns": {"uncorrected": NOW_NS}, "label": "A1"}
+    unknown = {**known, "label": "Board 7"}
+    state = {"device/dram/fru/DIMM_A1": known, "device/dram/fru/Board 7": unknown}
+    found = facts(state=state, polls=blind() | {"kmsg": Poll(cursor={})})
+    report = examine(found)
+    assert [(row["slot"], row["devices"], row["state"], row["action"]) for row in report["memory"]] == [
+        ("A1", ["fru/DIMM_A1"], "open", "replace"),
+        (None, ["fru/Board 7"], "open", "replace"),
+    ]
+    assert "replace A1 (part P1, serial S1): " in report["advice"][1]
+
+
+def test_a_device_that_is_gone_wants_nothing_done() -> None:
+    known = {"errors": {"uncorrected": 1}, "last_ns": {"uncorrected": NOW_NS}, "is_gone": True}
+    found = facts(state={"device/gpu/gpu0": known, "device/dram/mc7/channel0/slot0": known})
+    assert not examine(found)["advice"]
+    assert [row["state"] for row in examine(found)["memory"]] == ["quiet", "gone"]
+    assert "gpu0: 1 uncorrected, last 2027-01-15 08:00 UTC; drain (gone)" in screen(found)
+
+
 def test_without_a_journal_the_kernels_counters_are_shown() -> None:
     seen = Observation(device=SEEN.name, stream="dram", severity="corrected", count=5, time_error_s=1, epoch="e")
     (row,) = examine(facts(polls={"edac": Poll(cursor={}, devices=(SEEN,), observations=(seen,))}))["memory"]
@@ -246,6 +268,19 @@ def test_an_ambiguous_place_is_said_to_be_so() -> None:
         ("A1 or B1", 1),
     ]
     assert "ras-mc-ctl --register-labels" in report["advice"][0]
+    assert [row.get("possible_places") for row in report["memory"]] == [2, 2, None, None]
+
+
+def test_a_module_that_may_be_the_one_that_erred_is_not_said_to_be_well() -> None:
+    places = tuple(replace(SEEN, name=f"mc0/channel{n}/slot0", label="") for n in range(2))
+    modules = Inventory(Table((A1, B1)))
+    state = {"device/dram/mc0/channel1/slot0": {"errors": {"corrected": 3}, "last_ns": {"corrected": NOW_NS}}}
+    quiet = facts(polls={"edac": Poll(cursor={}, devices=places)}, inventory=modules)
+    cells = [line.split()[-3:] for line in screen(quiet).splitlines() if " DDR4 " in line]
+    assert cells == [["?", "none", "none"]] * 2
+    cells = [line.split()[-3:] for line in screen(replace(quiet, state=state)).splitlines() if " DDR4 " in line]
+    assert cells == [["?", "?", "none"]] * 2
+    assert [row["may_have_erred"] for row in examine(replace(quiet, state=state))["memory"][:2]] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -266,11 +301,13 @@ def test_what_could_be_better_is_said_with_the_way_out(parts: dict, sentence: st
 
 
 def test_the_screen_is_one_screen() -> None:
-    many = {f"mc0/channel{n}/slot0": replace(A1, locator=f"A{n}", serial=f"S{n}") for n in range(16)}
-    devices = tuple(replace(SEEN, name=name, label=module.locator) for name, module in many.items())
-    full = facts(polls={"edac": Poll(cursor={}, devices=devices)}, inventory=Inventory(Table(tuple(many.values()))))
-    lines = screen(full).splitlines()
-    assert len(lines) < 40 and max(map(len, lines)) <= 120
+    many = {f"mc0/channel{n}/slot0": replace(A1, locator=f"A{n}", serial=f"S{n}") for n in range(32)}
+    for is_labelled in (True, False):
+        devices = tuple(replace(SEEN, name=n, label=m.locator if is_labelled else "") for n, m in many.items())
+        full = facts(polls={"edac": Poll(cursor={}, devices=devices)}, inventory=Inventory(Table(tuple(many.values()))))
+        lines = screen(full).splitlines()
+        assert len(lines) <= 50 and max(map(len, lines)) <= 120
+    assert sum(" one of 32 " in line and "mc0/channel0/slot0 and 31 more" in line for line in lines) == 1
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------

@@ -207,6 +207,22 @@ def test_devices_are_told_their_parts(tmp_path: Path) -> None:
     assert [(entry.slot, entry.serial) for entry in vague] == [("DIMM_A1 or DIMM_B1", "")] * 2
 
 
+def test_what_firmware_names_in_the_words_of_its_table_is_that_module() -> None:
+    entries = (module("DIMM_A1", "NODE 1", serial="SA"), module("DIMM_B1", "NODE 1", serial="SB"))
+    found = inventory.Inventory(smbios.Table(entries))
+    named = {"fru/CPU1_A": "NODE 1 DIMM_A1", "fru/DIMM_B1": "DIMM_B1", "fru/DIMM_C1": "DIMM_C1", "memory/unknown": ""}
+    devices = inventory.with_parts(poll_of(*(device(*item) for item in named.items())), found).devices
+    assert [(entry.slot, entry.serial) for entry in devices] == [
+        ("DIMM_A1", "SA"),
+        ("DIMM_B1", "SB"),
+        ("", ""),
+        ("", ""),
+    ]
+    both = inventory.Inventory(smbios.Table((*entries, module("DIMM_B1", "NODE 2"))))
+    (vague,) = inventory.with_parts(poll_of(device("fru/DIMM_B1", "DIMM_B1")), both).devices
+    assert (vague.slot, vague.serial) == ("NODE 1 DIMM_B1 or NODE 2 DIMM_B1", "")
+
+
 def test_the_collector_is_told_the_kinds_of_modules(tmp_path: Path) -> None:
     """Else nobody could say whether a part fails more often than its like."""
     entries = [memory_device(f"DIMM_{n}1", serial=f"S{n}", part=f"P{n % 2}") for n in range(3)]
