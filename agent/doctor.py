@@ -335,16 +335,17 @@ def _advice(facts: Facts) -> Iterator[str]:
         if row["action"] in (RESET, DRAIN, REPLACE) and row["state"] not in (ACKNOWLEDGED, GONE):
             yield _act(row)
     if facts.inventory.trouble is not None and machine.virtual is None:
-        yield f"no slot and serial numbers: {facts.inventory.trouble}"
+        none = "not all slots and serial numbers" if facts.inventory.populated else "no slots and serial numbers"
+        yield f"{none} are known: {facts.inventory.trouble}"
     elif any(stick.module is None for stick in _sticks(facts)):
         yield (
             "some places can't be told apart: give them the labels of the board "
             "(ras-mc-ctl --register-labels, or write to dimm_label in sysfs)"
         )
-    if machine.options is not None and machine.options["RAS_CEC"] == "y":
+    if machine.has_collector and machine.virtual is None:
         yield (
-            "this kernel has CONFIG_RAS_CEC, which on Intel processors keeps corrected errors from the counters; "
-            "boot with ras=cec_disable to count them all"
+            "this kernel's collector of corrected errors (CONFIG_RAS_CEC) keeps them from the drivers that learn of "
+            "them by machine checks, and so from the counters; boot with ras=cec_disable to count them all"
         )
     if facts.check_interval_s is not None and facts.check_interval_s >= CHECK_INTERVAL_S and machine.virtual is None:
         yield (

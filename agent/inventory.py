@@ -77,7 +77,9 @@ def read(sysfs: Path) -> Inventory:
         return Inventory(trouble=f"{file}: this machine's firmware offers no SMBIOS table")
     except OSError as error:
         return Inventory(trouble=f"{file}: {error.strerror}; it needs root or CAP_DAC_READ_SEARCH")
-    return Inventory(table, f"{file}: damaged, read up to the damage" if table.is_damaged else None)
+    return Inventory(
+        table, f"{file}: damaged, read up to there; a newer BIOS may mend it" if table.is_damaged else None
+    )
 
 
 def with_parts(poll: Poll, inventory: Inventory) -> Poll:

@@ -286,13 +286,17 @@ def test_a_module_that_may_be_the_one_that_erred_is_not_said_to_be_well() -> Non
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [
-        ({"machine": replace(HARDWARE, options=options(RAS_CEC="y"))}, "ras=cec_disable"),
+        ({"machine": replace(HARDWARE, has_collector=True)}, "ras=cec_disable"),
         ({"check_interval_s": 300}, "every 300 s"),
         ({"software": replace(SOFTWARE, kernels=("python",), crc32c="python")}, "checksums run in pure Python"),
         ({"software": replace(SOFTWARE, is_crcmod_native=False)}, "crcmod has no C extension"),
         ({"software": replace(SOFTWARE, clashes={"agent": ("other",)})}, "agent also comes with other"),
         ({"journals": {"memory": JournalFacts("/j", damaged_bytes=9)}}, "/j: 9 bytes fail their checksum"),
-        ({"inventory": Inventory(trouble="Permission denied")}, "no slot and serial numbers: Permission denied"),
+        (
+            {"inventory": Inventory(trouble="Permission denied")},
+            "no slots and serial numbers are known: Permission denied",
+        ),
+        ({"inventory": Inventory(Table((A1,)), "damaged")}, "not all slots and serial numbers are known: damaged"),
     ],
 )
 def test_what_could_be_better_is_said_with_the_way_out(parts: dict, sentence: str) -> None:
@@ -353,6 +357,18 @@ def test_the_kernels_options_from_either_place(roots: Path) -> None:
     (roots / "boot/config-6.1.0").unlink()
     (roots / "proc/config.gz").write_bytes(b"half a")
     assert look(roots).options is None
+
+
+def test_the_kernels_collector_of_corrected_errors_until_it_is_disabled(roots: Path) -> None:
+    put(roots / "boot/config-6.1.0", "CONFIG_EDAC=y\n")
+    assert not look(roots).has_collector
+    put(roots / "boot/config-6.1.0", "CONFIG_EDAC=y\nCONFIG_RAS_CEC=y\n")
+    put(roots / "proc/cmdline", "root=/dev/sda1 ro quiet\n")
+    assert look(roots).has_collector
+    put(roots / "proc/cmdline", "root=/dev/sda1 ro ras=cec_disable quiet\n")
+    assert not look(roots).has_collector
+    advice = examine(facts(machine=replace(HARDWARE, has_collector=True, virtual="KVM")))["advice"]
+    assert not advice, "the memory of a guest is another machine's to count"
 
 
 def test_drivers_that_fit_are_found_as_udev_would(roots: Path) -> None:

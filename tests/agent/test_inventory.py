@@ -70,7 +70,7 @@ def test_sizes_small_and_extended(size_mib: int, expected: int) -> None:
 
 
 def test_what_the_firmware_does_not_know_is_not_a_serial() -> None:
-    for word in ("Unknown", "00000000", "To Be Filled By O.E.M.", "NO DIMM", "Not Specified"):
+    for word in ("Unknown", "00000000", "000000000000", "FFFF", "To Be Filled By O.E.M.", "NO DIMM", "Not Specified"):
         (found,) = smbios.parse(table(memory_device(serial=word))).modules
         assert found.serial == ""
     (found,) = smbios.parse(table(memory_device(speed=0xFFFF, widths=(0xFFFF, 64)))).modules
@@ -82,6 +82,14 @@ def test_an_old_structure_ends_early() -> None:
     body, text = old[4:0x15], old[old[1] :]
     (found,) = smbios.parse(table(structure(17, body)[:-2] + text)).modules
     assert found.locator == "DIMM_A1" and (found.serial, found.speed_mts, found.ranks) == ("", None, None)
+
+
+@pytest.mark.parametrize("kind", [16, 17])
+def test_a_structure_too_short_for_its_kind_is_damage_and_no_module(kind: int) -> None:
+    found = smbios.parse(
+        table(memory_device("DIMM_A1"), structure(kind, b"\x10\x10" + bytes(8)), memory_device("DIMM_B1"))
+    )
+    assert [module.locator for module in found.modules] == ["DIMM_A1"] and found.is_damaged
 
 
 def test_only_system_memory_tells_the_error_correction() -> None:
