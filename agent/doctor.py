@@ -386,7 +386,9 @@ def render(report: dict[str, Any]) -> Iterator[str]:
     yield from ("", "Witnesses")
     for witness in report["witnesses"]:
         yield from wrap(f"  {witness['name']:<10} {witness['state']:<10} {_said(witness)}", WIDTH, **_hanging(24))
-    yield from ("", "Memory" + (f" ({report['error_correction']})" if report["error_correction"] else ""))
+    correction = report["error_correction"]
+    words = "no error correction" if correction == NONE else correction
+    yield from ("", f"Memory ({words})" if words else "Memory")
     yield from _memory_lines(report)
     if report["other_devices"]:
         yield from ("", "Other devices that erred")
