@@ -118,7 +118,7 @@ def sticks(devices: tuple[Device, ...], modules: tuple[Module, ...]) -> tuple[St
     """The devices, ranks of one module together, and what module each is; unknown places belong to none."""
     places: dict[tuple[tuple[str, int], ...], list[Device]] = {}
     for device in devices:
-        place = _place(device.name)
+        place = place_of(device.name)
         if place:
             places.setdefault(tuple(place.items()), []).append(device)
     named = {place: labelled([device.label for device in ranks], modules) for place, ranks in places.items()}
@@ -141,11 +141,11 @@ def _unless_claimed_twice(stick: Stick, found: list[Stick]) -> Stick:
     return Stick(stick.devices, (), f"{len(rivals)} places go by {stick.evidence} with one module")
 
 
-def _place(name: str) -> dict[str, int]:
-    """mc0/channel1/slot0 as {"mc": 0, "channel": 1, "slot": 0}; two chip selects are one slot; unknown places: {}."""
+def place_of(name: str) -> dict[str, int]:
+    """mc0/channel1/slot0 as {"mc": 0, "channel": 1, "slot": 0}; two chip selects are one slot; what is no place: {}."""
     parts = [re.fullmatch(r"([a-z]+)(\d+)", part) for part in name.split("/")]
     layers = {part[1]: int(part[2]) for part in parts if part}
-    if len(layers) < len(parts) or len(layers) < 2:
+    if len(layers) < len(parts) or len(layers) < 2 or "mc" not in layers:
         return {}
     if "csrow" in layers:
         layers["slot"] = layers.pop("csrow") // CHIP_SELECTS

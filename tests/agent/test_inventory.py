@@ -192,11 +192,9 @@ def test_one_module_for_two_places_is_neithers() -> None:
     assert joined([device("mc0/channel0/slot0")], [module("A1")]) == {"mc0/channel0/slot0": (["A1"], "size")}
 
 
-def test_unknown_places_belong_to_no_module() -> None:
-    assert (
-        joined([device("mc0/unknown"), device("mc0/csrow0/unknown"), device("mc0/channel1/unknown")], [module("A")])
-        == {}
-    )
+def test_unknown_places_and_what_is_no_place_of_edac_belong_to_no_module() -> None:
+    names = ("mc0/unknown", "mc0/csrow0/unknown", "mc0/channel1/unknown", "socket0/bank9", "node0/card1/module0")
+    assert joined([device(name) for name in names], [module("A")]) == {}
 
 
 def poll_of(*devices: Device) -> Poll:

@@ -55,9 +55,10 @@ def test_what_firmware_reports_is_a_fault_on_the_device_it_names(machine: Guest,
     start_after_boot(agent)
     (killer,) = faults(agent, "dram")
     assert (killer.device, killer.severity, killer.witnesses) == ("fru/DIMM_A2", "fatal", ("lastwords",))
-    firmware.report(machine, status_block(entry(MEMORY, memory(), severity=2, fru_text=b"DIMM_B1"), severity=2))
+    firmware.report(machine, status_block(entry(MEMORY, memory(), severity=2, fru_text=b"DIMM 0"), severity=2))
     _, fault = eventually(lambda: found if len(found := faults(agent, "dram")) > 1 else None)
-    assert (fault.device, fault.severity, fault.count) == ("fru/DIMM_B1", "corrected", 1)
+    assert (fault.device, fault.severity, fault.count) == ("fru/DIMM 0", "corrected", 1)
+    assert (fault.detail["slot"], fault.detail["serial"]) == ("DIMM 0", "0A1B2C3D"), "QEMU's name for it"
     assert fault.witnesses == ("kmsg", "mce_record") and fault.time_error_s < 60, "the kernel passes it on as both"
     assert {key: fault.detail[key] for key in ("row", "column", "dmi_handle", "error_type")} == {
         "row": "20411",
