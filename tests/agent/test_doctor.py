@@ -339,6 +339,8 @@ def put(file: Path, text: str) -> None:
 def test_hardware_and_guests(roots: Path) -> None:
     assert look(roots, vendor="Dell Inc.", product="PowerEdge").virtual is None
     assert look(roots, vendor="QEMU", product="Standard PC").virtual == "QEMU Standard PC"
+    assert look(roots, vendor="Amazon EC2", product="m7g.large").virtual == "Amazon EC2 m7g.large"
+    assert look(roots, vendor="Amazon EC2", product="m7g.metal-48xl").virtual is None
     put(roots / "proc/cpuinfo", "flags : fpu hypervisor sse\n")
     assert look(roots).virtual == "an unnamed hypervisor"
     put(roots / "sys/hypervisor/type", "xen\n")
