@@ -37,6 +37,9 @@ TABLE_BYTES_MAX = 1 << 20  # the largest seen are some 30 KiB
 NAMED_MAX = 4  # more modules than these aren't listed one by one
 CHANNELS_MAX = 2  # per controller, see "place" above
 CHIP_SELECTS = 2  # of one module
+NAMES_MAX = 1024  # whose place is remembered, because all are asked for at every poll
+
+Place = tuple[tuple[str, int], ...]  # layer and number
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +90,14 @@ def with_parts(poll: Poll, inventory: Inventory) -> Poll:
     memory = tuple(device for device in poll.devices if device.stream == STREAM)
     if not memory or not inventory.populated:
         return poll
-    known = {device.name: labelled([device.label], inventory.populated) for device in memory}
-    known |= {device.name: stick.modules for stick in sticks(memory, inventory.populated) for device in stick.devices}
+    known = {device.name: stick.modules for stick in sticks(memory, inventory.populated) for device in stick.devices}
     return replace(poll, devices=tuple(_with_part(device, known, inventory) for device in poll.devices))
 
 
 def _with_part(device: Device, known: Mapping[str, tuple[Module, ...]], inventory: Inventory) -> Device:
-    modules = known.get(device.name, ()) if device.stream == STREAM else ()
+    if device.stream != STREAM:
+        return device
+    modules = known[device.name] if device.name in known else labelled([device.label], inventory.populated)
     if not modules:
         return device
     slot = slot_text(modules, inventory.populated)
@@ -116,11 +120,11 @@ def slot_text(modules: tuple[Module, ...], populated: tuple[Module, ...]) -> str
 @lru_cache(maxsize=1)  # asked at every poll, changed by a driver's reload at most
 def sticks(devices: tuple[Device, ...], modules: tuple[Module, ...]) -> tuple[Stick, ...]:
     """The devices, ranks of one module together, and what module each is; unknown places belong to none."""
-    places: dict[tuple[tuple[str, int], ...], list[Device]] = {}
+    places: dict[Place, list[Device]] = {}
     for device in devices:
         place = place_of(device.name)
         if place:
-            places.setdefault(tuple(place.items()), []).append(device)
+            places.setdefault(place, []).append(device)
     named = {place: labelled([device.label for device in ranks], modules) for place, ranks in places.items()}
     taken = [found[0] for found in named.values() if len(found) == 1]
     free = tuple(module for module in modules if module not in taken)
@@ -141,21 +145,25 @@ def _unless_claimed_twice(stick: Stick, found: list[Stick]) -> Stick:
     return Stick(stick.devices, (), f"{len(rivals)} places go by {stick.evidence} with one module")
 
 
-def place_of(name: str) -> dict[str, int]:
-    """mc0/channel1/slot0 as {"mc": 0, "channel": 1, "slot": 0}; two chip selects are one slot; what is no place: {}."""
+@lru_cache(maxsize=NAMES_MAX)
+def place_of(name: str) -> Place:
+    """mc0/channel1/slot0 as (("channel", 1), ("mc", 0), ("slot", 0)); two chip selects are one slot.
+
+    Empty for what is no place of EDAC's.
+    """
     parts = [re.fullmatch(r"([a-z]+)(\d+)", part) for part in name.split("/")]
     layers = {part[1]: int(part[2]) for part in parts if part}
     if len(layers) < len(parts) or len(layers) < 2 or "mc" not in layers:
-        return {}
+        return ()
     if "csrow" in layers:
         layers["slot"] = layers.pop("csrow") // CHIP_SELECTS
-    return dict(sorted(layers.items()))
+    return tuple(sorted(layers.items()))
 
 
 def labelled(labels: Iterable[str], modules: tuple[Module, ...]) -> tuple[Module, ...]:
     """The modules that one of the labels names."""
     plain = {_plain(label) for label in labels} - {""}
-    return tuple(module for module in modules if plain & _names(module))
+    return tuple(module for module in modules if plain & _names(module)) if plain else ()
 
 
 def _narrowed(

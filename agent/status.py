@@ -19,7 +19,7 @@ def watching(state: Mapping[str, Any], sources: Mapping[str, SourceStatus], now_
     faulty = sum(any(now_ns - ns < DAY_NS for ns in value["last_ns"].values()) for _, value in devices)
     present = [name for name, value in devices if not value.get("is_gone")]
     names = {stream: {name for s, name in present if s == stream} for stream in ("dram", "gpu", "core")}
-    dimms = {tuple(place.items()) for name in names["dram"] if (place := place_of(name))}
+    dimms = {place for name in names["dram"] if (place := place_of(name))}
     gpus = {name.split("/")[1] for name in names["gpu"]}
     parts = (_counted(dimms, "DIMM"), _counted(gpus, "GPU"), _counted(names["core"], "core"))
     faults = f"faults at {_counted(range(faulty), 'device')} in 24 h" if faulty else "no fault in 24 h"
