@@ -1,9 +1,11 @@
 """What people have said that they know of: a device's errors, as many as there were when they said so.
 
 Enters: the agent's state directory. Leaves: acknowledgements, each a file of its own, whole or absent, so that neither
-the agent nor two people at once can spoil another's. One error more, and the device is open again.
+the agent nor two people at once can spoil another's. One error more, or another part in its place, and the device is
+open again.
 
-    acknowledged/dram%2Fmc0%2Fchannel1%2Fslot0    {"errors": {"corrected": 12}, "reason": .., "by": .., "time_ns": ..}
+    acknowledged/dram%2Fmc0%2Fchannel1%2Fslot0
+        {"errors": {"corrected": 12}, "reason": .., "by": .., "time_ns": .., "serial": "F0A1B20C"}
 
 The agent makes the directory, writable for its group, and only reads it.
 """
@@ -29,6 +31,7 @@ class Acknowledgement:
     reason: str
     by: str
     time_ns: int
+    serial: str = ""  # of the part that erred; empty where none is known
 
 
 Acknowledged = dict[tuple[str, str], Acknowledgement]  # by stream and device
@@ -78,13 +81,25 @@ def _parsed(file: Path) -> Acknowledgement:
         reason=str(document.get("reason", "")),
         by=str(document.get("by", "")),
         time_ns=int(document.get("time_ns", 0)),
+        serial=str(document.get("serial", "")),
     )
 
 
-def erring(state: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, int]]:
-    """The devices that have erred, and how often by severity, as the agent's journal has them."""
+def of_part(acknowledged: Acknowledged, stream: str, name: str, device: Mapping[str, Any]) -> Acknowledgement | None:
+    """What was said of the part that is remembered as `device`; what was said of the one before it doesn't count."""
+    said, serial = acknowledged.get((stream, name)), serial_of(device)
+    return None if said is None or (said.serial and serial and said.serial != serial) else said
+
+
+def serial_of(device: Mapping[str, Any]) -> str:
+    """Of the part whose errors these are, as long as it can be told."""
+    return str(device["life"][0]) if "life" in device else ""
+
+
+def erring(state: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """The devices that have erred, as the agent's journal has them."""
     devices = {tuple(key.split("/", 2)[1:]): value for key, value in state.items() if key.startswith("device/")}
-    return {(stream, name): value["errors"] for (stream, name), value in devices.items() if value["errors"]}
+    return {(stream, name): value for (stream, name), value in devices.items() if value["errors"]}
 
 
 def write(state_dir: Path, stream: str, device: str, acknowledgement: Acknowledgement) -> None:

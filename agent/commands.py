@@ -161,11 +161,18 @@ def _acknowledged(settings: agent_config.AgentSettings, device: str, reason: str
         names = sorted({name for _, name in found})
         raise click.ClickException(f"no error of {device} is known; there are some of: {', '.join(names) or 'none'}")
     for stream in streams:
+        part = found[stream, device]
         said = acknowledge.Acknowledgement(
-            errors=found[stream, device], reason=reason, by=_user(), time_ns=time.time_ns()
+            errors=part["errors"],
+            reason=reason,
+            by=_user(),
+            time_ns=time.time_ns(),
+            serial=acknowledge.serial_of(part),
         )
         acknowledge.write(settings.state_dir, stream, device, said)
-    errors = [f"{count} {severity}" for stream in streams for severity, count in found[stream, device].items()]
+    errors = [
+        f"{count} {severity}" for stream in streams for severity, count in found[stream, device]["errors"].items()
+    ]
     return f"{device}: {', '.join(errors)} acknowledged; the next one opens it again"
 
 

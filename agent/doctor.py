@@ -14,7 +14,7 @@ from textwrap import wrap
 from typing import Any
 
 from agent import inventory
-from agent.acknowledge import Acknowledged
+from agent.acknowledge import Acknowledged, of_part
 from agent.actions import ACKNOWLEDGED, DRAIN, GONE, NONE, OPEN, QUIET, REPLACE, REPLACED, RESET, WATCH, decide
 from agent.evidence import UNKNOWN
 from agent.inventory import Inventory, Stick
@@ -27,6 +27,7 @@ LIVE, ABSENT, BLIND, TROUBLE = "live", "absent", "blind", "in trouble"
 WIDTH = 110  # columns of the screen
 ACTIONS = (NONE, WATCH, RESET, DRAIN, REPLACE)  # the gravest last
 STATES = (OPEN, ACKNOWLEDGED)  # of a part with several devices, those that win over the state of the worst
+FIRMWARE_NAMES = ("fru/", "dimm/")  # how hardware_error.py begins the names that firmware gives
 SAID_MAX = 3  # sentences of one witness that fit the screen
 CHECK_INTERVAL_S = 300  # how often the kernel looks for machine checks by itself, unless told otherwise
 
@@ -179,12 +180,12 @@ def _witness(name: str, poll: Poll) -> dict[str, Any]:
 
 def _memory(facts: Facts) -> list[dict[str, Any]]:
     """Every populated slot with what is counted there, then places that may be several, then what else is known."""
-    populated = facts.inventory.populated
     sticks = _sticks(facts)
     owned = {stick.module: stick for stick in sticks if stick.module is not None}
-    rows = [_row(facts, module, owned.get(module)) for module in populated]
-    rows += [_row(facts, None, stick) for stick in sticks if stick.module is None]
-    return [*rows, *_elsewhere(facts, {device.name for stick in sticks for device in stick.devices})]
+    vague = [stick for stick in sticks if stick.module is None]
+    rows = [_module_row(facts, module, owned.get(module), vague) for module in facts.inventory.populated]
+    rows += [_place_row(facts, stick) for stick in vague]
+    return [*rows, *_elsewhere(facts, {name for row in rows for name in row["devices"]})]
 
 
 def _devices(facts: Facts) -> dict[str, Device]:
@@ -196,16 +197,29 @@ def _sticks(facts: Facts) -> tuple[Stick, ...]:
     return inventory.sticks(tuple(_devices(facts).values()), facts.inventory.populated)
 
 
-def _row(facts: Facts, module: Module | None, stick: Stick | None) -> dict[str, Any]:
-    names = [device.name for device in stick.devices] if stick else []
-    row: dict[str, Any] = {"devices": names, "errors": _errors(facts, names), **_action(facts, names)}
-    if module is None and stick is not None:
-        sizes = [device.size_bytes or 0 for device in stick.devices]
-        slot = inventory.slot_text(stick.modules, facts.inventory.populated)
-        return {**row, "slot": slot or None, "size_bytes": sum(sizes) or None, "evidence": stick.evidence}
-    assert module is not None
+def _place_row(facts: Facts, stick: Stick) -> dict[str, Any]:
+    """A place that may be several modules, or none that is known."""
+    names = [device.name for device in stick.devices]
     return {
-        **row,
+        "devices": names,
+        "errors": _errors(facts, names),
+        **_action(facts, names),
+        "slot": inventory.slot_text(stick.modules, facts.inventory.populated) or None,
+        "size_bytes": sum(device.size_bytes or 0 for device in stick.devices) or None,
+        "evidence": stick.evidence,
+    }
+
+
+def _module_row(facts: Facts, module: Module, stick: Stick | None, vague: list[Stick]) -> dict[str, Any]:
+    names = [device.name for device in stick.devices] if stick else []
+    names += _named_by_firmware(facts, module)
+    possible = [device.name for other in vague if module in other.modules for device in other.devices]
+    return {
+        "devices": names,
+        "errors": _errors(facts, names),
+        **_action(facts, names),
+        "possible_places": len(possible),  # of those whose module can't be told
+        "may_have_erred": any(_errors(facts, possible).values()),
         "slot": inventory.slot_text((module,), facts.inventory.populated),
         "size_bytes": module.size_bytes,
         "type": f"{module.type} {module.form}".strip(),
@@ -216,6 +230,15 @@ def _row(facts: Facts, module: Module | None, stick: Stick | None) -> dict[str, 
         "serial": module.serial,
         "evidence": stick.evidence if stick else None,
     }
+
+
+def _named_by_firmware(facts: Facts, module: Module) -> list[str]:
+    """The devices that firmware named with this module's name; they are known by their errors alone."""
+    kept = {key.removeprefix(f"device/{inventory.STREAM}/"): value for key, value in facts.state.items()}
+    labels = {name: value.get("label", "") for name, value in kept.items() if name.startswith(FIRMWARE_NAMES)}
+    return [
+        name for name, label in labels.items() if inventory.labelled([label], facts.inventory.populated) == (module,)
+    ]
 
 
 def _errors(facts: Facts, names: list[str]) -> dict[str, int]:
@@ -232,17 +255,17 @@ def _errors(facts: Facts, names: list[str]) -> dict[str, int]:
 
 def _action(facts: Facts, names: list[str], stream: str = inventory.STREAM) -> dict[str, Any]:
     """What to do about a part, by the device of it that is worst off."""
-    devices = [(name, facts.state.get(f"device/{stream}/{name}")) for name in names]
-    known = {name: facts.acknowledged[stream, name] for name in names if (stream, name) in facts.acknowledged}
+    devices = {name: facts.state[key] for name in names if (key := f"device/{stream}/{name}") in facts.state}
+    said = {name: of_part(facts.acknowledged, stream, name, device) for name, device in devices.items()}
+    known = {name: item for name, item in said.items() if item is not None}
     decisions = [
         decide(stream, name, device, facts.now_ns, known[name].errors if name in known else None)
-        for name, device in devices
-        if device is not None
+        for name, device in devices.items()
     ]
     if not decisions:
         return {"state": QUIET, "action": NONE}
     worst = max(decisions, key=lambda decision: ACTIONS.index(decision.action))
-    erred = [device for _, device in devices if device is not None and device["last_ns"]]
+    erred = [device for device in devices.values() if device["last_ns"]]
     kept = [device["evidence"] for device in erred if device.get("evidence")]
     return {
         "state": next((state for state in STATES if any(d.state == state for d in decisions)), worst.state),
@@ -262,8 +285,7 @@ def _action(facts: Facts, names: list[str], stream: str = inventory.STREAM) -> d
 
 
 def _elsewhere(facts: Facts, shown: set[str]) -> Iterator[dict[str, Any]]:
-    """Errors without a place, parts that were replaced, and devices that are known and not to be seen any more."""
-    present = _devices(facts)
+    """Errors without a place, parts that were replaced, and devices that their witness lists no more."""
     for key, value in sorted(facts.state.items()):
         kind, _, rest = key.partition("/")
         stream, _, name = rest.partition("/")
@@ -271,7 +293,7 @@ def _elsewhere(facts: Facts, shown: set[str]) -> Iterator[dict[str, Any]]:
             continue
         if kind == "replaced":
             yield from (_left_row(name, life, REPLACED) for life in value)
-        elif kind == "device" and name not in present and not value.get("by_events"):
+        elif kind == "device" and name not in shown and value.get("is_gone"):
             yield _left_row(name, value, GONE)
         elif kind == "device" and name not in shown and value["errors"]:
             yield _left_row(name, value, OPEN) | _action(facts, [name])
@@ -310,19 +332,20 @@ def _advice(facts: Facts) -> Iterator[str]:
     """What isn't as good as it could be, each with the way out."""
     machine, software = facts.machine, facts.software
     for row in (*_memory(facts), *_others(facts)):
-        if row["action"] in (RESET, DRAIN, REPLACE) and row["state"] != ACKNOWLEDGED:
+        if row["action"] in (RESET, DRAIN, REPLACE) and row["state"] not in (ACKNOWLEDGED, GONE):
             yield _act(row)
     if facts.inventory.trouble is not None and machine.virtual is None:
-        yield f"no slot and serial numbers: {facts.inventory.trouble}"
+        none = "not all slots and serial numbers" if facts.inventory.populated else "no slots and serial numbers"
+        yield f"{none} are known: {facts.inventory.trouble}"
     elif any(stick.module is None for stick in _sticks(facts)):
         yield (
             "some places can't be told apart: give them the labels of the board "
             "(ras-mc-ctl --register-labels, or write to dimm_label in sysfs)"
         )
-    if machine.options is not None and machine.options["RAS_CEC"] == "y":
+    if machine.has_collector and machine.virtual is None:
         yield (
-            "this kernel has CONFIG_RAS_CEC, which on Intel processors keeps corrected errors from the counters; "
-            "boot with ras=cec_disable to count them all"
+            "this kernel's collector of corrected errors (CONFIG_RAS_CEC) keeps them from the drivers that learn of "
+            "them by machine checks, and so from the counters; boot with ras=cec_disable to count them all"
         )
     if facts.check_interval_s is not None and facts.check_interval_s >= CHECK_INTERVAL_S and machine.virtual is None:
         yield (
@@ -363,7 +386,9 @@ def render(report: dict[str, Any]) -> Iterator[str]:
     yield from ("", "Witnesses")
     for witness in report["witnesses"]:
         yield from wrap(f"  {witness['name']:<10} {witness['state']:<10} {_said(witness)}", WIDTH, **_hanging(24))
-    yield from ("", "Memory" + (f" ({report['error_correction']})" if report["error_correction"] else ""))
+    correction = report["error_correction"]
+    words = "no error correction" if correction == NONE else correction
+    yield from ("", f"Memory ({words})" if words else "Memory")
     yield from _memory_lines(report)
     if report["other_devices"]:
         yield from ("", "Other devices that erred")
@@ -397,10 +422,23 @@ def _memory_lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"  {report['memory_trouble']}"
     if not report["memory"]:
         return
-    rows = [_COLUMNS, *(_cells(row) for row in report["memory"])]
+    rows = [_COLUMNS, *_folded(report["memory"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     for cells in rows:
         yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _folded(rows: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """A line for each, but one for all places that look alike because nothing is known of them and nothing happened."""
+    alike: dict[Any, list[tuple[str, ...]]] = {}
+    for number, row in enumerate(rows):
+        cells = _cells(row)
+        *before, _, errors, action = cells
+        is_plain = "part" not in row and (errors, action) == (NONE, NONE)
+        alike.setdefault(tuple(before) if is_plain else number, []).append(cells)
+    for first, *others in alike.values():
+        *before, name, errors, action = first
+        yield *before, f"{name} and {len(others)} more" if others else name, errors, action
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -414,9 +452,10 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row.get("type") or "?",
         row.get("part") or "?",
         row.get("serial") or "?",
-        " ".join(row["devices"]) or "nothing",
-        f"{errors}{mode}" if errors else "none",
-        row["action"] + (f" ({ACKNOWLEDGED})" if row["state"] == ACKNOWLEDGED else ""),
+        " ".join(row["devices"]) or ("?" if row.get("possible_places") else "nothing"),
+        f"{errors}{mode}" if errors else "?" if row.get("may_have_erred") else NONE,
+        row["action"]
+        + (f" ({row['state']})" if row["state"] in (ACKNOWLEDGED, GONE) and row["action"] != NONE else ""),
     )
 
 

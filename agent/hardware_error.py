@@ -133,7 +133,8 @@ def section(severity: str, fields: dict[str, str]) -> Iterator[Section]:
         detail["dmi_handle"] = handle[1]
     stream = "dram" if kind == "memory error" else _processor_stream(detail.get("error_type", ""))
     device = _memory_device(detail) if stream == "dram" else f"cpu/{detail.get('processor_id', 'unknown')}"
-    label = detail.get("fru_text", "") or detail.get("dimm_location", "")
+    # The location is the kernel's, out of the firmware's table of modules, and the text the firmware's for people.
+    label = detail.get("dimm_location", "") or detail.get("fru_text", "")
     yield Section(SEVERITY_OF[severity], stream, device, label, detail)
 
 

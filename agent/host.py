@@ -21,8 +21,13 @@ CELSIUS_MIN, CELSIUS_MAX = -55, 150  # what sensors on a board can measure; 255 
 ON_DIMMS, ON_PROCESSORS = ("jc42", "spd5118"), ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 CHIPS_BESIDE = {"dram": ON_DIMMS, "canary": ON_DIMMS, "sram": ON_PROCESSORS, "core": ON_PROCESSORS}
 
-# Words in the firmware's vendor and product names that only virtual machines have.
-VIRTUAL_NAMES = ("qemu", "kvm", "vmware", "virtualbox", "virtual machine", "hvm domu", "bochs", "google compute engine")
+# Words in the firmware's vendor and product names that only virtual machines have, but for METAL. On processors without
+# a flag that says so (arm64) they are all there is. After systemd, src/basic/virt.c.
+VIRTUAL_NAMES = (
+    *("qemu", "kvm", "vmware", "virtualbox", "virtual machine", "hvm domu", "bochs", "google compute engine"),
+    *("amazon ec2", "openstack", "kubevirt", "parallels", "bhyve", "apple virtualization", "hetzner vserver"),
+)
+METAL = ".metal"  # in the product names of Amazon's machines that aren't virtual
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,8 @@ def virtual(sysfs: Path, proc: Path, facts: Mapping[str, Any]) -> str | None:
     names = f"{facts.get('vendor', '')} {facts.get('product', '')}".strip()
     flags = dict(_first_processor(proc / "cpuinfo")).get("flags", "").split()
     hypervisor = _first_line(sysfs / "hypervisor/type") or _first_line(proc / "device-tree/hypervisor/compatible")
-    if "hypervisor" in flags or hypervisor or any(word in names.casefold() for word in VIRTUAL_NAMES):
+    is_named = any(word in names.casefold() for word in VIRTUAL_NAMES) and METAL not in names
+    if "hypervisor" in flags or hypervisor or is_named:
         return hypervisor or names or "an unnamed hypervisor"
     return None
 

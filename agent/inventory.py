@@ -16,12 +16,14 @@ What ties them together, in this order:
 Each narrows the modules that can be meant. A name for the wrong module gets a healthy one thrown out, so a module that
 is left for two places is neither's, and whatever remains ambiguous is said to be so.
 
+Firmware that takes errors first names the module itself, in the words of its table: `fru/DIMM_A2`.
+
 Drivers that count by chip select show the ranks of one module apart: two chip selects on one channel are one module
 (Documentation/admin-guide/ras.rst of the Linux kernel; amd64_edac, ie31200_edac).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +37,9 @@ TABLE_BYTES_MAX = 1 << 20  # the largest seen are some 30 KiB
 NAMED_MAX = 4  # more modules than these aren't listed one by one
 CHANNELS_MAX = 2  # per controller, see "place" above
 CHIP_SELECTS = 2  # of one module
+NAMES_MAX = 1024  # whose place is remembered, because all are asked for at every poll
+
+Place = tuple[tuple[str, int], ...]  # layer and number
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,9 @@ def read(sysfs: Path) -> Inventory:
         return Inventory(trouble=f"{file}: this machine's firmware offers no SMBIOS table")
     except OSError as error:
         return Inventory(trouble=f"{file}: {error.strerror}; it needs root or CAP_DAC_READ_SEARCH")
-    return Inventory(table, f"{file}: damaged, read up to the damage" if table.is_damaged else None)
+    return Inventory(
+        table, f"{file}: damaged, read up to there; a newer BIOS may mend it" if table.is_damaged else None
+    )
 
 
 def with_parts(poll: Poll, inventory: Inventory) -> Poll:
@@ -83,20 +90,20 @@ def with_parts(poll: Poll, inventory: Inventory) -> Poll:
     memory = tuple(device for device in poll.devices if device.stream == STREAM)
     if not memory or not inventory.populated:
         return poll
-    known = {
-        device.name: stick for stick in sticks(memory, inventory.populated) for device in stick.devices if stick.modules
-    }
+    known = {device.name: stick.modules for stick in sticks(memory, inventory.populated) for device in stick.devices}
     return replace(poll, devices=tuple(_with_part(device, known, inventory) for device in poll.devices))
 
 
-def _with_part(device: Device, known: Mapping[str, Stick], inventory: Inventory) -> Device:
-    if device.stream != STREAM or device.name not in known:
+def _with_part(device: Device, known: Mapping[str, tuple[Module, ...]], inventory: Inventory) -> Device:
+    if device.stream != STREAM:
         return device
-    stick = known[device.name]
-    slot = slot_text(stick.modules, inventory.populated)
-    if stick.module is None:
+    modules = known[device.name] if device.name in known else labelled([device.label], inventory.populated)
+    if not modules:
+        return device
+    slot = slot_text(modules, inventory.populated)
+    if len(modules) > 1:
         return replace(device, slot=slot)
-    return replace(device, slot=slot, serial=stick.module.serial, part=stick.module.part)
+    return replace(device, slot=slot, serial=modules[0].serial, part=modules[0].part)
 
 
 def slot_text(modules: tuple[Module, ...], populated: tuple[Module, ...]) -> str:
@@ -113,18 +120,18 @@ def slot_text(modules: tuple[Module, ...], populated: tuple[Module, ...]) -> str
 @lru_cache(maxsize=1)  # asked at every poll, changed by a driver's reload at most
 def sticks(devices: tuple[Device, ...], modules: tuple[Module, ...]) -> tuple[Stick, ...]:
     """The devices, ranks of one module together, and what module each is; unknown places belong to none."""
-    places: dict[tuple[tuple[str, int], ...], list[Device]] = {}
+    places: dict[Place, list[Device]] = {}
     for device in devices:
-        place = _place(device.name)
+        place = place_of(device.name)
         if place:
-            places.setdefault(tuple(place.items()), []).append(device)
-    labelled = {place: _labelled(ranks, modules) for place, ranks in places.items()}
-    taken = [named[0] for named in labelled.values() if len(named) == 1]
+            places.setdefault(place, []).append(device)
+    named = {place: labelled([device.label for device in ranks], modules) for place, ranks in places.items()}
+    taken = [found[0] for found in named.values() if len(found) == 1]
     free = tuple(module for module in modules if module not in taken)
     has_few_channels = max((dict(place).get("channel", 0) for place in places), default=0) < CHANNELS_MAX
     found = [
-        Stick(tuple(ranks), labelled[place], "label")
-        if labelled[place]
+        Stick(tuple(ranks), named[place], "label")
+        if named[place]
         else Stick(tuple(ranks), *_narrowed(dict(place), ranks, free, has_few_channels))
         for place, ranks in places.items()
     ]
@@ -138,20 +145,25 @@ def _unless_claimed_twice(stick: Stick, found: list[Stick]) -> Stick:
     return Stick(stick.devices, (), f"{len(rivals)} places go by {stick.evidence} with one module")
 
 
-def _place(name: str) -> dict[str, int]:
-    """mc0/channel1/slot0 as {"mc": 0, "channel": 1, "slot": 0}; two chip selects are one slot; unknown places: {}."""
+@lru_cache(maxsize=NAMES_MAX)
+def place_of(name: str) -> Place:
+    """mc0/channel1/slot0 as (("channel", 1), ("mc", 0), ("slot", 0)); two chip selects are one slot.
+
+    Empty for what is no place of EDAC's.
+    """
     parts = [re.fullmatch(r"([a-z]+)(\d+)", part) for part in name.split("/")]
     layers = {part[1]: int(part[2]) for part in parts if part}
-    if len(layers) < len(parts) or len(layers) < 2:
-        return {}
+    if len(layers) < len(parts) or len(layers) < 2 or "mc" not in layers:
+        return ()
     if "csrow" in layers:
         layers["slot"] = layers.pop("csrow") // CHIP_SELECTS
-    return dict(sorted(layers.items()))
+    return tuple(sorted(layers.items()))
 
 
-def _labelled(ranks: list[Device], modules: tuple[Module, ...]) -> tuple[Module, ...]:
-    labels = {_plain(device.label) for device in ranks} - {""}
-    return tuple(module for module in modules if labels & _names(module))
+def labelled(labels: Iterable[str], modules: tuple[Module, ...]) -> tuple[Module, ...]:
+    """The modules that one of the labels names."""
+    plain = {_plain(label) for label in labels} - {""}
+    return tuple(module for module in modules if plain & _names(module)) if plain else ()
 
 
 def _narrowed(

@@ -16,6 +16,7 @@ from agent import host
 CONFIG_BYTES_MAX = 4 << 20
 BUILT_IN_BYTES_MAX = 16 << 20
 LINE_BYTES_MAX = 4096
+NO_COLLECTOR = "ras=cec_disable"  # on the kernel's command line
 OPTIONS = ("EDAC", "EDAC_GHES", "RAS_CEC")  # of the kernel's configuration: those that the doctor has a word on
 
 
@@ -26,6 +27,7 @@ class Machine:
     options: dict[str, str] | None = None  # "y", "m" or "n"; None: the kernel's configuration isn't to be found
     drivers: tuple[str, ...] = ()  # EDAC drivers of this kernel that say they fit this hardware
     loaded: tuple[str, ...] = ()  # those of them that are loaded or built in
+    has_collector: bool = False  # the kernel's collector of corrected errors (CONFIG_RAS_CEC) is there and not disabled
     is_firmware_first: bool = False  # the firmware takes hardware errors and tells the kernel what it likes
     facts: dict[str, str] = field(default_factory=dict)  # agent.host.facts
 
@@ -34,12 +36,15 @@ def look(sysfs: Path, proc: Path, boot: Path, modules: Path, facts: dict[str, st
     """This machine; `modules` is the directory of the running kernel's modules, named like its release."""
     built_in = set(_fitting(sysfs, _built_in_aliases(modules / "modules.builtin.modinfo")))
     drivers = tuple(sorted(built_in | set(_fitting(sysfs, _module_aliases(modules / "modules.alias")))))
+    options = _options(boot / f"config-{modules.name}", proc / "config.gz")
+    is_collecting = options is not None and options["RAS_CEC"] == "y"
     return Machine(
         virtual=host.virtual(sysfs, proc, facts),
         kernel=modules.name,
-        options=_options(boot / f"config-{modules.name}", proc / "config.gz"),
+        options=options,
         drivers=drivers,
         loaded=tuple(name for name in drivers if name in built_in or (sysfs / "module" / name).exists()),
+        has_collector=is_collecting and NO_COLLECTOR not in _text(proc / "cmdline").split(),
         is_firmware_first=(sysfs / "firmware/acpi/tables/HEST").exists(),
         facts=facts,
     )

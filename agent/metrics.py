@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from agent import host
-from agent.acknowledge import Acknowledged
+from agent.acknowledge import Acknowledged, of_part
 from agent.actions import ACKNOWLEDGED, GONE, NONE, QUIET, REPLACED, decide, open_severities
 from agent.evidence import UNKNOWN
 from agent.report import SEVERITIES
@@ -71,14 +71,14 @@ def open_faults(view: View) -> dict[tuple[str, str], int]:
     """(stream, severity) -> devices whose last such fault is younger than seven days and not acknowledged."""
     found: dict[tuple[str, str], int] = {}
     for stream, name, device in _devices(view.state):
-        opened = open_severities(device, view.now_ns, _acknowledged(view, stream, name))
+        opened = open_severities(device, view.now_ns, _acknowledged(view, stream, name, device))
         for severity in {*_shown_severities(stream), *device["last_ns"]}:
             found[stream, severity] = found.get((stream, severity), 0) + (severity in opened)
     return found
 
 
-def _acknowledged(view: View, stream: str, name: str) -> Mapping[str, int]:
-    known = view.acknowledged.get((stream, name))
+def _acknowledged(view: View, stream: str, name: str, device: Mapping[str, Any]) -> Mapping[str, int]:
+    known = of_part(view.acknowledged, stream, name, device)
     return known.errors if known is not None else {}
 
 
@@ -159,7 +159,7 @@ def _states(view: View) -> Iterator[Metric]:
         labels=["stream", "device", "mode"],
     )
     for stream, name, device in _devices(view.state):
-        decision = decide(stream, name, device, view.now_ns, _acknowledged(view, stream, name))
+        decision = decide(stream, name, device, view.now_ns, _acknowledged(view, stream, name, device))
         if decision.action != NONE and decision.state not in (ACKNOWLEDGED, GONE):
             action.add_metric([name, decision.action, decision.rule], 1)
         if decision.state != QUIET:

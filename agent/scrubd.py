@@ -430,7 +430,7 @@ class StoreScrub:
                 self._forget_seal(path)
             else:
                 file = _OpenFile(fd, path, format, status, entry["begin"], is_unchanged=False)
-                self._scan(file, lambda _offset, _is_whole, _bytes: None)
+                self._scan(file, lambda _offset, _is_whole, _bytes: None, _nothing)
         finally:
             os.close(fd)
 
@@ -491,7 +491,8 @@ class StoreScrub:
                     format.NAME,
                 ]  # records of one format don't begin where those of another do
                 is_unchanged = done is not None and done.get("content") == content
-                self._scan(_OpenFile(fd, candidate.path, format, status, begin, is_unchanged), advance)
+                pause = self._verify_suspects if is_in_turn else _nothing
+                self._scan(_OpenFile(fd, candidate.path, format, status, begin, is_unchanged), advance, pause)
             finally:
                 os.close(fd)
         except FileNotFoundError:
@@ -532,8 +533,11 @@ class StoreScrub:
         so_far = self._progress["unverifiable_so_far"]
         self._progress["unverifiable_so_far"] = {**so_far, reason: so_far.get(reason, 0) + size_bytes}
 
-    def _scan(self, file: _OpenFile, advance: Advance) -> None:
-        """Judges the file from its `scan_begin` on; `advance` hears how far that is (offset, whole file?, bytes)."""
+    def _scan(self, file: _OpenFile, advance: Advance, pause: Callable[[], None]) -> None:
+        """Judges the file from its `scan_begin` on.
+
+        `advance` hears how far that is (offset, whole file?, bytes); `pause` may do something else in between.
+        """
         begin, size = file.scan_begin, file.status.st_size
         start = file.format.resume_offset(begin, file.is_unchanged)
         chunks = self._timed(scrub.polite_chunks(file.fd, start, size, self._before_piece))
@@ -551,6 +555,7 @@ class StoreScrub:
                 faults, changes = self._close(file, section, item.end)
                 advance(item.end, False, item.end - section.begin)
                 self._commit(faults, changes)
+                pause()
                 section = self._section(file, item.end)
         faults, changes = self._close(file, section, size)
         advance(size, True, size - section.begin)
@@ -664,6 +669,10 @@ class StoreScrub:
             novel=history.is_novel(now_ns),
             detail={"path": _readable(file.path), "format": file.format.NAME, **detail, "layer": str(layer)},
         )
+
+
+def _nothing() -> None:
+    pass
 
 
 def finding_document(finding: Finding) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from checksum.printable import printable
 
 MEMORY_ARRAY, MEMORY_DEVICE, END_OF_TABLE = 16, 17, 127
+LENGTH_MIN = {MEMORY_ARRAY: 0x0F, MEMORY_DEVICE: 0x15}  # of version 2.1, the first that has them; of others: the header
 KIB, MIB = 1 << 10, 1 << 20
 TEXT_CHARACTERS_MAX = 64  # as long as the specification allows
 
@@ -31,8 +32,6 @@ SYSTEM_MEMORY = 3
 NOTHING = {"", "none", "n/a", "unknown", "undefined", "empty", "default string", "no dimm", "not specified"} | {
     "not provided",
     "to be filled by o.e.m.",
-    "00000000",
-    "ffffffff",
 }
 
 
@@ -89,7 +88,7 @@ def _structures(data: bytes) -> Iterator[tuple[int, bytes, list[bytes]]]:
     while start + 4 <= len(data):
         kind, length = data[start], data[start + 1]
         end = data.find(b"\0\0", start + length)
-        if length < 4 or end < 0:
+        if length < LENGTH_MIN.get(kind, 4) or end < 0:
             return
         yield kind, data[start : start + length], data[start + length : end].split(b"\0")
         if kind == END_OF_TABLE:
@@ -120,7 +119,8 @@ class _Fields:
 
     def known_text(self, offset: int) -> str:
         text = self.text(offset)
-        return "" if text.casefold() in NOTHING else text
+        is_blank = set(text.casefold()) in ({"0"}, {"f"})
+        return "" if is_blank or text.casefold() in NOTHING else text
 
 
 def _module(fields: _Fields) -> Module:

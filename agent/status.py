@@ -7,6 +7,7 @@ such as "watching 32 DIMMs and 64 cores, 4 sources live, nvml absent; no fault i
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from agent.inventory import place_of
 from agent.metrics import SourceStatus
 
 DAY_NS = 86400 * 10**9
@@ -16,8 +17,9 @@ def watching(state: Mapping[str, Any], sources: Mapping[str, SourceStatus], now_
     """The agent's line."""
     devices = [(key.split("/", 2)[1:], value) for key, value in state.items() if key.startswith("device/")]
     faulty = sum(any(now_ns - ns < DAY_NS for ns in value["last_ns"].values()) for _, value in devices)
-    names = {stream: {name for (s, name), _ in devices if s == stream} for stream in ("dram", "gpu", "core")}
-    dimms = {name for name in names["dram"] if not name.endswith("/unknown")}
+    present = [name for name, value in devices if not value.get("is_gone")]
+    names = {stream: {name for s, name in present if s == stream} for stream in ("dram", "gpu", "core")}
+    dimms = {place for name in names["dram"] if (place := place_of(name))}
     gpus = {name.split("/")[1] for name in names["gpu"]}
     parts = (_counted(dimms, "DIMM"), _counted(gpus, "GPU"), _counted(names["core"], "core"))
     faults = f"faults at {_counted(range(faulty), 'device')} in 24 h" if faulty else "no fault in 24 h"

@@ -270,7 +270,8 @@ def _errors(evidence: _Evidence, cursor: dict[str, Any], now: Moment) -> Poll:
         )
         for section, count, time_ns in errors
     ]
-    devices = (Device(stream=item.stream, name=item.device) for item in observations)
+    labels = {section.device: section.label for section, _, _ in errors}
+    devices = (Device(stream=i.stream, name=i.device, label=labels.get(i.device, "")) for i in observations)
     return Poll(cursor={}, observations=tuple(observations), devices=tuple(devices))
 
 

@@ -14,10 +14,12 @@ from agent import commands
 from agent.acknowledge import DIRECTORY, Acknowledgement, make_directory, read, remove, write
 from agent.config import AgentSettings, Config
 from tests.agent.edac_tree import controller
-from tests.agent.processes import Daemon, eventually
+from tests.agent.processes import Daemon, errors_metric, eventually
+from tests.agent.smbios_table import memory_device, table
+from tests.agent.smbios_table import write as write_table
 
 SLOT = "mc0/channel0/slot0"
-SAID = Acknowledgement(errors={"corrected": 3}, reason="part is ordered", by="ada", time_ns=1)
+SAID = Acknowledgement(errors={"corrected": 3}, reason="part is ordered", by="ada", time_ns=1, serial="S1")
 OPEN = 'flipwatch_open_faults{severity="corrected",stream="dram"}'
 ACTION = f'flipwatch_device_action{{action="watch",device="{SLOT}",rule="corrected"}}'
 
@@ -90,6 +92,33 @@ def test_from_the_command_line_to_the_metrics_through_restarts_and_new_errors(tm
         eventually(lambda: agent.metrics()[OPEN] == 0)
         assert flipwatch("ack", SLOT, "--undo", *config).returncode == 0
         eventually(lambda: agent.metrics()[OPEN] == 1)
+
+
+def test_another_part_in_the_same_place_is_not_acknowledged_with_the_one_before_it(tmp_path: Path) -> None:
+    def boot(number: int) -> None:
+        boot_id.write_text(f"boot-{number}\n")
+        write_table(tmp_path / "sys", table(memory_device("label of dimm0", serial=f"S{number}")))
+        mc.reset()
+
+    boot_id = tmp_path / "proc/sys/kernel/random/boot_id"
+    boot_id.parent.mkdir(parents=True)
+    mc = controller(tmp_path / "sys")
+    boot(1)
+    with Daemon(tmp_path, settings={"proc": str(tmp_path / "proc")}) as agent:
+        mc.inject("dimm0", 3)
+        eventually(lambda: agent.metrics()[OPEN] == 1)
+        config = ("--config", str(tmp_path / "agent.toml"))
+        assert flipwatch("ack", SLOT, "--reason", "part is ordered", *config).returncode == 0
+        eventually(lambda: agent.metrics()[OPEN] == 0)
+        agent.stop()
+        boot(2)
+        agent.start()
+        mc.inject("dimm0", 3)
+        eventually(lambda: agent.metrics()[errors_metric(SLOT)] == 3)
+        assert agent.metrics()[OPEN] == 1 and agent.metrics()[state_of("open")] == 1
+        report = json.loads(flipwatch("doctor", "--json", *config).stdout)
+        states = {row["serial"]: row["state"] for row in report["memory"] if row["devices"] == [SLOT]}
+        assert states == {"S1": "replaced", "S2": "open"}
 
 
 def test_a_part_that_is_taken_out_is_gone_and_open_no_more(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def test_a_blind_physical_host_is_an_alarm_with_a_cause_and_a_cure(parts: dict, 
     report = examine(facts(**{"polls": blind(), **parts}))
     assert report["ecc_blind"] and report["is_alarm"]
     assert because in report["ecc_blind_because"] and cure in report["advice"][0]
-    assert "ECC-BLIND" in screen(facts(**{"polls": blind(), **parts}))
+    shown = screen(facts(**{"polls": blind(), **parts}))
+    assert "ECC-BLIND" in shown and ("Memory (no error correction)" in shown) == ("has no ECC" in shown)
 
 
 def test_a_blind_virtual_machine_is_information() -> None:
@@ -146,7 +147,7 @@ def test_the_memory_with_what_is_counted_there() -> None:
     life = {"errors": {"corrected": 7}, "slot": "A1", "serial": "S0", "part": "P0", "size_bytes": 8 * GIB}
     state = {
         "device/dram/mc0/channel0/slot0": device,
-        "device/dram/mc1/channel0/slot0": {**device, "errors": {}},
+        "device/dram/mc1/channel0/slot0": {**device, "errors": {}, "is_gone": True},
         "device/gpu/gpu0": {**device, "condition": "remap-pending"},
         "replaced/dram/mc0/channel0/slot0": [life],
     }
@@ -232,6 +233,28 @@ def test_a_device_that_only_events_tell_of_is_not_gone() -> None:
     assert [(row["devices"], row["state"]) for row in rows][1:] == [(["socket0/bank9"], "open")]
 
 
+def test_what_firmware_named_is_shown_with_the_module_of_that_name_also_after_a_boot() -> None:
+    """Its witness is a log, which lists no devices: that it isn't there now says nothing."""
+    known = {"errors": {"uncorrected": 1}, "last_ns": {"uncorrected": NOW_NS}, "label": "A1"}
+    unknown = {**known, "label": "Board 7"}
+    state = {"device/dram/fru/DIMM_A1": known, "device/dram/fru/Board 7": unknown}
+    found = facts(state=state, polls=blind() | {"kmsg": Poll(cursor={})})
+    report = examine(found)
+    assert [(row["slot"], row["devices"], row["state"], row["action"]) for row in report["memory"]] == [
+        ("A1", ["fru/DIMM_A1"], "open", "replace"),
+        (None, ["fru/Board 7"], "open", "replace"),
+    ]
+    assert "replace A1 (part P1, serial S1): " in report["advice"][1]
+
+
+def test_a_device_that_is_gone_wants_nothing_done() -> None:
+    known = {"errors": {"uncorrected": 1}, "last_ns": {"uncorrected": NOW_NS}, "is_gone": True}
+    found = facts(state={"device/gpu/gpu0": known, "device/dram/mc7/channel0/slot0": known})
+    assert not examine(found)["advice"]
+    assert [row["state"] for row in examine(found)["memory"]] == ["quiet", "gone"]
+    assert "gpu0: 1 uncorrected, last 2027-01-15 08:00 UTC; drain (gone)" in screen(found)
+
+
 def test_without_a_journal_the_kernels_counters_are_shown() -> None:
     seen = Observation(device=SEEN.name, stream="dram", severity="corrected", count=5, time_error_s=1, epoch="e")
     (row,) = examine(facts(polls={"edac": Poll(cursor={}, devices=(SEEN,), observations=(seen,))}))["memory"]
@@ -248,18 +271,35 @@ def test_an_ambiguous_place_is_said_to_be_so() -> None:
         ("A1 or B1", 1),
     ]
     assert "ras-mc-ctl --register-labels" in report["advice"][0]
+    assert [row.get("possible_places") for row in report["memory"]] == [2, 2, None, None]
+
+
+def test_a_module_that_may_be_the_one_that_erred_is_not_said_to_be_well() -> None:
+    places = tuple(replace(SEEN, name=f"mc0/channel{n}/slot0", label="") for n in range(2))
+    modules = Inventory(Table((A1, B1)))
+    state = {"device/dram/mc0/channel1/slot0": {"errors": {"corrected": 3}, "last_ns": {"corrected": NOW_NS}}}
+    quiet = facts(polls={"edac": Poll(cursor={}, devices=places)}, inventory=modules)
+    cells = [line.split()[-3:] for line in screen(quiet).splitlines() if " DDR4 " in line]
+    assert cells == [["?", "none", "none"]] * 2
+    cells = [line.split()[-3:] for line in screen(replace(quiet, state=state)).splitlines() if " DDR4 " in line]
+    assert cells == [["?", "?", "none"]] * 2
+    assert [row["may_have_erred"] for row in examine(replace(quiet, state=state))["memory"][:2]] == [True, True]
 
 
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [
-        ({"machine": replace(HARDWARE, options=options(RAS_CEC="y"))}, "ras=cec_disable"),
+        ({"machine": replace(HARDWARE, has_collector=True)}, "ras=cec_disable"),
         ({"check_interval_s": 300}, "every 300 s"),
         ({"software": replace(SOFTWARE, kernels=("python",), crc32c="python")}, "checksums run in pure Python"),
         ({"software": replace(SOFTWARE, is_crcmod_native=False)}, "crcmod has no C extension"),
         ({"software": replace(SOFTWARE, clashes={"agent": ("other",)})}, "agent also comes with other"),
         ({"journals": {"memory": JournalFacts("/j", damaged_bytes=9)}}, "/j: 9 bytes fail their checksum"),
-        ({"inventory": Inventory(trouble="Permission denied")}, "no slot and serial numbers: Permission denied"),
+        (
+            {"inventory": Inventory(trouble="Permission denied")},
+            "no slots and serial numbers are known: Permission denied",
+        ),
+        ({"inventory": Inventory(Table((A1,)), "damaged")}, "not all slots and serial numbers are known: damaged"),
     ],
 )
 def test_what_could_be_better_is_said_with_the_way_out(parts: dict, sentence: str) -> None:
@@ -268,11 +308,13 @@ def test_what_could_be_better_is_said_with_the_way_out(parts: dict, sentence: st
 
 
 def test_the_screen_is_one_screen() -> None:
-    many = {f"mc0/channel{n}/slot0": replace(A1, locator=f"A{n}", serial=f"S{n}") for n in range(16)}
-    devices = tuple(replace(SEEN, name=name, label=module.locator) for name, module in many.items())
-    full = facts(polls={"edac": Poll(cursor={}, devices=devices)}, inventory=Inventory(Table(tuple(many.values()))))
-    lines = screen(full).splitlines()
-    assert len(lines) < 40 and max(map(len, lines)) <= 120
+    many = {f"mc0/channel{n}/slot0": replace(A1, locator=f"A{n}", serial=f"S{n}") for n in range(32)}
+    for is_labelled in (True, False):
+        devices = tuple(replace(SEEN, name=n, label=m.locator if is_labelled else "") for n, m in many.items())
+        full = facts(polls={"edac": Poll(cursor={}, devices=devices)}, inventory=Inventory(Table(tuple(many.values()))))
+        lines = screen(full).splitlines()
+        assert len(lines) <= 50 and max(map(len, lines)) <= 120
+    assert sum(" one of 32 " in line and "mc0/channel0/slot0 and 31 more" in line for line in lines) == 1
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
@@ -299,6 +341,8 @@ def put(file: Path, text: str) -> None:
 def test_hardware_and_guests(roots: Path) -> None:
     assert look(roots, vendor="Dell Inc.", product="PowerEdge").virtual is None
     assert look(roots, vendor="QEMU", product="Standard PC").virtual == "QEMU Standard PC"
+    assert look(roots, vendor="Amazon EC2", product="m7g.large").virtual == "Amazon EC2 m7g.large"
+    assert look(roots, vendor="Amazon EC2", product="m7g.metal-48xl").virtual is None
     put(roots / "proc/cpuinfo", "flags : fpu hypervisor sse\n")
     assert look(roots).virtual == "an unnamed hypervisor"
     put(roots / "sys/hypervisor/type", "xen\n")
@@ -318,6 +362,18 @@ def test_the_kernels_options_from_either_place(roots: Path) -> None:
     (roots / "boot/config-6.1.0").unlink()
     (roots / "proc/config.gz").write_bytes(b"half a")
     assert look(roots).options is None
+
+
+def test_the_kernels_collector_of_corrected_errors_until_it_is_disabled(roots: Path) -> None:
+    put(roots / "boot/config-6.1.0", "CONFIG_EDAC=y\n")
+    assert not look(roots).has_collector
+    put(roots / "boot/config-6.1.0", "CONFIG_EDAC=y\nCONFIG_RAS_CEC=y\n")
+    put(roots / "proc/cmdline", "root=/dev/sda1 ro quiet\n")
+    assert look(roots).has_collector
+    put(roots / "proc/cmdline", "root=/dev/sda1 ro ras=cec_disable quiet\n")
+    assert not look(roots).has_collector
+    advice = examine(facts(machine=replace(HARDWARE, has_collector=True, virtual="KVM")))["advice"]
+    assert not advice, "the memory of a guest is another machine's to count"
 
 
 def test_drivers_that_fit_are_found_as_udev_would(roots: Path) -> None:

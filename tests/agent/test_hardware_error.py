@@ -60,7 +60,7 @@ PANIC = """Panic#1 Part1
 def test_a_memory_section() -> None:
     (section,) = sections(MEMORY.splitlines())
     assert (section.severity, section.stream, section.device) == ("corrected", "dram", "fru/CPU1_DIMM_B1")
-    assert section.label == "CPU1_DIMM_B1"
+    assert section.label == "NODE 1 DIMM_B1", "in the words of the table of modules"
     assert section.detail == {
         "fru_text": "CPU1_DIMM_B1",
         "error_status": "Storage error in DRAM memory (0x0000000000000400)",

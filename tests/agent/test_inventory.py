@@ -70,7 +70,7 @@ def test_sizes_small_and_extended(size_mib: int, expected: int) -> None:
 
 
 def test_what_the_firmware_does_not_know_is_not_a_serial() -> None:
-    for word in ("Unknown", "00000000", "To Be Filled By O.E.M.", "NO DIMM", "Not Specified"):
+    for word in ("Unknown", "00000000", "000000000000", "FFFF", "To Be Filled By O.E.M.", "NO DIMM", "Not Specified"):
         (found,) = smbios.parse(table(memory_device(serial=word))).modules
         assert found.serial == ""
     (found,) = smbios.parse(table(memory_device(speed=0xFFFF, widths=(0xFFFF, 64)))).modules
@@ -82,6 +82,14 @@ def test_an_old_structure_ends_early() -> None:
     body, text = old[4:0x15], old[old[1] :]
     (found,) = smbios.parse(table(structure(17, body)[:-2] + text)).modules
     assert found.locator == "DIMM_A1" and (found.serial, found.speed_mts, found.ranks) == ("", None, None)
+
+
+@pytest.mark.parametrize("kind", [16, 17])
+def test_a_structure_too_short_for_its_kind_is_damage_and_no_module(kind: int) -> None:
+    found = smbios.parse(
+        table(memory_device("DIMM_A1"), structure(kind, b"\x10\x10" + bytes(8)), memory_device("DIMM_B1"))
+    )
+    assert [module.locator for module in found.modules] == ["DIMM_A1"] and found.is_damaged
 
 
 def test_only_system_memory_tells_the_error_correction() -> None:
@@ -184,11 +192,9 @@ def test_one_module_for_two_places_is_neithers() -> None:
     assert joined([device("mc0/channel0/slot0")], [module("A1")]) == {"mc0/channel0/slot0": (["A1"], "size")}
 
 
-def test_unknown_places_belong_to_no_module() -> None:
-    assert (
-        joined([device("mc0/unknown"), device("mc0/csrow0/unknown"), device("mc0/channel1/unknown")], [module("A")])
-        == {}
-    )
+def test_unknown_places_and_what_is_no_place_of_edac_belong_to_no_module() -> None:
+    names = ("mc0/unknown", "mc0/csrow0/unknown", "mc0/channel1/unknown", "socket0/bank9", "node0/card1/module0")
+    assert joined([device(name) for name in names], [module("A")]) == {}
 
 
 def poll_of(*devices: Device) -> Poll:
@@ -205,6 +211,22 @@ def test_devices_are_told_their_parts(tmp_path: Path) -> None:
     assert [(entry.slot, entry.serial, entry.part) for entry in exact] == [("DIMM_B1", "SB", "P"), ("", "its own", "")]
     vague = inventory.with_parts(poll_of(*(device(f"mc0/channel{n}/slot0") for n in range(2))), found).devices
     assert [(entry.slot, entry.serial) for entry in vague] == [("DIMM_A1 or DIMM_B1", "")] * 2
+
+
+def test_what_firmware_names_in_the_words_of_its_table_is_that_module() -> None:
+    entries = (module("DIMM_A1", "NODE 1", serial="SA"), module("DIMM_B1", "NODE 1", serial="SB"))
+    found = inventory.Inventory(smbios.Table(entries))
+    named = {"fru/CPU1_A": "NODE 1 DIMM_A1", "fru/DIMM_B1": "DIMM_B1", "fru/DIMM_C1": "DIMM_C1", "memory/unknown": ""}
+    devices = inventory.with_parts(poll_of(*(device(*item) for item in named.items())), found).devices
+    assert [(entry.slot, entry.serial) for entry in devices] == [
+        ("DIMM_A1", "SA"),
+        ("DIMM_B1", "SB"),
+        ("", ""),
+        ("", ""),
+    ]
+    both = inventory.Inventory(smbios.Table((*entries, module("DIMM_B1", "NODE 2"))))
+    (vague,) = inventory.with_parts(poll_of(device("fru/DIMM_B1", "DIMM_B1")), both).devices
+    assert (vague.slot, vague.serial) == ("NODE 1 DIMM_B1 or NODE 2 DIMM_B1", "")
 
 
 def test_the_collector_is_told_the_kinds_of_modules(tmp_path: Path) -> None:

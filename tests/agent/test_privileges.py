@@ -38,7 +38,10 @@ def host(tmp_path: Path) -> Iterator[Daemon]:
     closed += [tracing.instance]
     for path in closed:
         path.chmod(0)
-    settings = {"rasdaemon_db": str(tmp_path / "rasdaemon/ras.db")}
+    boot_id = tmp_path / "proc/sys/kernel/random/boot_id"
+    boot_id.parent.mkdir(parents=True)
+    boot_id.write_text("boot-1\n")  # and nothing there says that it's a guest
+    settings = {"rasdaemon_db": str(tmp_path / "rasdaemon/ras.db"), "proc": str(tmp_path / "proc")}
     yield Daemon(tmp_path, settings=settings, prefix=UNPRIVILEGED)
     for path in closed:
         path.chmod(0o700)
@@ -57,6 +60,7 @@ def test_it_counts_what_it_may_read_and_the_doctor_says_what_more_there_is(host:
             [*command, "--config", str(host.root / "agent.toml")], capture_output=True, text=True, timeout=60
         )
         assert "Traceback" not in "".join(agent.log)
+        assert sum("it needs root or CAP_DAC_READ_SEARCH" in line for line in agent.log) == 1
     report = json.loads(shown.stdout)
     assert not shown.stderr and not report["ecc_blind"]
     said = {witness["name"]: "; ".join(witness["said"]) for witness in report["witnesses"]}

@@ -35,6 +35,14 @@ DIMMS = devices(*(f"dram/mc{mc}/channel0/slot{slot}" for mc in range(2) for slot
             "watching 1 DIMM, 1 GPU and 2 cores, 1 source live, nvml in trouble, canary, rasdaemon and tracefs absent; "
             "no fault in 24 h",
         ),
+        (  # two ranks of one module, what is no module, and one that is gone
+            {
+                **devices("dram/mc0/csrow0/channel0", "dram/mc0/csrow1/channel0", "dram/socket0/bank9", "dram/fru/A1"),
+                "device/dram/mc0/csrow2/channel0": {"last_ns": {}, "is_gone": True},
+            },
+            {"edac": UP},
+            "watching 1 DIMM, 1 source live; no fault in 24 h",
+        ),
         ({}, {"edac": BLIND}, "watching no part that tells, no source live, edac blind; no fault in 24 h"),
         (
             {**DIMMS, **devices("dram/mc5/channel0/slot0", "sram/cpu0", last_ns=NOW_NS - DAY_NS + 1)},

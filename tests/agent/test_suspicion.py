@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import suspicion
+from agent import scrubd, suspicion
 from agent.report import MemoryFault, RecordFault
 from agent.scrubd import StoreScrub
 from tests.agent.edac_tree import controller
@@ -59,6 +59,29 @@ def test_the_agent_tells_of_an_uncorrected_error_once_it_is_durable(tmp_path: Pa
         agent.kill()
         agent.start()
         assert suspicion.read(tmp_path / "state"), "it is told again"
+
+
+def test_a_large_file_whose_turn_it_is_waits_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrubd, "CHECKPOINT_S", 0)  # else it takes a file of ten seconds
+    store = Store(tmp_path, settle_s=0)
+    data, middles = log_of(20)
+    large, new = store.write("a.log", data), store.write("z.log", data)
+    for path in (large, new):
+        store.flip(path, middles[15])
+    scrubbing = StoreScrub(store.scrubber, store.config.stores[0])
+    read = scrubbing._before_piece
+
+    def erring(size_bytes: int) -> None:
+        if suspicion.read(store.config.agent.state_dir) == 0:
+            os.utime(new)
+            suspicion.write(store.config.agent.state_dir, 1)
+        read(size_bytes)
+
+    monkeypatch.setattr(scrubbing, "_before_piece", erring)
+    scrubbing._pass()
+    assert [Path(fault.detail["path"]).name for fault in store.faults()] == ["z.log", "a.log"]
+    assert store.progress["done_bytes"] == 2 * len(data) and store.progress["bytes"] == 3 * len(data)
+    store.scrubber._journal.close()
 
 
 def test_files_written_since_their_last_check_are_verified_first_and_once(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tests.agent.processes import Answers, eventually
 from tests.kernel.debian_kernel import ROOT
 from tests.kernel.guest import AGENT_PORT, STATE, Guest
 
-START_S = 60.0
+START_S = 180.0
 
 
 @dataclass

@@ -1,18 +1,28 @@
-"""EDAC counters of the stock ie31200_edac driver: each error once, with its rank, whatever is reloaded or killed.
+"""EDAC counters of the stock ie31200_edac driver: each error once, with its rank, whatever is reloaded, killed or dies.
 
 The tests of this module share one guest and run in order: each goes on where the one before it stopped.
 """
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from agent.report import MemoryFault
 from tests.agent.processes import eventually
-from tests.kernel.guest import Guest
+from tests.kernel.debian_kernel import Kernel
+from tests.kernel.guest import FATAL_CHECK, Guest, started
 from tests.kernel.guest_agent import GuestAgent
 
 LATENCY_MAX_S = 3.0  # from the driver's taking the error to a fault that a collector could have read
+
+
+@pytest.fixture(scope="module")
+def guest(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory, state: Path) -> Iterator[Guest]:
+    """One that starts again when it has died."""
+    with started(kernel, tmp_path_factory.mktemp("guest"), state, options=()) as guest:
+        yield guest
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +40,15 @@ def counted(agent: GuestAgent) -> dict[tuple[str, str], int]:
         key = (fault.device, str(fault.severity))
         totals[key] = totals.get(key, 0) + fault.count
     return totals
+
+
+def epochs(agent: GuestAgent) -> int:
+    """How many lives of the counters there have been."""
+    return len({fault.epoch for fault in faults(agent) if fault.device.startswith("mc0")})
+
+
+def in_sysfs(guest: Guest) -> int:
+    return sum(map(int, guest.run("cat /sys/devices/system/edac/mc/mc0/[cu]e_count").split()))
 
 
 def is_blind(agent: GuestAgent) -> bool:
@@ -55,6 +74,7 @@ def test_errors_are_seen_within_seconds(guest: Guest, agent: GuestAgent) -> None
         ("mc0/csrow0/channel1", "corrected"): 1,
         ("mc0/csrow0/channel0", "uncorrected"): 1,
     }
+    assert in_sysfs(guest) == 3
 
 
 def test_what_happens_while_the_agent_is_dead_is_counted(guest: Guest, agent: GuestAgent) -> None:
@@ -68,6 +88,7 @@ def test_what_happens_while_the_agent_is_dead_is_counted(guest: Guest, agent: Gu
     (late,) = [fault for fault in faults(agent) if fault.device == "mc0/csrow1/channel1"]
     assert late.count == 3
     assert late.time_error_s > 1, "it happened at some time while nobody watched"
+    assert in_sysfs(guest) == 6 and epochs(agent) == 1
 
 
 def test_a_reloaded_driver_counts_anew(guest: Guest, agent: GuestAgent) -> None:
@@ -81,6 +102,7 @@ def test_a_reloaded_driver_counts_anew(guest: Guest, agent: GuestAgent) -> None:
     eventually(lambda: counted(agent)[key] == before[key] + 1)
     time.sleep(2.5)  # two more polls, in which nothing may be counted again
     assert counted(agent) == before | {key: before[key] + 1}
+    assert in_sysfs(guest) == 1 and epochs(agent) == 2
 
 
 def test_counters_that_are_reset_count_anew(guest: Guest, agent: GuestAgent) -> None:
@@ -93,5 +115,20 @@ def test_counters_that_are_reset_count_anew(guest: Guest, agent: GuestAgent) -> 
     eventually(lambda: counted(agent)[key] == before[key] + 2)
     time.sleep(2.5)
     assert counted(agent) == before | {key: before[key] + 2}
-    own = int(guest.run("cat /sys/devices/system/edac/mc/mc0/ce_count"))
-    assert own == 2
+    assert in_sysfs(guest) == 2 and epochs(agent) == 3
+
+
+def test_a_host_that_dies_and_starts_again_counts_anew(guest: Guest, agent: GuestAgent) -> None:
+    before = counted(agent)
+    guest.monitor(FATAL_CHECK)
+    guest.await_boot()
+    guest.load("ie31200_edac")
+    agent.start()
+    for uncorrected in (False, True):
+        guest.bridge.inject(channel=1, rank=1, uncorrected=uncorrected)
+    guest.bridge.wait_until_taken()
+    of_rank = {("mc0/csrow1/channel1", "corrected"): 4, ("mc0/csrow1/channel1", "uncorrected"): 1}
+    eventually(lambda: counted(agent) == before | of_rank | {("host", "fatal"): 1})
+    time.sleep(2.5)
+    assert counted(agent) == before | of_rank | {("host", "fatal"): 1}
+    assert in_sysfs(guest) == 2 and epochs(agent) == 4

@@ -16,7 +16,7 @@ from tests.agent.processes import eventually
 from tests.agent.test_error_record import MEMORY, entry, memory, status_block
 from tests.kernel import firmware
 from tests.kernel.debian_kernel import Kernel
-from tests.kernel.guest import Guest, started
+from tests.kernel.guest import FATAL_CHECK, Guest, started
 from tests.kernel.guest_agent import GuestAgent
 
 HEARTBEAT_S = 5
@@ -24,7 +24,6 @@ SECOND_NS = 10**9
 RAMOOPS = "mem_address=0x28000000 mem_size=0x100000 record_size=0x10000 ecc=1"
 # QEMU's processor looks like an AMD one so old that the kernel doesn't trust banks left full by a reset, unless told to
 COMMAND_LINE = f"{firmware.COMMAND_LINE} memmap=1M$0x28000000 mce=bootlog"
-FATAL = "mce 0 9 0xbe00000000010090 0x5 0x1234500 0x8c"  # uncorrected, the processor's context corrupt
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,6 @@ def agent(machine: Guest) -> GuestAgent:
 
 
 def start_after_boot(agent: GuestAgent) -> None:
-    agent.guest.run(f"date -s @{int(time.time())}")
     agent.guest.load("ramoops", RAMOOPS)
     agent.guest.run("mount -t pstore pstore /root/sys/fs/pstore")
     agent.start(heartbeat_s=HEARTBEAT_S)
@@ -57,9 +55,10 @@ def test_what_firmware_reports_is_a_fault_on_the_device_it_names(machine: Guest,
     start_after_boot(agent)
     (killer,) = faults(agent, "dram")
     assert (killer.device, killer.severity, killer.witnesses) == ("fru/DIMM_A2", "fatal", ("lastwords",))
-    firmware.report(machine, status_block(entry(MEMORY, memory(), severity=2, fru_text=b"DIMM_B1"), severity=2))
+    firmware.report(machine, status_block(entry(MEMORY, memory(), severity=2, fru_text=b"DIMM 0"), severity=2))
     _, fault = eventually(lambda: found if len(found := faults(agent, "dram")) > 1 else None)
-    assert (fault.device, fault.severity, fault.count) == ("fru/DIMM_B1", "corrected", 1)
+    assert (fault.device, fault.severity, fault.count) == ("fru/DIMM 0", "corrected", 1)
+    assert (fault.detail["slot"], fault.detail["serial"]) == ("DIMM 0", "0A1B2C3D"), "QEMU's name for it"
     assert fault.witnesses == ("kmsg", "mce_record") and fault.time_error_s < 60, "the kernel passes it on as both"
     assert {key: fault.detail[key] for key in ("row", "column", "dmi_handle", "error_type")} == {
         "row": "20411",
@@ -75,7 +74,7 @@ def test_what_firmware_reports_is_a_fault_on_the_device_it_names(machine: Guest,
 
 def test_a_fatal_machine_check_is_told_by_the_next_boot(machine: Guest, agent: GuestAgent) -> None:
     seen_ns = agent.faults()[0].complete_until_ns
-    machine.monitor(FATAL)
+    machine.monitor(FATAL_CHECK)
     machine.await_boot()
     start_after_boot(agent)
     (death,) = faults(agent, "host")
