@@ -469,7 +469,7 @@ class Correlator:
         assert self._threshold is not None
         told = self._recent_bursts()
         found: list[tuple[Revision | None, Episode]] = []
-        for episode in episodes(self._untold_crossings(told), self._gap_min):
+        for episode in episodes(self._untold_crossings(told), self._gap_min, self._threshold):
             high = episode.best.statistic_nats >= self._threshold
             # what was told is kept on a lower statistic than it takes to tell it, or to tell it again
             same = next((b for b in told if self._same(b, episode) and (high or b.kind != "retract")), None)
