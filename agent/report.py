@@ -68,7 +68,7 @@ class Alive:
     time_ns: int
     cluster: str
     hosts_up: int
-    hosts: int
+    hosts: int | None = None  # of so many; for people only
     streams: Mapping[str, int] | None = None  # None: hosts_up for every stream of the file
 
 
@@ -79,7 +79,7 @@ class Change:
     time_ns: int
     id: str
     action: str
-    cohort: str
+    cohort: str = ""  # of a close it needn't be said again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,7 @@ def encode(line: Line) -> str:
     document: dict[str, Any] = {"kind": _KIND_OF[type(line)]}
     for item in fields(line):
         value = getattr(line, item.name)
-        if value is None or (item.name in ("detail", "witnesses", "facts") and not value):
+        if value is None or (item.name in ("detail", "witnesses", "facts", "cohort") and not value):
             continue
         if item.name == "journals":
             value = [{"journal": j.journal, "first_seq": j.first_seq, "last_seq": j.last_seq} for j in value]
@@ -155,6 +155,8 @@ def decode(text: str | bytes) -> Line:
             continue
         taken[name] = check(document[name], f"{kind}: {name}")
     line: Line = into(**taken)
+    if isinstance(line, Change) and line.action == "open" and not line.cohort:
+        raise ReportError("a line of kind 'change' lacks the key 'cohort', which only a close may")
     return line
 
 
@@ -290,14 +292,14 @@ _KEYS: dict[type, dict[str, tuple[Any, bool]]] = {
         "time_ns": (_TIME, _REQUIRED),
         "cluster": (_text, _REQUIRED),
         "hosts_up": (_HOSTS, _REQUIRED),
-        "hosts": (_HOSTS, _REQUIRED),
+        "hosts": (_HOSTS, _OPTIONAL),
         "streams": (_per_stream(_HOSTS), _OPTIONAL),
     },
     Change: {
         "time_ns": (_TIME, _REQUIRED),
         "id": (_text, _REQUIRED),
         "action": (_one_of(CHANGE_ACTIONS), _REQUIRED),
-        "cohort": (_text, _REQUIRED),
+        "cohort": (_text, _OPTIONAL),
     },
     AgentHeader: {
         "time_ns": (_TIME, _REQUIRED),

@@ -179,7 +179,11 @@ def judge(history_path: Path, inventory: Inventory, false_alarms_per_year: float
     attributes = FleetAttributes(inventory, {})
     attributes.fill(correlator.population)
     revisions = list(revisions_of(history, correlator, attributes.of))
-    if correlator.status.state == "learning":
+    if not history.streams:
+        click.echo(
+            printable(f"{history_path}: holds no fault and names no stream, so there is nothing to judge"), err=True
+        )
+    elif correlator.status.state == "learning":
         days = correlator.status.history_days
         sentence = f"{history_path}: {days:.1f} days of history; nothing is raised before {LEARNING_DAYS} days"
         click.echo(printable(sentence), err=True)
@@ -255,17 +259,17 @@ def _write(out: Path, lines: Iterable[Line]) -> int:
 
 def say_what_was_unusable(history: History, path: Path) -> None:
     """On stderr; a file without one usable line is trouble."""
+    if history.last_time_ns is None:
+        why = f" ({history.troubles[0]})" if history.troubles else ""
+        raise Trouble(f"{path}: holds no usable line{why}; is it a history file?")
     for trouble in history.troubles:
         click.echo(printable(f"{path}: {trouble}"), err=True)
     if history.bad_lines:
-        unnamed = history.bad_lines - len(history.troubles)
-        rest = f" ({unnamed} of them not named above)" if unnamed else ""
+        rest = f" ({history.unnamed} of them not named above)" if history.unnamed else ""
         click.echo(printable(f"{path}: {history.bad_lines} lines couldn't be used{rest}"), err=True)
     if history.repeated:
         sentence = f"{path}: {history.repeated} faults came again under their journal and seq; each counts once"
         click.echo(printable(sentence), err=True)
-    if history.last_time_ns is None:
-        raise Trouble(f"{path}: holds no usable line; is it a history file?")
 
 
 def _text(revision: Revision) -> str:

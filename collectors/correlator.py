@@ -11,6 +11,7 @@ causes -> new, update, retract.
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -469,7 +470,7 @@ class Correlator:
         assert self._threshold is not None
         told = self._recent_bursts()
         found: list[tuple[Revision | None, Episode]] = []
-        for episode in episodes(self._untold_crossings(told), self._gap_min):
+        for episode in episodes(self._untold_crossings(told), self._gap_min, self._threshold):
             high = episode.best.statistic_nats >= self._threshold
             # what was told is kept on a lower statistic than it takes to tell it, or to tell it again
             same = next((b for b in told if self._same(b, episode) and (high or b.kind != "retract")), None)
@@ -606,7 +607,7 @@ class Correlator:
             window_min=best.window_min,
             label="rollout" if judgement.is_staged else judgement.verdict.label,
             posterior=posterior,
-            far_per_year=self._tail.far_per_year(best.statistic_nats),
+            far_per_year=max(self._tail.far_per_year(best.statistic_nats), sys.float_info.min),  # never impossible
             extrapolated_from_days=int(days) if days < TRUSTED_DAYS else None,
             statistic_nats=best.statistic_nats,
             amplitude=place.amplitude,

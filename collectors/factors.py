@@ -14,7 +14,8 @@ source, a hot room, a cluster of old machines), and each rack of a struck cluste
 
 All values together keep the false discovery rate below FALSE_DISCOVERY_RATE (Benjamini and Hochberg 1995). Those that
 pass are ranked by how far they stand out in the whole fleet, n KL(k/n || K/N), the exponent of the tail's bound
-(Hoeffding 1963): a rack then comes before the cluster that it stands in, and the cluster before what merely names it.
+(Hoeffding 1963), or in a single cluster of it: a rack then comes before the cluster that it stands in, also if other
+clusters name theirs alike, and the cluster before what merely names it.
 """
 
 import math
@@ -224,11 +225,22 @@ class _Table:
 
     @property
     def rank(self) -> tuple[float, bool, str, str]:
-        """What stands out most sorts first; of two that name the same hosts, the cluster."""
-        n, k = int(self.n.sum()), int(self.k.sum())
-        share, chance = k / n, self.K.sum() / self.N.sum()
-        nats = n * (_relative(share, chance) + _relative(1 - share, 1 - chance))
+        """What stands out most sorts first; of two that name the same hosts, the cluster.
+
+        Racks of many clusters may share a name, so a value stands out as far as it does in the fleet or in any one of
+        the clusters that have it in part.
+        """
+        mixed = np.flatnonzero((self.K > 0) & (self.K < self.N) & (self.k > 0))
+        places = [(self.k.sum(), self.K.sum()), *zip(self.k[mixed], self.K[mixed], strict=True)]
+        nats = max(self._nats(int(k), int(K)) for k, K in places)
         return -round(nats, 9), self.attribute != CLUSTER, self.attribute, self.value
+
+    def _nats(self, k: int, K: int) -> float:
+        """How far `k` of all victims stand out if they belong to `K` of all hosts; 0 if they are no more than due."""
+        n, share, chance = int(self.n.sum()), k / self.n.sum(), K / self.N.sum()
+        if share <= chance:
+            return 0.0
+        return float(n * (_relative(share, chance) + _relative(1 - share, 1 - chance)))
 
     def p_value(self) -> float:
         """How often chance gives so many victims the value. Of two tests on different clusters the better, doubled."""

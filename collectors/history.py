@@ -5,6 +5,7 @@ couldn't be used counted and named, and the revisions that the correlator makes 
 No clock is read: now is the last line's time.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,24 +16,25 @@ import numpy as np
 from agent.report import AgentHeader, Alive, Change, Fault, ReportError, decode
 from collectors.correlator import Correlator, Revision
 from collectors.factors import Attributes, victim_of
-from collectors.minutes import DAY_NS, MINUTE_NS, minute_of
+from collectors.minutes import DAY_MIN, DAY_NS, MINUTE_NS, minute_of
 
 Usable = Fault | Alive | Change  # the kinds of line a history may hold
 
 LINE_BYTES_MAX = 1 << 20
 TROUBLES_KEPT = 20
+GZIP_MAGIC = b"\x1f\x8b"
 SPAN_MAX_NS = 400 * DAY_NS  # a line further than this from the middle one has a broken time
 
 
 @dataclass(slots=True)
 class History:
-    """Faults, alive lines and changes, each sorted by time; `troubles` holds the first sentences about bad lines."""
+    """Faults, alive lines and changes, each sorted by time; `troubles` are sentences about bad lines."""
 
     faults: list[Fault] = field(default_factory=list)
     alive: list[Alive] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     bad_lines: int = 0
-    troubles: list[str] = field(default_factory=list)
+    refused: dict[str, list[int]] = field(default_factory=dict)  # reason -> its first line, number of lines
     repeated: int = 0  # faults that came again under their journal and seq: each counts once
     last_time_ns: int | None = None  # of the latest usable line; None if there is none
 
@@ -43,10 +45,23 @@ class History:
         named.update(stream for alive in self.alive for stream in alive.streams or ())
         return tuple(sorted(named))
 
+    @property
+    def troubles(self) -> list[str]:
+        """Why lines couldn't be used, each reason once, the first reasons only."""
+        return [
+            f"line {first}{f' and {number - 1} more' if number > 1 else ''}: {why}"
+            for why, (first, number) in self.refused.items()
+        ]
+
+    @property
+    def unnamed(self) -> int:
+        """How many bad lines `troubles` doesn't speak of."""
+        return self.bad_lines - sum(number for _, number in self.refused.values())
+
     def refuse(self, number: int, why: str) -> None:
         self.bad_lines += 1
-        if len(self.troubles) < TROUBLES_KEPT:
-            self.troubles.append(f"line {number}: {why}")
+        if why in self.refused or len(self.refused) < TROUBLES_KEPT:
+            self.refused.setdefault(why, [number, 0])[1] += 1
 
 
 def read(path: Path, cluster_names: Sequence[str]) -> History:
@@ -74,6 +89,9 @@ def usable_lines(path: Path, cluster_names: Sequence[str], history: History) -> 
     """
     known = frozenset(cluster_names)
     with path.open("rb") as file:
+        if file.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC):
+            history.refuse(1, "compressed by gzip; unpack it first")
+            return
         for number, text in _lines(file):
             try:
                 line = _usable(text, known)
@@ -83,19 +101,23 @@ def usable_lines(path: Path, cluster_names: Sequence[str], history: History) -> 
                 yield number, line
 
 
-def watching(history: History, stream: str, cluster_names: Sequence[str]) -> tuple[int, np.ndarray]:
-    """First minute and watching hosts [minutes, clusters] of one stream, to the minute of the file's last line.
+def watching(history: History, stream: str, cluster_names: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+    """First minute and watching hosts [minutes, clusters] of one stream, a day at a time, to the file's last minute.
 
     An alive line holds from its minute until the cluster's next; before its first a cluster isn't watching.
     """
     if not history.alive or history.last_time_ns is None:
-        return 0, np.zeros((0, len(cluster_names)), np.int64)
+        return
     column = {name: index for index, name in enumerate(cluster_names)}
-    first = minute_of(history.alive[0].time_ns)
-    hosts = np.zeros((minute_of(history.last_time_ns) - first + 1, len(cluster_names)), np.int64)
-    for alive in history.alive:
-        hosts[minute_of(alive.time_ns) - first :, column[alive.cluster]] = hosts_watching(alive, stream)
-    return first, hosts
+    hosts = np.zeros((1, len(cluster_names)), np.int64)
+    lines = deque(history.alive)
+    end = minute_of(history.last_time_ns) + 1
+    for begin in range(minute_of(lines[0].time_ns), end, DAY_MIN):
+        hosts = np.tile(hosts[-1], (min(DAY_MIN, end - begin), 1))
+        while lines and minute_of(lines[0].time_ns) < begin + DAY_MIN:
+            alive = lines.popleft()
+            hosts[minute_of(alive.time_ns) - begin :, column[alive.cluster]] = hosts_watching(alive, stream)
+        yield begin, hosts
 
 
 def hosts_watching(alive: Alive, stream: str) -> int:
@@ -116,8 +138,8 @@ def replay(
     for change in history.changes:
         correlator.take_change(change)
     for stream in history.streams:
-        first, hosts = watching(history, stream, correlator.minutes.cluster_names)
-        correlator.minutes.set_watching(stream, first, hosts)
+        for first, hosts in watching(history, stream, correlator.minutes.cluster_names):
+            correlator.minutes.set_watching(stream, first, hosts)
     minute = None  # of the fault that was counted last but not yet stepped over
     for fault in history.faults:
         if minute is not None and minute_of(fault.time_ns) > minute:

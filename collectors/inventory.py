@@ -1,6 +1,6 @@
 """The inventory: which hosts there are, to which cluster each belongs and where on Earth that cluster stands.
 
-Enters: the path of a file_sd file (JSON, or YAML where PyYAML is installed), the same file that Prometheus reads.
+Enters: the path of a file_sd file (JSON, or YAML if it ends in .yml or .yaml), the same file that Prometheus reads.
 Leaves: an Inventory of clusters and hosts, or one sentence that names file, key and value.
 Format: https://prometheus.io/docs/prometheus/latest/configuration/configuration/#file_sd_config, with the labels
 `cluster` (required), `latitude` and `longitude` (a cluster without them is pulled but not correlated), `altitude_m`,
@@ -143,12 +143,11 @@ def _document(path: Path) -> Any:
 
 
 def _yaml(text: str, path: Path) -> Any:
+    """All scalars are strings, as Prometheus takes them: a latitude needs no quotes in YAML."""
+    import yaml  # most inventories are JSON
+
     try:
-        import yaml  # not a dependency: only people who keep a YAML inventory need it
-    except ImportError as error:
-        raise InventoryError(f"{path}: a YAML inventory needs PyYAML (pip install pyyaml); JSON doesn't") from error
-    try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))  # it makes strings, nothing else
     except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InventoryError(f"{path}: not valid YAML: {reason}") from error

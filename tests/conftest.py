@@ -1,4 +1,4 @@
-"""What all tests share: real programs are required, never quietly skipped in CI."""
+"""What all tests share: real programs are required, never quietly skipped in CI; no test is judged by the clock."""
 
 import os
 import shutil
@@ -6,11 +6,16 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from checksum.files import evict
 
 # As the front door does for the collector: threads of a linear algebra library only get in the way of small matrices.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Hypothesis fails an example that takes 200 ms; on a busy machine that says nothing about the code.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def require(program: str) -> str:

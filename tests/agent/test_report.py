@@ -58,7 +58,7 @@ lines = st.one_of(
         time_ns=time_ns,
         cluster=text,
         hosts_up=st.integers(0, 10**9),
-        hosts=st.integers(0, 10**9),
+        hosts=st.none() | st.integers(0, 10**9),
         streams=st.none() | per_stream,
     ),
     st.builds(Change, time_ns=time_ns, id=text, action=st.sampled_from(CHANGE_ACTIONS), cohort=text),
@@ -78,7 +78,7 @@ lines = st.one_of(
 REQUIRED = {
     "memory": ["time_ns", "time_error_s", "host", "device", "stream", "count", "novel", "severity"],
     "record": ["time_ns", "time_error_s", "host", "device", "stream", "count", "novel"],
-    "alive": ["time_ns", "cluster", "hosts_up", "hosts"],
+    "alive": ["time_ns", "cluster", "hosts_up"],
     "change": ["time_ns", "id", "action", "cohort"],
     "agent": ["time_ns", "complete_until_ns", "boot_id", "host", "cursor", "journals", "watching"],
 }
@@ -215,3 +215,11 @@ def test_what_is_no_line_is_a_report_error(line: bytes | str) -> None:
 def test_any_bytes_are_a_report_error(line: bytes | str) -> None:
     with pytest.raises(ReportError):
         decode(line)
+
+
+def test_what_nobody_needs_may_be_left_out():
+    assert decode('{"kind":"alive","time_ns":1,"cluster":"c","hosts_up":2}') == Alive(
+        time_ns=1, cluster="c", hosts_up=2
+    )
+    close = Change(time_ns=1, id="x", action="close")
+    assert decode(encode(close)) == close and "cohort" not in encode(close)

@@ -90,6 +90,19 @@ def test_a_burst_is_active_until_it_has_been_quiet_for_a_while():
     assert correlator.active(last.t_end_ns + quiet_ns) == []
 
 
+def test_nothing_is_ever_called_impossible():
+    last = run(quiet_fleet(), celestial(per_facing_cluster=300), until=BURST + 12)[-1]
+    assert last.statistic_nats > 3000 and 0 < last.far_per_year < 1e-300
+
+
+def test_two_pulses_with_a_quiet_time_between_them_are_two_bursts_and_none_is_retracted():
+    revisions = run(quiet_fleet(), [*celestial(), *celestial(BURST + 30)])
+    assert {r.kind for r in revisions} == {"new", "update"}
+    last = {r.burst_id: r for r in revisions}
+    assert [r.t_start_ns // MINUTE_NS >= BURST + 27 for r in last.values()] == [False, True]
+    assert all(r.window_min <= 15 for r in last.values())
+
+
 def test_faults_whose_time_is_uncertain_wait_for_a_longer_window():
     late = [replace(one, time_error_s=1500.0) for one in celestial()]
     revisions = run(quiet_fleet(), late)

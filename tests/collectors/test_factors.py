@@ -87,6 +87,21 @@ def test_a_planted_factor_is_named_first(attribute: str) -> None:
     assert named >= 0.9 * trials, f"{named} of {trials}"
 
 
+def test_a_rack_comes_before_its_cluster_though_every_cluster_has_one_of_that_name() -> None:
+    random, named = fleet(0)
+    members = [
+        (host, cluster, tuple((name, value.split("-")[-1]) for name, value in attributes))
+        for host, cluster, attributes in named
+    ]
+    known = population(members)
+    for cluster in ("c2", "c7", "c11"):
+        has = np.array([m[1] == cluster and ("rack", "r3") in m[2] for m in members])
+        victims = draw(random, members, np.ones(len(members)), 12) + draw(random, members, 1.0 * has, 25)
+        first, second, *_ = find_factors(victims, known)
+        assert (first.attribute, first.value) == ("rack", "r3")
+        assert (second.attribute, second.value) == ("cluster", cluster)
+
+
 @pytest.mark.parametrize("shape", [1e6, 25.0, 4.0])
 def test_hardly_ever_is_anything_named_where_there_is_nothing(shape: float) -> None:
     """Also where clusters differ: the dispersion between them isn't taken for a cause."""

@@ -1,5 +1,4 @@
 import json
-import sys
 
 import pytest
 
@@ -127,9 +126,36 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
         load(tmp_path / "bytes.json")
 
 
-def test_yaml_needs_its_parser_and_says_so(tmp_path, monkeypatch):
+def test_yaml_needs_no_quotes_as_prometheus_needs_none(tmp_path):
     path = tmp_path / "inventory.yml"
-    path.write_text("- targets: ['a:1']\n")
-    monkeypatch.setitem(sys.modules, "yaml", None)
-    with pytest.raises(InventoryError, match="needs PyYAML"):
+    path.write_text(
+        "- targets: ['a:1', b:1]\n"
+        "  labels: &place {cluster: fra1, latitude: 50.10, longitude: 8, row: 017, power: yes, region: }\n"
+        "- targets: [c:1]\n"
+        "  labels: *place\n"
+    )
+    inventory = load(path)
+    assert [host.name for host in inventory.hosts] == ["a", "b", "c"]
+    assert inventory.clusters[0].latitude_deg == 50.1
+    labels = inventory.clusters[0].labels
+    assert (labels["latitude"], labels["row"], labels["power"], labels["region"]) == ("50.10", "017", "yes", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- targets: [", "not valid YAML"),
+        ("- targets: ['a:1']\n  labels: {cluster: c, latitude: 2026-99-99, longitude: 1}", "latitude = '2026-99-99'"),
+        ("- targets: ['a:1']\n  labels: {cluster: {a: b}}", "label cluster = {'a': 'b'}: must be a string"),
+        ("- targets: ['a:1']\n  labels: !!python/object:os.system {cluster: c}", "has no label 'latitude'"),
+        ("- {[a]: b}", "not valid YAML"),
+        ("\x01", "not valid YAML"),
+        ("", "must be a list"),
+    ],
+)
+def test_bad_yaml_is_one_sentence(tmp_path, text, words):
+    path = tmp_path / "inventory.yaml"
+    path.write_text(text)
+    with pytest.raises(InventoryError) as trouble:
         load(path)
+    assert words in str(trouble.value) and "\n" not in str(trouble.value)

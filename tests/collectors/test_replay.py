@@ -1,9 +1,11 @@
+import gzip
 import json
 import random
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -94,11 +96,13 @@ def test_stepping_over_quiet_minutes_changes_nothing(fleet):
     history = read(fleet / "history.ndjson", inventory.cluster_names)
     sparse = list(replay(history, Correlator(inventory.clusters)))
     live = Correlator(inventory.clusters)
-    first, hosts = watching(history, "dram", inventory.cluster_names)
-    live.minutes.set_watching("dram", first, hosts)
+    days = list(watching(history, "dram", inventory.cluster_names))
+    for first, hosts in days:
+        live.minutes.set_watching("dram", first, hosts)
     for one in history.faults:
         live.minutes.observe(one)
-    every = [r for minute in range(first, first + len(hosts)) for r in live.step((minute + 1) * MINUTE_NS - 1)]
+    minutes = range(days[0][0], days[-1][0] + len(days[-1][1]))
+    every = [r for minute in minutes for r in live.step((minute + 1) * MINUTE_NS - 1)]
     assert every == sparse and every
 
 
@@ -212,7 +216,7 @@ def test_alive_holds_until_the_cluster_s_next_and_before_its_first_nobody_watche
         alive(FIRST + 2, "a", 0),
         fault(FIRST + 5, "a"),
     )
-    first, hosts = watching(history, "dram", NAMES)
+    ((first, hosts),) = watching(history, "dram", NAMES)
     assert first == FIRST
     assert hosts.tolist() == [[5, 0], [5, 0], [0, 0], [0, 0], [0, 7], [0, 7]]
 
@@ -220,8 +224,18 @@ def test_alive_holds_until_the_cluster_s_next_and_before_its_first_nobody_watche
 def test_alive_may_differ_by_stream(tmp_path):
     history = history_of(tmp_path, alive(FIRST, "a", 5, streams={"dram": 3}), alive(FIRST, "b", 4))
     assert history.streams == ("dram",)
-    assert watching(history, "dram", NAMES)[1].tolist() == [[3, 4]]
-    assert watching(history, "sram", NAMES)[1].tolist() == [[0, 4]]
+    assert [hosts.tolist() for _, hosts in watching(history, "dram", NAMES)] == [[[3, 4]]]
+    assert [hosts.tolist() for _, hosts in watching(history, "sram", NAMES)] == [[[0, 4]]]
+
+
+def test_exposure_comes_a_day_at_a_time_however_many_lines_tell_it(tmp_path):
+    every_hour = [alive(FIRST + hour * 60, "a", hour) for hour in range(60)]
+    history = history_of(tmp_path, *every_hour, alive(FIRST + 1500, "b", 7))
+    days = list(watching(history, "dram", NAMES))
+    assert [(first, len(hosts)) for first, hosts in days] == [(FIRST, 1440), (FIRST + 1440, 1440), (FIRST + 2880, 661)]
+    told = np.concatenate([hosts for _, hosts in days])
+    assert told[:, 0].tolist() == [minute // 60 for minute in range(60 * 59 + 1)]
+    assert told[:, 1].tolist() == [7 * (minute >= 1500) for minute in range(60 * 59 + 1)]
 
 
 def test_changes_are_kept(tmp_path):
@@ -247,5 +261,36 @@ def test_an_agent_s_header_or_a_fault_without_cluster_does_not_belong_in_a_histo
 
 
 def test_an_endless_line_is_one_bad_line_and_troubles_are_bounded(tmp_path):
-    history = history_of(tmp_path, "x" * 5_000_000, *["junk"] * 100, fault(FIRST, "a"))
+    history = history_of(tmp_path, "x" * 5_000_000, *[f"junk {n}" for n in range(100)], fault(FIRST, "a"))
     assert history.bad_lines == 101 and len(history.troubles) == TROUBLES_KEPT and len(history.faults) == 1
+    assert history.unnamed == 101 - TROUBLES_KEPT
+
+
+def test_a_reason_is_told_once_however_many_lines_have_it(tmp_path):
+    strangers = [fault(FIRST + n, "nowhere") for n in range(500)]
+    history = history_of(tmp_path, fault(FIRST, "a"), *strangers, "junk")
+    assert history.troubles == [
+        "line 2 and 499 more: cluster 'nowhere' isn't in the inventory, or has no coordinates there",
+        "line 502: not JSON: b'junk'",
+    ]
+    assert (history.bad_lines, history.unnamed) == (501, 0)
+
+
+def test_a_file_that_is_no_history_is_one_sentence(fleet):
+    compressed = gzip.compress((fleet / "history.ndjson").read_bytes())
+    for content, words in (
+        (compressed, "(line 1: compressed by gzip; unpack it first); is it a history file?"),
+        (b"\0\xff" * 5000, "holds no usable line (line 1: not JSON: "),
+        (b"", "holds no usable line; is it a history file?"),
+    ):
+        (fleet / "strange").write_bytes(content)
+        result = run(fleet, history="strange")
+        assert result.exit_code == 2 and words in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_history_without_faults_is_quiet_and_says_why(fleet):
+    quiet = [alive(FIRST + day * 1440, twelve()[0].name, 2) for day in range(20)]
+    (fleet / "quiet.ndjson").write_text("\n".join(map(encode, quiet)))
+    result = run(fleet, "--json", history="quiet.ndjson")
+    assert result.exit_code == 0 and json.loads(result.stdout) == {"bursts": []}
+    assert "holds no fault and names no stream" in result.stderr and "days" not in result.stderr
