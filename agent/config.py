@@ -64,9 +64,10 @@ class AgentSettings:
         default="auto",
         choices=("auto", *crc32c.kernels()),
     )
-    canary_mib: int = setting(
-        "memory to watch for flipped bits on a machine without ECC; 0: none. It's locked, and swept 16 MiB at a poll",
-        default=0,
+    canary_mib: int | None = setting(
+        "memory to watch for flipped bits; 0: none; else 64 on hardware whose firmware says that it has no ECC. It's "
+        "locked, and swept 16 MiB at a poll",
+        default=None,
         minimum=0,
         maximum=1 << 20,
     )

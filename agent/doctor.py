@@ -120,10 +120,10 @@ def _why_blind(facts: Facts) -> tuple[str, str]:
             f"this is a virtual machine ({machine.virtual}); the machine below it sees its memory's errors",
             "run the agent on the machine below as well; nothing is wrong here",
         )
-    if _has_no_ecc(facts.inventory):
+    if facts.inventory.has_no_ecc:
         return (
             "the firmware says that this memory has no ECC",
-            "use ECC memory; until then canary_mib lets the agent watch a part of this memory itself",
+            "use ECC memory; until then the canary watches a part of it, as large as canary_mib says",
         )
     if machine.options is not None and machine.options["EDAC"] == "n":
         return "this kernel is built without CONFIG_EDAC", "run a kernel that has it; Debian's do"
@@ -146,10 +146,6 @@ def _why_blind(facts: Facts) -> tuple[str, str]:
         "this kernel has no EDAC driver for this machine's memory controller",
         "try a newer kernel; its drivers are listed under /lib/modules/*/kernel/drivers/edac",
     )
-
-
-def _has_no_ecc(inventory: Inventory) -> bool:
-    return inventory.table.error_correction == "none" and not any(m.has_ecc_bits for m in inventory.populated)
 
 
 def _firmware(machine: Machine) -> str:

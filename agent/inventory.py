@@ -52,6 +52,11 @@ class Inventory:
         return tuple(module for module in self.table.modules if module.size_bytes != 0)
 
     @property
+    def has_no_ecc(self) -> bool:
+        """The firmware says so; where it says nothing that isn't known."""
+        return self.table.error_correction == "none" and not any(module.has_ecc_bits for module in self.populated)
+
+    @property
     def part_numbers(self) -> list[str]:
         """Each kind of module once: whether a part fails more often than others takes all hosts that have it."""
         return sorted({module.part for module in self.populated if module.part})

@@ -23,6 +23,7 @@ from agent.observation import NOT_CORRECTED, Device, FirstSight, Gap, Moment, Ob
 STREAM = "canary"
 MIB, PAGE_BYTES = 1 << 20, 4096
 CHUNK_BYTES = 16 * MIB  # of one poll: some 5 ms
+DEFAULT_MIB = 64  # swept within 20 s, at a poll each 5 s
 PATTERN = 0x5555_5555_5555_5555
 WORD = (1 << 64) - 1
 SHOWN_MAX = 8  # flips whose details stand on a fault
@@ -92,8 +93,15 @@ class Block:
 blocks: dict[int, Block] = {}  # by MiB: the one that this process has, once it has it
 
 
-def poll(size_mib: int, proc: Path, cursor: dict[str, Any], now: Moment) -> Poll:
-    """One sweep of the next chunk."""
+def look(size_mib: int | None, proc: Path, now: Moment) -> Poll:
+    """As `poll`, with a small block: whether one can be had."""
+    return poll(min(size_mib, 1) if size_mib else size_mib, proc, {}, now)
+
+
+def poll(size_mib: int | None, proc: Path, cursor: dict[str, Any], now: Moment) -> Poll:
+    """One sweep of the next chunk. Without a size there was no reason to have one."""
+    if size_mib is None:
+        return Poll(cursor=cursor, absent="it's off where nobody says that memory has no ECC; canary_mib turns it on")
     if not size_mib:
         return Poll(cursor=cursor, absent="it's off: canary_mib is 0")
     is_new = size_mib not in blocks

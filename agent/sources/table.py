@@ -1,5 +1,6 @@
 """The table of sources: which witness is polled, under which name, and which streams it lets the host watch."""
 
+import functools
 import os
 import traceback
 from collections.abc import Callable, Mapping
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent import trace_instance
+from agent import host, inventory, trace_instance
 from agent.config import AgentSettings
 from agent.kernel_log import KernelLog
 from agent.observation import Moment, Poll
@@ -71,6 +72,18 @@ def _lastwords(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> 
     return lastwords.poll(places, _KERNEL_LOG, cursor, now, silence_s=settings.heartbeat_s + settings.poll_interval_s)
 
 
+def _canary_mib(settings: AgentSettings) -> int | None:
+    """What the settings say, or else what a machine without ECC gets."""
+    if settings.canary_mib is None and _is_without_ecc(settings.sysfs, settings.proc):
+        return canary.DEFAULT_MIB
+    return settings.canary_mib
+
+
+@functools.cache  # memory doesn't change while a machine runs
+def _is_without_ecc(sysfs: Path, proc: Path) -> bool:
+    return inventory.read(sysfs).has_no_ecc and host.virtual(sysfs, proc, host.facts(sysfs, proc)) is None
+
+
 _GLANCES = edac.Glances()
 _KERNEL_LOG = KernelLog()  # one for the process, which may have no more than one descriptor of it
 _NVML = nvml.Nvml()  # the library is opened once for the whole process
@@ -104,8 +117,8 @@ SOURCES = {
         unasked=lambda settings, cursor, now: nvml.without_driver(settings.proc, cursor, now),
     ),
     "canary": Source(
-        lambda settings, cursor, now: canary.poll(settings.canary_mib, settings.proc, cursor, now),
+        lambda settings, cursor, now: canary.poll(_canary_mib(settings), settings.proc, cursor, now),
         ("canary",),
-        look=lambda settings, now: canary.poll(min(settings.canary_mib, 1), settings.proc, {}, now),
+        look=lambda settings, now: canary.look(_canary_mib(settings), settings.proc, now),
     ),
 }

@@ -11,13 +11,17 @@ from pathlib import Path
 import pytest
 
 from agent import _canary
+from agent.config import AgentSettings
 from agent.observation import Moment, Poll
 from agent.sources import canary
+from agent.sources.table import SOURCES
+from tests.agent import smbios_table
 from tests.agent.processes import Daemon, eventually
 from tests.agent.watcher import NOW
 
 PROC = Path("/proc")
 MIB = 1 << 20
+NONE, MULTI_BIT = 3, 6  # error correction of a memory array (DMTF DSP0134, 7.17.3)
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +48,31 @@ def flip(offset: int, bit: int, mib: int = 1) -> None:
 
 def test_off_is_absent() -> None:
     assert poll(mib=0) == Poll(cursor={}, absent="it's off: canary_mib is 0")
+
+
+@pytest.mark.parametrize(
+    ("correction", "widths", "flags", "set_to", "size_mib"),
+    [
+        (NONE, (64, 64), "sse", None, canary.DEFAULT_MIB),
+        (NONE, (72, 64), "sse", None, None),  # the modules have the bits
+        (MULTI_BIT, (72, 64), "sse", None, None),
+        (NONE, (64, 64), "sse hypervisor", None, None),  # the memory is another machine's
+        (NONE, (64, 64), "sse", 0, None),
+        (MULTI_BIT, (72, 64), "sse", 1, 1),
+    ],
+)
+def test_hardware_without_ecc_has_one_unless_the_settings_say_otherwise(
+    tmp_path: Path, correction: int, widths: tuple[int, int], flags: str, set_to: int | None, size_mib: int | None
+) -> None:
+    smbios_table.write(
+        tmp_path / "sys", smbios_table.memory_array(correction) + smbios_table.memory_device(widths=widths)
+    )
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"flags : fpu {flags}\n")
+    settings = AgentSettings(sysfs=tmp_path / "sys", proc=tmp_path / "proc", canary_mib=set_to)
+    told = SOURCES["canary"].poll(settings, {}, NOW)
+    assert [device.size_bytes for device in told.devices] == ([size_mib * MIB] if size_mib else [])
+    assert bool(told.absent) is (size_mib is None)
 
 
 def test_a_quiet_block_says_nothing_and_is_watched_from_now_on() -> None:
