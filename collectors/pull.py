@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import zlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ TICK_S = 0.05  # how finely the requests of one interval are spread
 CLOCK_OFF_S = 30.0  # an agent whose clock is further off than this is told about
 CHUNK_BYTES = 1 << 16
 NOT_ASKED = "not asked yet"
+NAMED_MAX = 50  # so many agents whose state changed are named within a pull interval
 JOURNALS_MAX = 100  # an agent has two
 SEQ_MAX = 2**62  # beyond it the sums of what was lost would outgrow 64 bits
 
@@ -139,6 +141,7 @@ class Puller:
         self._timeout = aiohttp.ClientTimeout(total=config.pull_timeout_s)
         self._tls = tls.of_agents(config)
         self._slots = asyncio.Semaphore(config.pull_concurrency)
+        self._changed: Counter[str] = Counter()  # agents whose state became this one, in this pull interval
         self._buckets: list[list[Agent]] = [[]]
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -168,6 +171,7 @@ class Puller:
             while True:
                 if tick % len(self._buckets) == 0:
                     self._tls.follow()
+                    self._end_round()
                 for agent in self._buckets[tick % len(self._buckets)]:
                     self._start(agent)
                 tick += 1
@@ -261,12 +265,22 @@ class Puller:
         return bytes(body)
 
     def _note(self, agent: Agent, state: str, sentence: str) -> None:
-        if agent.state != state or agent.sentence == NOT_ASKED:
-            level = logging.WARNING if state != "ok" else logging.INFO
-            if state == "ok" and agent.sentence == NOT_ASKED:
-                level = logging.DEBUG  # at the start of a large fleet this is no news
-            _log.log(level, "agent %s is %s%s", agent.host.name, state, f": {sentence}" if sentence else "")
+        is_first, is_other = agent.sentence == NOT_ASKED, agent.state != state
         agent.state, agent.sentence = state, sentence
+        if is_first and state == "ok":  # at the start of a large fleet this is no news
+            return
+        if is_first or is_other:
+            self._changed[state] += 1
+            if self._changed.total() <= NAMED_MAX:
+                level = logging.WARNING if state != "ok" else logging.INFO
+                _log.log(level, "agent %s is %s%s", agent.host.name, state, f": {sentence}" if sentence else "")
+
+    def _end_round(self) -> None:
+        """What changed in a pull interval; when a whole site goes away, its agents aren't named one by one."""
+        if self._changed.total() > NAMED_MAX:
+            numbers = ", ".join(f"{number} are {state}" for state, number in self._changed.most_common())
+            _log.warning("agents that changed within %g s: %s", self._config.pull_interval_s, numbers)
+        self._changed.clear()
 
 
 def _check_head(response: aiohttp.ClientResponse, agent: Agent) -> None:

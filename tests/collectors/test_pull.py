@@ -15,7 +15,7 @@ import pytest
 from agent.report import encode
 from collectors.config import CollectorConfig
 from collectors.inventory import Host
-from collectors.pull import SEQ_MAX, Puller, PullError, parse
+from collectors.pull import NAMED_MAX, SEQ_MAX, Puller, PullError, parse
 from collectors.store import Conflict, Pulled, Recorded, Store, StoreError
 from tests.certificates import Authority, Pair
 from tests.collectors import scripted_agent
@@ -320,3 +320,20 @@ def test_the_scripted_agent_speaks_as_the_report_says():
     agent.first_seq = {"journal-of-h1": 2}
     parsed = parse(agent.answer(None, 2).encode())
     assert [encode(fault) for fault in parsed.faults] and [fault.seq for fault in parsed.faults] == [2, 3]
+
+
+def test_a_site_that_goes_away_is_named_in_part_and_counted_whole(store, tmp_path, caplog):
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))  # nobody listens there
+        port = unheard.getsockname()[1]
+        hosts = [Host(f"127.0.0.1:{port}", f"h{number}", "fra", {}) for number in range(3 * NAMED_MAX)]
+
+        def told() -> list[str]:
+            return [record.getMessage() for record in caplog.records]
+
+        settings = config(tmp_path, pull_interval_s=2)
+        pull_until(lambda puller: any("that changed" in line for line in told()), store, settings, hosts)
+    named = [line for line in told() if line.startswith("agent h")]
+    (counted,) = [line for line in told() if "that changed" in line]
+    assert NAMED_MAX <= len(named) < len(hosts) and all("does not answer" in line for line in named)
+    assert counted.startswith("agents that changed within 2 s: ") and counted.endswith(" are silent")
