@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections import deque
@@ -319,7 +320,7 @@ class Agent:
             outcome.absent,
         )
         old = self._statuses.get(name)
-        if old is None or replace(old, poll_s=status.poll_s) != status:
+        if old is None or _news(old) != _news(status):
             self._tell(name, status, old)
         self._statuses[name] = status
         return poll
@@ -507,6 +508,11 @@ def _cursors(state: State) -> dict[str, dict[str, Any]]:
         name, _, rest = key.partition("/")
         found.setdefault(name, {})[rest] = value
     return found
+
+
+def _news(status: SourceStatus) -> tuple[Any, ...]:
+    """What takes a line of the log when it changes; the numbers in a sentence may be others at each poll."""
+    return status.blind, status.absent, [re.sub(r"\d+", "", sentence) for sentence in status.trouble]
 
 
 def _for_cursors(moment: str) -> Changes:

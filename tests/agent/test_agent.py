@@ -337,8 +337,8 @@ def test_what_changes_back_while_the_journal_cannot_be_written_has_changed_back(
 def test_a_witness_with_a_defect_is_one_metric_and_one_line_and_the_others_go_on(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def defective(_settings: AgentSettings, _cursor: dict, _now: Moment) -> Poll:
-        raise ValueError("what nobody\nforesaw")
+    def defective(_settings: AgentSettings, _cursor: dict, now: Moment) -> Poll:
+        raise ValueError(f"what nobody\nforesaw at {now.time_ns}")
 
     rasdaemon = SOURCES["rasdaemon"]
     monkeypatch.setitem(SOURCES, "rasdaemon", replace(rasdaemon, poll=defective))
@@ -362,4 +362,4 @@ def test_a_witness_with_a_defect_is_one_metric_and_one_line_and_the_others_go_on
     assert 'flipwatch_source_up{source="edac"} 1.0' in page
     lines = [line for line in caplog.messages if "rasdaemon" in line]
     assert len(lines) == 2 and "absent" in lines[1]
-    assert "please report it: test_agent.py, line" in lines[0] and "ValueError: what nobody\\nforesaw" in lines[0]
+    assert "please report it: test_agent.py, line" in lines[0] and "ValueError: what nobody\\nforesaw at" in lines[0]
