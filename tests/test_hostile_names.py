@@ -43,7 +43,7 @@ from tests.collectors.running import RunningCollector, wait_for, write_config
 from tests.collectors.scripted_agent import Agents, ScriptedAgent
 from tests.conftest import require
 from tests.dashboards.world import Prometheus, running_prometheus
-from tests.servers.test_alertmanager import alerts, running_alertmanager
+from tests.servers.alertmanager import alerts, running_alertmanager
 from tests.servers.webhook import Webhook
 
 HOSTILE = {

@@ -2,12 +2,8 @@
 
 import asyncio
 import contextlib
-import json
-import re
-import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,54 +20,8 @@ from tests.collectors.bursts import revision
 from tests.collectors.running import CITIES, RunningCollector, flipwatch, wait_for, write_config, write_inventory
 from tests.collectors.scripted_agent import Agents, ScriptedAgent
 from tests.conftest import require
+from tests.servers.alertmanager import EXAMPLE, alerts, free_port, running_alertmanager
 from tests.servers.webhook import Webhook
-
-EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "alertmanager.yml"
-
-
-def example_config(webhook: Webhook) -> str:
-    """The configuration that people are given, with this receiver and without its waits."""
-    text = EXAMPLE.read_text().replace("http://127.0.0.1:9099/", webhook.url)
-    text = re.sub(r"group_wait: \w+", "group_wait: 0s", text)
-    return re.sub(r"group_interval: \w+", "group_interval: 1s", text)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextlib.contextmanager
-def running_alertmanager(directory: Path, webhook: Webhook, port: int | None = None) -> Iterator[str]:
-    program = require("prometheus-alertmanager")
-    config = directory / "alertmanager.yml"
-    config.write_text(example_config(webhook))
-    url = f"http://127.0.0.1:{port or free_port()}"
-    arguments = [f"--config.file={config}", f"--storage.path={directory / 'am'}", "--cluster.listen-address="]
-    with (directory / "alertmanager.log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, *arguments, f"--web.listen-address={url.removeprefix('http://')}"], stdout=log, stderr=log
-        )
-    try:
-        wait_for(lambda: is_ready(url))
-        yield url
-    finally:
-        process.kill()
-        process.wait(10)
-
-
-def is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/-/ready", timeout=5) as response:
-            return response.status == 200
-    except OSError:
-        return False
-
-
-def alerts(url: str) -> list[dict[str, Any]]:
-    with urllib.request.urlopen(f"{url}/api/v2/alerts", timeout=5) as response:
-        return json.loads(response.read())
 
 
 def post(url: str, objects: list[dict[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,11 +16,13 @@ class Webhook:
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []
         self.notifications: list[tuple[str, dict[str, Any]]] = []
-        received, notifications = self.received, self.notifications
+        self._arrivals: list[tuple[float, dict[str, Any]]] = []
+        received, notifications, arrivals = self.received, self.notifications, self._arrivals
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                arrivals.extend((time.monotonic(), alert) for alert in document["alerts"])
                 received.extend(document["alerts"])
                 notifications.append((self.path, document))
                 self.send_response(200)
@@ -44,3 +47,11 @@ class Webhook:
     def states(self, **labels: str) -> list[str]:
         """firing or resolved, per notification of an alert with these labels."""
         return [a["status"] for a in self.received if labels.items() <= a["labels"].items()]
+
+    def arrived_s(self, name: str) -> dict[str, float]:
+        """When each cluster's first alert of this name came, by the monotonic clock."""
+        found: dict[str, float] = {}
+        for at_s, alert in self._arrivals:
+            if alert["labels"]["alertname"] == name:
+                found.setdefault(alert["labels"]["cluster"], at_s)
+        return found
