@@ -184,7 +184,7 @@ def part_evidence(
             parts[attribute] += logs
     attributes = sum(1 for name in population.attributes() if name != CLUSTER)
     found = [
-        np.logaddexp.reduce(logs) - np.log(2 * attributes * sum(1 for _ in population.values(attribute)))
+        np.logaddexp.reduce(logs) - np.log(2 * attributes * len(population.values(attribute)))
         for attribute, logs in parts.items()
     ]
     rollout = np.logaddexp.reduce(changing) - np.log(len(cohorts)) if changing else -np.inf

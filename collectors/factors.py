@@ -21,8 +21,9 @@ clusters name theirs alike, and the cluster before what merely names it.
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,9 @@ class Victim:
     attributes: Attributes = ()
 
 
+_BY_ALL = attrgetter(*(item.name for item in fields(Victim)))
+
+
 class Victims:
     """The victims of late, by minute. One that is added twice is kept once."""
 
@@ -68,7 +72,7 @@ class Victims:
         """Those of [begin_minute, end_minute), whatever the order in which they came."""
         minutes = [minute for minute in self._by_minute if begin_minute <= minute < end_minute]
         found = [victim for minute in minutes for victim in self._by_minute[minute]]
-        return sorted(found, key=astuple)
+        return sorted(found, key=_BY_ALL)
 
     def forget_before(self, minute: int) -> None:
         for old in [other for other in self._by_minute if other < minute]:
@@ -90,6 +94,7 @@ class Population:
         self._hosts: dict[str, _Host] = {}
         self._having: dict[str, dict[str, Counter[str]]] = {CLUSTER: {}}  # attribute -> value -> cluster -> hosts
         self._telling: dict[str, Counter[str]] = {CLUSTER: Counter()}  # attribute -> cluster -> hosts with any value
+        self._shared: Counter[str] = Counter()
         self._alike: dict[Attributes, Attributes] = {}  # hosts of one rack keep one tuple between them
 
     def set_host(self, host: str, cluster: str, attributes: Attributes, hosts: int = 1) -> None:
@@ -114,9 +119,13 @@ class Population:
         """The attributes that some host has; `cluster` is one of them."""
         return (attribute for attribute, telling in self._telling.items() if telling)
 
-    def values(self, attribute: str) -> Iterator[str]:
+    def values(self, attribute: str) -> KeysView[str]:
         """The values that some host has."""
-        return iter(self._having.get(attribute, {}))
+        return self._having.get(attribute, {}).keys()
+
+    def shared(self, attribute: str) -> int:
+        """How many of its values SHARED_BY_MIN hosts or more have."""
+        return self._shared[attribute]
 
     def hosts(self, attribute: str, value: str) -> dict[str, int]:
         """How many hosts of each cluster have the value."""
@@ -141,8 +150,11 @@ class Population:
             _add(self._telling.setdefault(attribute, Counter()), host.cluster, number)
         for attribute, value in {(CLUSTER, host.cluster), *host.attributes}:
             values = self._having.setdefault(attribute, {})
-            _add(values.setdefault(value, Counter()), host.cluster, number)
-            if not values[value]:
+            having = values.setdefault(value, Counter())
+            was_shared = having.total() >= SHARED_BY_MIN
+            _add(having, host.cluster, number)
+            self._shared[attribute] += (having.total() >= SHARED_BY_MIN) - was_shared
+            if not having:
                 del values[value]
 
 
@@ -289,23 +301,23 @@ def _tables(attribute: str, victims: Sequence[Victim], population: Population) -
         if population.can_compare(victim, attribute):
             for value in _values(victim, attribute):
                 having[value].add((victim.cluster, victim.host))
-    sizes = {value: sum(population.hosts(attribute, value).values()) for value in population.values(attribute)}
-    sizes |= {value: max(sizes.get(value, 0), len(hosts)) for value, hosts in having.items()}
-    if len(sizes) < 2:
+    known = population.values(attribute)
+    if len(known) + sum(value not in known for value in having) < 2:
         return 0, []
     told = population.telling(attribute)
     everyone: set[tuple[str, str]] = set().union(*having.values())
     hit = Counter(cluster for cluster, _ in everyone)
     names = sorted({*told, *hit})
     n = _column(hit, names)
-    tables = []
+    tested, tables = population.shared(attribute), []
     for value, hosts in having.items():
         if len(hosts) >= SHARED_BY_MIN:
+            tested += sum(population.hosts(attribute, value).values()) < SHARED_BY_MIN
             k = _column(Counter(cluster for cluster, _ in hosts), names)
             # a victim may have left the population since
             K = np.maximum(_column(population.hosts(attribute, value), names), k)
             tables.append(_Table(attribute, value, k, n, K, np.maximum(_column(told, names), np.maximum(n, K))))
-    return sum(size >= SHARED_BY_MIN for size in sizes.values()), tables
+    return tested, tables
 
 
 def _values(victim: Victim, attribute: str) -> Iterator[str]:

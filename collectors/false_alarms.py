@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from collectors.inventory import Cluster
-from collectors.minutes import HOUR_MIN
+from collectors.minutes import HOUR_MIN, WINDOWS_MIN
 from collectors.scan import AMPLITUDES, Scan, StreamRows
 from collectors.windows import BlockStream
 
@@ -100,8 +100,10 @@ class Slides:
     def maxima(self, streams: Sequence[BlockStream], seed: Sequence[int]) -> np.ndarray:
         """Hourly maxima [SLIDES * hours] of the slid block, 0 where no fault came in.
 
-        A cluster's streams are shifted together. Rows are ranked by a coarser scan, and only an hour's best are scored
-        in full: what the coarse scan misjudges by is much less than what lies between an hour's rows.
+        A cluster's streams are shifted together. An hour's expectation is the same in all its minutes, so a row whose
+        counts are nowhere above those of a neighbour can't be the largest. The others are ranked by a coarser scan, and
+        only an hour's best are scored in full: what the coarse scan misjudges by is much less than what lies between an
+        hour's rows.
         """
         random = np.random.default_rng(seed)
         hours, _, clusters = streams[0].means.shape
@@ -116,7 +118,7 @@ class Slides:
 
     def _maximum(self, streams: list[StreamRows]) -> float:
         some = np.any([rows.counts.any(axis=1) for rows in streams], axis=0)
-        streams = [rows.take(some) for rows in streams]
+        streams = [rows.take(some & _peaks(streams)) for rows in streams]
         if not len(streams[0].counts):
             return 0.0
         rough = self._coarse.statistics(streams)
@@ -127,6 +129,18 @@ class Slides:
 def coarse_scan(clusters: Sequence[Cluster]) -> Scan:
     """Finds nearly the same rows large as the full scan, at a twentieth of its cost."""
     return Scan(clusters, number=COARSE_DIRECTIONS, exponents=COARSE_EXPONENTS, amplitudes=AMPLITUDES[::2])
+
+
+def _peaks(streams: Sequence[StreamRows]) -> np.ndarray:
+    """Which rows [windows * 60] of a slid hour may be its largest: not those whose neighbour holds all that they do."""
+    rises = falls = np.zeros((len(WINDOWS_MIN), HOUR_MIN - 1), bool)
+    for rows in streams:
+        steps = np.diff(rows.counts.T.reshape(-1, len(WINDOWS_MIN), HOUR_MIN), axis=2)
+        rises, falls = rises | (steps > 0).any(axis=0), falls | (steps < 0).any(axis=0)
+    peaks = np.ones((len(WINDOWS_MIN), HOUR_MIN), bool)
+    peaks[:, 1:] = rises
+    peaks[:, :-1] &= falls | ~rises
+    return peaks.ravel()
 
 
 def _slid(stream: BlockStream, shifts: np.ndarray, pieces: np.ndarray, hour: int) -> StreamRows:

@@ -46,6 +46,11 @@ class StreamRows:
     def take(self, rows: slice | np.ndarray) -> "StreamRows":
         return StreamRows(self.counts[rows], self.columns, self.means[rows])
 
+    def where_counted(self) -> "StreamRows":
+        """The same, told for no more clusters than there are counts of."""
+        some = self.counts.any(axis=0)
+        return StreamRows(self.counts[:, some], self.columns[some], self.means)
+
 
 class Templates:
     """Shapes f [templates, clusters] and amplitudes, ready to be held against many rows."""
@@ -63,15 +68,22 @@ class Templates:
 
     def ratios(self, rows: StreamRows) -> Iterator[np.ndarray]:
         """For each amplitude the log-likelihood ratios [rows, templates]."""
-        counts = rows.counts.astype(np.float32, copy=False)
-        losses = rows.means.astype(np.float32, copy=False) @ self._by_cluster
+        losses = self.losses(rows)
+        for index in range(len(self.amplitudes)):
+            yield self.ratio(index, rows, losses)
+
+    def losses(self, rows: StreamRows) -> np.ndarray:
+        """What every template loses at amplitude 1 [rows, templates]."""
+        losses: np.ndarray = rows.means.astype(np.float32, copy=False) @ self._by_cluster
+        return losses
+
+    def ratio(self, index: int, rows: StreamRows, losses: np.ndarray) -> np.ndarray:
+        """The log-likelihood ratios [rows, templates] at one of the amplitudes, given the rows' `losses`."""
+        amplitude = np.float32(self.amplitudes[index])
         some = slice(None) if len(rows.columns) == len(self._by_cluster) else rows.columns
-        for index, amplitude in enumerate(self.amplitudes):
-            if self._logs is None:
-                logs = np.log1p(np.float32(amplitude) * self._by_cluster[some])
-            else:
-                logs = self._logs[index][some]
-            yield counts @ logs - np.float32(amplitude) * losses
+        logs = np.log1p(amplitude * self._by_cluster[some]) if self._logs is None else self._logs[index][some]
+        ratio: np.ndarray = rows.counts.astype(np.float32, copy=False) @ logs - amplitude * losses
+        return ratio
 
 
 class Scan:
@@ -102,8 +114,23 @@ class Scan:
         return best
 
     def _best(self, rows: StreamRows) -> np.ndarray:
-        """The log-likelihood ratio [rows, templates] at each template's own best amplitude."""
+        """The log-likelihood ratio [rows, templates] at each template's own best amplitude.
+
+        It is concave in the amplitude. So what doesn't rise from one amplitude to the next won't rise again, and a row
+        of which no template rises is done: in a large fleet the long windows are at once, and with them most clusters.
+        """
         best = np.zeros((len(rows.counts), len(self._templates.shapes)), np.float32)
-        for ratios in self._templates.ratios(rows):
-            np.maximum(best, ratios, out=best)
+        left, losses = np.arange(len(best)), self._templates.losses(rows)
+        prunes = len(rows.columns) > 10 * len(best)  # else to look who rises would take longer than it spares
+        for index in range(len(self._templates.amplitudes)):
+            ratios = self._templates.ratio(index, rows, losses)
+            if not prunes:
+                np.maximum(best, ratios, out=best)
+                continue
+            rising = np.flatnonzero((ratios > best[left]).any(axis=1))
+            best[left] = np.maximum(best[left], ratios)
+            if not len(rising):
+                break
+            if 2 * len(rising) <= len(left):
+                left, losses, rows = left[rising], losses[rising], rows.take(rising).where_counted()
         return best
