@@ -26,11 +26,11 @@ from collectors.commands_change import change
 from collectors.commands_history import Trouble, replay, say_what_was_unusable, simulate
 from collectors.commands_plot import plot
 from collectors.config import CollectorConfig
-from collectors.correlator import Revision
 from collectors.importing import Imported, exposure, import_history
 from collectors.inventory import Inventory, InventoryError
 from collectors.minutes import DAY_NS
 from collectors.page import latest_bursts
+from collectors.revision import Revision
 from collectors.server import ServerError
 from collectors.store import Store, StoreError
 
@@ -146,7 +146,7 @@ def list_(config_path: Path, as_json: bool) -> None:
         known = latest_bursts(store)
     for burst in known:
         state = "retracted" if burst.kind == "retract" else burst.label
-        clusters = f"{len(notify.members(burst))}/{len(burst.clusters)} clusters"
+        clusters = f"{len(burst.members)}/{len(burst.clusters)} clusters"
         click.echo(f"{burst.burst_id}  rev {burst.rev}  {state:<11} {clusters:<16} {notify.false_alarms(burst)}")
     if not known:
         click.echo("no burst so far")

@@ -18,7 +18,7 @@ import numpy as np
 from agent.report import Line, encode
 from checksum import durable
 from checksum.printable import printable
-from collectors.correlator import LEARNING_DAYS, Correlator, Revision
+from collectors.correlator import LEARNING_DAYS, Correlator
 from collectors.feed import FleetAttributes
 from collectors.history import History, read
 from collectors.history import replay as revisions_of
@@ -26,6 +26,7 @@ from collectors.incidents import KINDS, NEED_COHORTS, Burst, Incident, fleet_of
 from collectors.inventory import Inventory, InventoryError, load
 from collectors.minutes import MINUTE_NS, minute_of
 from collectors.notify import NOT_NAMED
+from collectors.revision import Revision
 from collectors.simulate import Simulation
 from collectors.world import CALM, RESTLESS
 

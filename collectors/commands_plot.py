@@ -19,10 +19,10 @@ from checksum.settings import SettingsError
 from collectors import config as settings
 from collectors import inventory, mapping
 from collectors.commands_history import PATH, Trouble, judge
-from collectors.correlator import Revision
 from collectors.inventory import Cluster, InventoryError
 from collectors.mapping import Timeline
 from collectors.minutes import MINUTE_NS
+from collectors.revision import Revision
 from collectors.store import Store, StoreError
 
 FORMATS = ("png", "svg")

@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,11 +22,12 @@ import numpy as np
 from agent.report import Change
 from collectors.baseline import GUARD_H, WARM_UP_H, Baseline
 from collectors.causes import PRIORS, SKY, Causes, Verdict
-from collectors.factors import Factor, Population, Victims, find_factors
+from collectors.factors import Population, Victims, find_factors
 from collectors.false_alarms import Maxima, Slides, Tail, coarse_scan, fit, summary
 from collectors.inventory import Cluster
 from collectors.lifecycle import Crossing, Episode, episodes, overlap
 from collectors.minutes import DAY_MIN, HOUR_MIN, MINUTE_NS, SCANNED_STREAMS, WINDOWS_MIN, Minutes, minute_of
+from collectors.revision import ClusterShare, Revision, says_the_same
 from collectors.scan import Scan
 from collectors.sky import SPHERE_DEG2, angles_deg, right_ascension_declination_deg, separation_deg, unit_vectors
 from collectors.windows import Row, Windows, block_stream, row
@@ -51,97 +52,6 @@ STAGED_LABELS = (*SKY, "region", "rollout")
 # From these on an episode is cut out before sliding. Chance hardly ever reaches the second, so to cut there hides no
 # false alarm; without it one real burst, slid apart into a dozen lone rises, would blind the scan for months.
 INCIDENT_NATS = dict.fromkeys(PRIORS, 12.0) | dict.fromkeys((*SKY, "none"), 24.0)
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterShare:
-    """What one cluster saw in the burst's best window: novel faults, and how many its baseline expected."""
-
-    cluster: str
-    observed: int
-    expected: float
-    overdispersion: float = 1.0  # the variance of such counts over their mean
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Revision:
-    """One statement about a burst; a later one with a higher `rev` replaces it. Times are whole minutes.
-
-    Direction, area and ground point say where a celestial source would stand, whatever the label.
-    """
-
-    burst_id: str
-    rev: int
-    kind: str  # new, update or retract
-    t_start_ns: int
-    t_end_ns: int
-    window_min: int
-    label: str  # the cause to name: the likeliest, but the sky only if it stands clearly above the rest
-    posterior: Mapping[str, float]
-    far_per_year: float
-    extrapolated_from_days: int | None
-    statistic_nats: float
-    amplitude: float  # the excess over the baseline at a cluster that faces the source
-    ra_deg: float
-    dec_deg: float
-    area90_deg2: float
-    area50_deg2: float = 0.0
-    ground_latitude_deg: float  # where the source stood in the zenith at the best window's mid time
-    ground_longitude_deg: float  # -180 to 180
-    antipode_latitude_deg: float = 0.0
-    antipode_longitude_deg: float = 0.0
-    streams: Mapping[str, int] = field(default_factory=dict)  # novel faults in the best window, shown streams too
-    factors: tuple[Factor, ...] = ()  # what the victims share
-    change_ids: tuple[str, ...] = ()  # roll-outs that were open
-    calibration_id: str = ""  # of the time slides that the false-alarm rate rests on
-    clusters: tuple[ClusterShare, ...]
-
-    @property
-    def held_back(self) -> str | None:
-        """The cause that is likelier than the one that is named, but not sure enough to be named; mostly none is."""
-        likeliest = max(self.posterior, key=lambda cause: self.posterior[cause])
-        return likeliest if self.posterior[likeliest] > self.posterior.get(self.label, 0.0) else None
-
-    def document(self) -> dict[str, Any]:
-        """The JSON object of `replay --json`, the store and the page."""
-        return {
-            "burst_id": self.burst_id,
-            "rev": self.rev,
-            "kind": self.kind,
-            "t_start": _rfc3339(self.t_start_ns),
-            "t_end": _rfc3339(self.t_end_ns),
-            "window_min": self.window_min,
-            "label": self.label,
-            "posterior": dict(self.posterior),
-            "far_per_year": self.far_per_year,
-            "extrapolated_from_days": self.extrapolated_from_days,
-            "statistic_nats": self.statistic_nats,
-            "amplitude": self.amplitude,
-            "ra_deg": self.ra_deg,
-            "dec_deg": self.dec_deg,
-            "area50_deg2": self.area50_deg2,
-            "area90_deg2": self.area90_deg2,
-            "ground_latitude_deg": self.ground_latitude_deg,
-            "ground_longitude_deg": self.ground_longitude_deg,
-            "antipode_latitude_deg": self.antipode_latitude_deg,
-            "antipode_longitude_deg": self.antipode_longitude_deg,
-            "streams": dict(self.streams),
-            "factors": [factor.document() for factor in self.factors],
-            "change_ids": list(self.change_ids),
-            "calibration_id": self.calibration_id,
-            "clusters": [asdict(share) for share in self.clusters],
-        }
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> "Revision":
-        """The revision that `document` came from."""
-        taken = dict(document)
-        taken["t_start_ns"] = _time_ns(taken.pop("t_start"))
-        taken["t_end_ns"] = _time_ns(taken.pop("t_end"))
-        taken["factors"] = tuple(Factor.from_document(factor) for factor in taken["factors"])
-        taken["change_ids"] = tuple(taken.get("change_ids", ()))
-        taken["clusters"] = tuple(ClusterShare(**share) for share in taken["clusters"])
-        return cls(**taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -577,7 +487,7 @@ class Correlator:
             if revision.statistic_nats < burst.statistic_nats:
                 revision = replace(burst, rev=burst.rev + 1, kind="update", t_end_ns=revision.t_end_ns)
             revision = replace(revision, t_start_ns=burst.t_start_ns, t_end_ns=max(burst.t_end_ns, revision.t_end_ns))
-        if burst.kind != "retract" and _says_the_same(burst, revision):
+        if burst.kind != "retract" and says_the_same(burst, revision):
             return None
         self._bursts[burst.burst_id] = revision
         return revision
@@ -697,29 +607,6 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def sky_map(revision: Revision, clusters: Sequence[Cluster], causes: Causes | None = None) -> np.ndarray:
-    """The probability [768] of each of `directions(768)`, in the frame that turns with the Earth, were it celestial.
-
-    `causes` spares who draws many maps of the same clusters the making of their templates.
-    """
-    shares = {share.cluster: share for share in revision.clusters}
-    rows = [shares.get(cluster.name, ClusterShare(cluster.name, 0, 0.0)) for cluster in clusters]
-    observed, expected, overdispersion = (
-        np.array([[getattr(share, name) for share in rows]]) for name in ("observed", "expected", "overdispersion")
-    )
-    return (causes or Causes(clusters)).place(Row(observed, expected, overdispersion)).sky
-
-
-def _says_the_same(a: Revision, b: Revision) -> bool:
-    """True if the two differ in nothing that anyone would act on."""
-
-    def essence(r: Revision) -> tuple[Any, ...]:
-        counts = tuple((share.cluster, share.observed) for share in r.clusters)
-        return r.t_start_ns, r.t_end_ns, r.window_min, r.label, counts, r.change_ids, r.factors
-
-    return essence(a) == essence(b)
-
-
 def _span(burst: Revision) -> tuple[int, int]:
     """First and last minute, both included."""
     return minute_of(burst.t_start_ns), minute_of(burst.t_end_ns) - 1
@@ -727,11 +614,3 @@ def _span(burst: Revision) -> tuple[int, int]:
 
 def _burst_id(minute: int) -> str:
     return datetime.fromtimestamp(minute * 60, UTC).strftime("%Y%m%dT%H%MZ")
-
-
-def _rfc3339(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _time_ns(text: str) -> int:
-    return int(datetime.fromisoformat(text).timestamp()) * 1_000_000_000

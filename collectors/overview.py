@@ -11,12 +11,13 @@ from typing import Any
 
 from agent.report import STREAMS, Change
 from collectors.changes import RollOut, roll_outs
-from collectors.correlator import Revision, Status
+from collectors.correlator import Status
 from collectors.factors import Factor
 from collectors.inventory import Inventory
 from collectors.minutes import DAY_NS
 from collectors.notify import rfc3339
 from collectors.pull import STATES, Agent
+from collectors.revision import Revision
 from collectors.store import Loss, Store, Total
 
 SHOWN_AGENTS_MAX = 200

@@ -12,10 +12,10 @@ import jinja2
 
 from agent.report import Fault, MemoryFault
 from checksum.printable import printable
-from collectors.correlator import Revision
 from collectors.minutes import DAY_NS
-from collectors.notify import SEVERITY, WHAT, direction, false_alarms, members, rfc3339, takes_part
+from collectors.notify import SEVERITY, WHAT, direction, false_alarms, rfc3339
 from collectors.overview import Overview
+from collectors.revision import Revision
 from collectors.store import Store, StoredFault
 
 LATEST_FAULTS = 50
@@ -88,8 +88,6 @@ def render(overview: Overview, shown: Details, false_alarms_per_year: float, ref
         verdict=verdict,
         direction=direction,
         false_alarms=false_alarms,
-        members=members,
-        takes_part=takes_part,
     ).encode()
 
 

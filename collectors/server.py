@@ -38,13 +38,14 @@ from collectors import metrics, notify, overview, page, runbooks, tls
 from collectors.alertmanager import post_alerts
 from collectors.causes import COHORT
 from collectors.config import CollectorConfig, reloaded
-from collectors.correlator import LATE_MIN, Correlator, Revision, places
+from collectors.correlator import LATE_MIN, Correlator, places
 from collectors.factors import Factor, find_factors
 from collectors.feed import Feed, FleetAttributes
 from collectors.inventory import Inventory, InventoryError
 from collectors.minutes import DAY_NS, minute_of
 from collectors.overview import Health, Step
 from collectors.pull import Agent, Puller
+from collectors.revision import Revision
 from collectors.store import FACTS_VERSION, Conflict, Move, Pulled, Recorded, Store, StoreError
 
 T = TypeVar("T")

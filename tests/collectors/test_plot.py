@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from collectors.commands import bursts
-from collectors.correlator import ClusterShare
 from collectors.factors import Factor
 from collectors.inventory import Cluster
 from collectors.mapping import Timeline, around, timeline
 from collectors.minutes import MINUTE_NS, minute_of
 from collectors.notify import WHAT
 from collectors.plot import LABELS_MAX, headline, render
+from collectors.revision import ClusterShare
 from collectors.store import Store
 from tests.collectors.bursts import CELESTIAL, START_NS, revision
 from tests.collectors.fleets import cities, fault

@@ -17,8 +17,8 @@ import aiohttp
 import pytest
 
 from collectors.alertmanager import post_alerts
-from collectors.correlator import ClusterShare
 from collectors.notify import Said, after, desired
+from collectors.revision import ClusterShare
 from collectors.store import Store
 from tests.collectors.bursts import revision
 from tests.collectors.running import CITIES, RunningCollector, flipwatch, wait_for, write_config, write_inventory
