@@ -29,7 +29,6 @@ from collectors.config import CollectorConfig
 from collectors.importing import Imported, exposure, import_history
 from collectors.inventory import Inventory, InventoryError
 from collectors.minutes import DAY_NS
-from collectors.page import latest_bursts
 from collectors.revision import Revision
 from collectors.server import ServerError
 from collectors.store import Store, StoreError
@@ -141,10 +140,10 @@ def list_(config_path: Path, as_json: bool) -> None:
     """All bursts, the latest first."""
     with _catalogue(config_path) as store:
         if as_json:
-            click.echo(json.dumps({"bursts": store.revisions()}, indent=1))
+            click.echo(json.dumps({"bursts": store.revision_documents()}, indent=1))
             return
-        known = latest_bursts(store)
-    for burst in known:
+        known = store.bursts()
+    for burst in reversed(known):
         state = "retracted" if burst.kind == "retract" else burst.label
         clusters = f"{len(burst.members)}/{len(burst.clusters)} clusters"
         click.echo(f"{burst.burst_id}  rev {burst.rev}  {state:<11} {clusters:<16} {notify.false_alarms(burst)}")
@@ -159,7 +158,7 @@ def list_(config_path: Path, as_json: bool) -> None:
 def show(burst_id: str, config_path: Path, as_json: bool) -> None:
     """One burst: what was seen, where, and how sure that is."""
     with _catalogue(config_path) as store:
-        revisions = [document for document in store.revisions() if document["burst_id"] == burst_id]
+        revisions = [document for document in store.revision_documents() if document["burst_id"] == burst_id]
     if not revisions:
         raise Trouble(f"there is no burst {burst_id}; `flipwatch bursts list` names them all")
     if as_json:

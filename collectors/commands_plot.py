@@ -95,7 +95,7 @@ def _from_store(
     config = settings.load(config_path)
     clusters = inventory.load(inventory_path or config.inventory).clusters
     with contextlib.closing(Store(config.store_path, create=False)) as store:
-        revision = _latest(burst_id, [Revision.from_document(document) for document in store.revisions()])
+        revision = _latest(burst_id, store.bursts())
         first, end = mapping.around(revision)
         faults = store.novel_between(first * MINUTE_NS, end * MINUTE_NS)
         return revision, clusters, mapping.timeline(revision, faults, store.watched_until_ns())

@@ -128,17 +128,16 @@ class Correlator:
 
     def restore(
         self,
-        revisions: Sequence[Revision],
+        bursts: Sequence[Revision],
         scanned_until_minute: int | None,
         calibration: Mapping[str, Any] | None = None,
     ) -> None:
-        """After a restart: every revision that was told, oldest first, and the last `calibration()`, if there is one.
+        """After a restart: the latest revision of each burst, and the last `calibration()`, if there is one.
 
         The first step scans the last six hours again, whatever was scanned before; it finds the same bursts there.
         A calibration of other clusters or streams is ignored, and computed anew.
         """
-        for revision in revisions:
-            self._bursts[revision.burst_id] = revision
+        self._bursts = {burst.burst_id: burst for burst in bursts}
         self._scanned_until = scanned_until_minute
         if calibration is not None and calibration["parameters"] == self._parameters:
             blocks = calibration["blocks"].items()

@@ -59,14 +59,8 @@ def details(store: Store, now_ns: int) -> Details:
         latest=store.latest_faults(LATEST_FAULTS),
         faulty=store.faulty_devices(now_ns - FAULTY_DAYS * DAY_NS, FAULTY_DEVICES),
         novel_24h=store.novel_since(now_ns - DAY_NS),
-        bursts=latest_bursts(store)[:LATEST_BURSTS],
+        bursts=store.bursts()[: -LATEST_BURSTS - 1 : -1],
     )
-
-
-def latest_bursts(store: Store) -> list[Revision]:
-    """The latest revision of each burst, the burst that began last first."""
-    latest = {document["burst_id"]: Revision.from_document(document) for document in store.revisions()}
-    return sorted(latest.values(), key=lambda burst: (burst.t_start_ns, burst.burst_id), reverse=True)
 
 
 def render(overview: Overview, shown: Details, false_alarms_per_year: float, refresh_s: int) -> bytes:

@@ -347,8 +347,7 @@ class Server:
 
     async def _keep_step(self, now_ns: int, revisions: list[Revision], step: Step) -> None:
         """A burst is told only once it is stored; a restart then continues it instead of raising it again."""
-        rows = [(r.burst_id, r.rev, r.kind, r.label, r.document()) for r in revisions]
-        await self._write_until_done(self._record_step, now_ns, rows, step)
+        await self._write_until_done(self._record_step, now_ns, revisions, step)
         for revision in revisions:
             _log.warning("burst %s rev %d %s: %s", revision.burst_id, revision.rev, revision.kind, revision.label)
         if self._step is None or self._step.status.state != step.status.state:
@@ -358,19 +357,19 @@ class Server:
         self._step = step
         self._stepped.set()
 
-    def _record_step(self, now_ns: int, rows: list[tuple[str, int, str, str, dict[str, Any]]], step: Step) -> None:
+    def _record_step(self, now_ns: int, revisions: list[Revision], step: Step) -> None:
         if step.calibration is not None:
             self._store.keep_document(CALIBRATION, step.calibration)
         minute = minute_of(now_ns)
         counted = self._store.number("expected_until_minute")
         passed = minute - counted if counted is not None and 0 < minute - counted <= EXPECTED_GAP_MIN else 0
-        if counted == minute and not rows:
+        if counted == minute and not revisions:
             return  # nothing to keep before the next minute
         numbers = {"expected_until_minute": minute}
         if step.status.scanned_until_minute is not None:
             numbers["scanned_until_minute"] = step.status.scanned_until_minute
         expected = {key: rate * passed for key, rate in step.expected_per_minute.items()} if passed else {}
-        self._store.record_step(rows, numbers, expected)
+        self._store.record_step(revisions, numbers, expected)
 
     # -- alerts
 
@@ -488,7 +487,7 @@ class Server:
         return _json(await self._read(lambda: overview.status_document(self._overview(time.time_ns()))))
 
     async def _api_bursts(self, request: web.Request) -> web.Response:
-        return _json({"bursts": await self._read(self._reader.revisions)})
+        return _json({"bursts": await self._read(self._reader.revision_documents)})
 
     async def _api_changes(self, request: web.Request) -> web.Response:
         return _json(overview.changes_document(await self._read(self._reader.changes)))
@@ -604,8 +603,7 @@ class _Correlation:
         scanned_until = self._store.number("scanned_until_minute")
         if scanned_until is None:  # the very first start: what is older is history, not news
             scanned_until = minute_of(now_ns) - LATE_MIN
-        revisions = [Revision.from_document(document) for document in self._store.revisions()]
-        correlator.restore(revisions, scanned_until, self._store.document(CALIBRATION))
+        correlator.restore(self._store.bursts(), scanned_until, self._store.document(CALIBRATION))
         self._feed = Feed(self._store, correlator.minutes, correlator.victims, config.history_days)
         self._last_change, self._fleet = 0, None
         self._correlator = correlator

@@ -24,6 +24,7 @@ import numpy as np
 from agent.report import TIME_NS_MAX, AgentHeader, Change, Fault, MemoryFault, RecordFault, encode
 from collectors.factors import Attributes, Victim, host_attributes, victim_of
 from collectors.minutes import MINUTE_NS
+from collectors.revision import Revision
 
 SCHEMA_VERSION = 2
 FACTS_VERSION = "facts_version"  # the number that grows whenever `facts` returns something else
@@ -393,24 +394,30 @@ class Store:
 
     def record_step(
         self,
-        revisions: Iterable[tuple[str, int, str, str, dict[str, Any]]],
+        revisions: Iterable[Revision],
         numbers: dict[str, int],
         expected: dict[tuple[str, str], float],
     ) -> None:
         """What one correlation step brought, in one transaction.
 
-        `revisions` are (burst_id, rev, kind, label, document), `numbers` replace the old ones, `expected` is added to
-        the counters per (cluster, stream).
+        `numbers` replace the old ones, `expected` is added to the counters per (cluster, stream).
         """
-        rows = [(*head, json.dumps(document)) for *head, document in revisions]
+        rows = [(r.burst_id, r.rev, r.kind, r.label, json.dumps(r.document())) for r in revisions]
         with self.transaction() as db:
             db.executemany("INSERT INTO revisions VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
             db.executemany("INSERT OR REPLACE INTO numbers VALUES (?, ?)", numbers.items())
             db.executemany(_ADD_TOTAL, [(*key, 0, 0.0, 0, amount) for key, amount in expected.items()])
 
-    def revisions(self) -> list[dict[str, Any]]:
-        """Every burst revision's document, in the order they were stored."""
+    def revision_documents(self) -> list[dict[str, Any]]:
+        """The document of every revision of every burst, in the order they were stored."""
         return [json.loads(text) for (text,) in self._db.execute("SELECT document FROM revisions ORDER BY rowid")]
+
+    def bursts(self) -> list[Revision]:
+        """The latest revision of each burst, the burst that began first first."""
+        query = """SELECT document FROM revisions AS one
+            WHERE rev = (SELECT max(rev) FROM revisions WHERE burst_id = one.burst_id)"""
+        latest = [Revision.from_document(json.loads(text)) for (text,) in self._db.execute(query)]
+        return sorted(latest, key=lambda burst: (burst.t_start_ns, burst.burst_id))
 
     def burst_totals(self) -> dict[tuple[str, str], int]:
         """How many revisions there were per (cause, kind)."""

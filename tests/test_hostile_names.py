@@ -175,7 +175,7 @@ def remember_a_burst(path: Path) -> None:
         t_start_ns=now_ns - 600 * 10**9, t_end_ns=now_ns, clusters=shares, factors=factors, change_ids=tuple(NAMES)
     )
     with contextlib.closing(Store(path)) as store:
-        store.record_step([(burst.burst_id, burst.rev, burst.kind, burst.label, burst.document())], {}, {})
+        store.record_step([burst], {}, {})
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from agent.report import AgentHeader, JournalSpan, MemoryFault, RecordFault
 from collectors import store as store_module
 from collectors.minutes import MINUTE_NS
 from collectors.store import Conflict, Loss, Pulled, Recorded, Store, StoreError
+from tests.collectors.bursts import CELESTIAL, revision
 
 NOW_NS = 1_795_453_642 * 10**9
 HOSTS = {"h1", "h2"}
@@ -358,6 +359,16 @@ def in_child(work) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def test_of_each_burst_the_latest_revision_counts_and_all_are_kept(store):
+    later = revision(rev=2, kind="update", t_start_ns=CELESTIAL.t_start_ns - MIN)
+    other = revision(burst_id="20261123T1700Z", t_start_ns=CELESTIAL.t_start_ns - 7 * MIN)
+    store.record_step([CELESTIAL, other], {}, {})
+    store.record_step([later, CELESTIAL], {}, {})
+    assert store.bursts() == [other, later]
+    assert store.revision_documents() == [one.document() for one in (CELESTIAL, other, later)]
+    assert store.burst_totals() == {("celestial", "new"): 2, ("celestial", "update"): 1}
+
+
 class CrashingConnection(sqlite3.Connection):
     """Ends the process just before its nth statement."""
 
@@ -389,9 +400,7 @@ def feed_all(path: Path) -> None:
                 watching={"dram": BASE}, until_ns=BASE + end * MIN,
             )  # fmt: skip
             store.record([answer], HOSTS)
-    store.record_step(
-        [("b1", 1, "new", "local", {"burst_id": "b1"})], {"scanned_until_minute": 5}, {("fra", "dram"): 1.0}
-    )
+    store.record_step([CELESTIAL], {"scanned_until_minute": 5}, {("fra", "dram"): 1.0})
     store.close()
 
 
@@ -420,7 +429,7 @@ def test_a_crash_before_any_statement_leaves_exactly_the_faults(tmp_path, monkey
                 ("nyc", "dram"): 6,
             }
             assert hosts(store, 0, 6) == [[1] * 6 + [0]] * 2
-            assert len(store.revisions()) == 1
+            assert store.bursts() == [CELESTIAL]
         if status == 0:
             break
         crashes += 1
