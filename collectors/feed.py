@@ -10,9 +10,10 @@ from typing import Any
 from agent.report import Fault
 from collectors.correlator import VICTIMS_MIN
 from collectors.factors import Attributes, Population, Victims, host_attributes
+from collectors.fault_rows import StoredFault
 from collectors.inventory import Inventory, weight
 from collectors.minutes import DAY_NS, Minutes, minute_of
-from collectors.store import Store, StoredFault
+from collectors.store import Store
 
 DELAY_MAX_S = 60.0  # a fault whose time is vaguer than this waits no longer for the others
 

@@ -6,7 +6,7 @@ Reads no clock.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from agent.report import STREAMS, Change
@@ -17,8 +17,9 @@ from collectors.inventory import Inventory
 from collectors.minutes import DAY_NS
 from collectors.notify import rfc3339
 from collectors.pull import STATES, Agent
+from collectors.recording import Loss
 from collectors.revision import Revision
-from collectors.store import Loss, Store, Total
+from collectors.store import Store, Total
 
 SHOWN_AGENTS_MAX = 200
 CLOSED_SHOWN_DAYS = 7
@@ -80,7 +81,7 @@ class Overview:
     agents: tuple[AgentView, ...]  # those in trouble, at most SHOWN_AGENTS_MAX
     agents_in_trouble: int
     totals: Mapping[tuple[str, str], Total]
-    losses: tuple[tuple[str, Loss], ...]
+    losses: tuple[Loss, ...]
     burst_totals: Mapping[tuple[str, str], int]
     roll_outs: tuple[RollOut, ...]  # those that go on or ended of late, the latest first
     warnings: tuple[str, ...]  # what is odd about the inventory
@@ -136,15 +137,15 @@ def _clusters(
     inventory: Inventory,
     agents: Iterable[Agent],
     complete_until: Mapping[str, int],
-    losses: Iterable[tuple[str, Loss]],
+    losses: Iterable[Loss],
     step: Step | None,
 ) -> Iterable[ClusterView]:
     members: dict[str, list[Agent]] = defaultdict(list)
     for agent in agents:
         members[agent.host.cluster].append(agent)
     lost: Counter[str] = Counter()
-    for cluster, loss in losses:
-        lost[cluster] += loss.faults
+    for loss in losses:
+        lost[loss.cluster] += loss.faults
     expected: dict[str, dict[str, float]] = defaultdict(dict)
     for (cluster, stream), rate in step.expected_per_minute.items() if step else ():
         expected[cluster][stream] = rate
@@ -185,18 +186,15 @@ def status_document(overview: Overview) -> dict[str, Any]:
         "far_per_year": status.far_per_year if status else None,
         "clusters": [_cluster_document(cluster) for cluster in overview.clusters],
         "agents_in_trouble": overview.agents_in_trouble,
-        "agents": [{name: getattr(agent, name) for name in AgentView.__slots__} for agent in overview.agents],
+        "agents": [asdict(agent) for agent in overview.agents],
         "faults": _by_stream(overview.totals),
-        "lost": sum(loss.faults for _, loss in overview.losses),
-        "losses": [
-            {"cluster": cluster, "host": loss.host, "journal": loss.journal, "faults": loss.faults}
-            for cluster, loss in overview.losses
-        ],
+        "lost": sum(loss.faults for loss in overview.losses),
+        "losses": [asdict(loss) for loss in overview.losses],
         "factors_24h": [factor.document() for factor in overview.step.factors_24h] if overview.step else [],
         "changes": [_roll_out_document(roll_out) for roll_out in overview.roll_outs],
         "inventory_warnings": list(overview.warnings),
         "bursts_active": [burst.burst_id for burst in overview.step.active] if overview.step else [],
-        "health": {name: getattr(overview.health, name) for name in Health.__slots__},
+        "health": asdict(overview.health),
     }
 
 
@@ -216,7 +214,7 @@ def _roll_out_document(roll_out: RollOut) -> dict[str, Any]:
 
 
 def _cluster_document(cluster: ClusterView) -> dict[str, Any]:
-    document = {name: getattr(cluster, name) for name in ClusterView.__slots__}
+    document = asdict(cluster)
     return {"cluster": document.pop("name"), **document}
 
 

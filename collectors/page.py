@@ -12,11 +12,12 @@ import jinja2
 
 from agent.report import Fault, MemoryFault
 from checksum.printable import printable
+from collectors.fault_rows import StoredFault
 from collectors.minutes import DAY_NS
 from collectors.notify import SEVERITY, WHAT, direction, false_alarms, rfc3339
 from collectors.overview import Overview
 from collectors.revision import Revision
-from collectors.store import Store, StoredFault
+from collectors.store import Store
 
 LATEST_FAULTS = 50
 FAULTY_DEVICES = 50

@@ -21,7 +21,8 @@ from collectors import tls
 from collectors.config import CollectorConfig
 from collectors.inventory import Host
 from collectors.minutes import DAY_NS, MINUTE_NS
-from collectors.store import Conflict, Pulled, Recorded, StoreError
+from collectors.recording import Conflict, Pulled, Recorded
+from collectors.store import StoreError
 
 STATES = ("ok", "silent", "slow", "garbage", "refused", "conflict")
 CONTENT_TYPE = "application/x-ndjson"

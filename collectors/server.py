@@ -45,8 +45,9 @@ from collectors.inventory import Inventory, InventoryError
 from collectors.minutes import DAY_NS, minute_of
 from collectors.overview import Health, Step
 from collectors.pull import Agent, Puller
+from collectors.recording import Conflict, Pulled, Recorded
 from collectors.revision import Revision
-from collectors.store import FACTS_VERSION, Conflict, Move, Pulled, Recorded, Store, StoreError
+from collectors.store import FACTS_VERSION, Move, Store, StoreError
 
 T = TypeVar("T")
 Fingerprint = tuple[int, int, int]

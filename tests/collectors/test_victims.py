@@ -13,7 +13,8 @@ from collectors.history import History
 from collectors.history import replay as replayed
 from collectors.inventory import Cluster, Host, Inventory
 from collectors.minutes import MINUTE_NS, Minutes, minute_of
-from collectors.store import Pulled, Store
+from collectors.recording import Pulled
+from collectors.store import Store
 from tests.collectors import fleets
 from tests.collectors.running import RunningCollector, wait_for, write_config, write_inventory
 from tests.collectors.scripted_agent import Agents, ScriptedAgent, fault
