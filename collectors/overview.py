@@ -11,14 +11,12 @@ from typing import Any
 
 from agent.report import STREAMS, Change
 from collectors.changes import RollOut, roll_outs
-from collectors.correlator import Status
-from collectors.factors import Factor
 from collectors.inventory import Inventory
 from collectors.minutes import DAY_NS
 from collectors.notify import rfc3339
 from collectors.pull import STATES, Agent
 from collectors.recording import Loss
-from collectors.revision import Revision
+from collectors.stepper import Step
 from collectors.store import Store, Total
 
 SHOWN_AGENTS_MAX = 200
@@ -48,18 +46,6 @@ class ClusterView:
     lag_s: float | None  # how far back the least complete of its agents lies; None: none was ever reached
     lost: int
     place_deg: tuple[float, float] | None  # latitude and longitude; None: not told
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What the last correlation step left."""
-
-    status: Status
-    active: tuple[Revision, ...]
-    expected_per_minute: Mapping[tuple[str, str], float]  # (cluster, stream)
-    seconds: float
-    factors_24h: tuple[Factor, ...] = ()  # what the victims of the last day share
-    calibration: Mapping[str, Any] | None = None  # to be kept; None: what is kept is up to date
 
 
 @dataclass(frozen=True, slots=True)
