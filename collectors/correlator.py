@@ -11,7 +11,6 @@ causes -> new, update, retract.
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -516,7 +515,7 @@ class Correlator:
             window_min=best.window_min,
             label="rollout" if judgement.is_staged else judgement.verdict.label,
             posterior=posterior,
-            far_per_year=max(self._tail.far_per_year(best.statistic_nats), sys.float_info.min),  # never impossible
+            far_per_year=self._tail.far_per_year(best.statistic_nats),
             extrapolated_from_days=int(days) if days < TRUSTED_DAYS else None,
             statistic_nats=best.statistic_nats,
             amplitude=place.amplitude,
