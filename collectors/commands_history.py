@@ -20,7 +20,7 @@ from checksum import durable
 from checksum.printable import printable
 from collectors.command_line import PATH, Moment, Trouble, sentences
 from collectors.correlator import LEARNING_DAYS, Correlator
-from collectors.feed import FleetAttributes
+from collectors.factors import FleetAttributes
 from collectors.history import History, read
 from collectors.history import replay as revisions_of
 from collectors.incidents import KINDS, NEED_COHORTS, Burst, Incident, fleet_of

@@ -22,13 +22,14 @@ import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import numpy as np
 
 from agent.report import Fault
-from collectors.minutes import MINUTE_NS
+from collectors.inventory import Inventory, weight
+from collectors.minutes import minute_of
 
 CLUSTER = "cluster"  # an attribute that every host has
 FALSE_DISCOVERY_RATE = 0.05
@@ -161,7 +162,7 @@ class Factor:
 
     def document(self) -> dict[str, Any]:
         """As JSON; `from_document` is the way back."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        return asdict(self)
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Factor":
@@ -181,13 +182,32 @@ def host_attributes(labels: Mapping[str, str], facts: Mapping[str, Any]) -> Attr
     return tuple(sorted((name, value) for name, value in found if value))
 
 
+class FleetAttributes:
+    """What each host of an inventory may share with others; `facts` are what agents told of theirs, by host name."""
+
+    def __init__(self, fleet: Inventory, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        self._hosts = fleet.hosts
+        self._of_host = {host.name: host_attributes(host.labels, facts.get(host.name, {})) for host in fleet.hosts}
+        self._of_cluster = {cluster.name: host_attributes(cluster.labels, {}) for cluster in fleet.clusters}
+
+    def of(self, fault: Fault) -> Attributes:
+        """Of the fault's host; of one that the inventory doesn't name, what all of its cluster have."""
+        return self._of_host.get(fault.host) or self._of_cluster.get(fault.cluster or "", ())
+
+    def fill(self, population: Population) -> None:
+        """Makes the population these hosts and no others."""
+        for host in self._hosts:
+            population.set_host(host.name, host.cluster, self._of_host[host.name], weight(host))
+        for name in set(population.host_names()) - self._of_host.keys():
+            population.remove_host(name)
+
+
 def victim_of(fault: Fault, attributes: Attributes) -> Victim:
     """The victim of a fault on a host with these attributes; of the host's parts it is the one that failed."""
     part = fault.detail.get(PART)
     if isinstance(part, str) and part:
         attributes = (*(pair for pair in attributes if pair[0] != PART), (PART, part))
-    minute, cluster = fault.time_ns // MINUTE_NS, fault.cluster or ""
-    return Victim(minute, cluster, fault.host, fault.stream, fault.device, attributes)
+    return Victim(minute_of(fault.time_ns), fault.cluster or "", fault.host, fault.stream, fault.device, attributes)
 
 
 def find_factors(victims: Iterable[Victim], population: Population) -> tuple[Factor, ...]:

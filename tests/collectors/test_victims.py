@@ -7,8 +7,8 @@ import pytest
 
 from agent.report import AgentHeader, Change, JournalSpan
 from collectors.correlator import Correlator
-from collectors.factors import Population, Victims, host_attributes, victim_of
-from collectors.feed import Feed, FleetAttributes
+from collectors.factors import FleetAttributes, Population, Victims, host_attributes, victim_of
+from collectors.feed import Feed
 from collectors.history import History
 from collectors.history import replay as replayed
 from collectors.inventory import Cluster, Host, Inventory
