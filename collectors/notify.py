@@ -7,7 +7,7 @@ Format: Alertmanager's OpenAPI, api/v2/openapi.yaml, `postableAlerts`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -75,7 +75,7 @@ class Said:
 
     def document(self) -> dict[str, Any]:
         """As JSON for the store; `from_document` is the way back."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Said":

@@ -90,11 +90,10 @@ def status_line(agents: Mapping[str, Agent], step: Step | None, health: Health) 
     """How it all fares, in the one line that `systemctl status` shows."""
     answering = sum(agent.state == "ok" for agent in agents.values())
     bursts = len(step.active) if step else 0
-    line = (
-        f"{answering} of {len(agents)} agents answer, correlator {_state(step, health)}, {bursts or 'no'} bursts active"
-    )
+    going_on = f"{bursts or 'no'} burst{'' if bursts == 1 else 's'} active"
+    line = f"{answering} of {len(agents)} agents answer, correlator {_state(step, health)}, {going_on}"
     troubles = (health.store, health.inventory, health.config, health.correlator, health.alerts)
-    return "; ".join([line.replace(" 1 bursts", " 1 burst"), *filter(None, troubles)])
+    return "; ".join([line, *filter(None, troubles)])
 
 
 def gather(
@@ -170,6 +169,7 @@ def status_document(overview: Overview) -> dict[str, Any]:
         "statistic_nats": status.statistic_nats if status else None,
         "threshold_nats": status.threshold_nats if status else None,
         "far_per_year": status.far_per_year if status else None,
+        "late_faults": status.late_faults if status else None,
         "clusters": [_cluster_document(cluster) for cluster in overview.clusters],
         "agents_in_trouble": overview.agents_in_trouble,
         "agents": [asdict(agent) for agent in overview.agents],
