@@ -10,6 +10,7 @@ causes -> new, update, retract.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,8 @@ from collectors.lifecycle import Crossing, Episode, episodes, overlap
 from collectors.minutes import DAY_MIN, HOUR_MIN, MINUTE_NS, SCANNED_STREAMS, WINDOWS_MIN, Minutes, minute_of
 from collectors.revision import ClusterShare, Revision, says_the_same
 from collectors.scan import Scan
-from collectors.sky import SPHERE_DEG2, angles_deg, right_ascension_declination_deg, separation_deg, unit_vectors
+from collectors.sky import angles_deg, right_ascension_declination_deg
+from collectors.staging import STAGED_LABELS, Stage, is_staged, may_be_stage, stage_of_burst, stage_of_peak
 from collectors.windows import Row, Windows, block_stream, row
 
 LATE_MIN = GUARD_H * HOUR_MIN  # data may come this late and still be scanned
@@ -45,9 +47,6 @@ UNSLID_H = 2 * WARM_UP_H  # the first levels are too rough to be judged by
 CHUNK_MINUTES = (60, 720)  # how many minutes are scored at once, at least and at most
 CHUNK_CLUSTER_MINUTES = 60_000
 STATISTIC_ERROR_NATS = 0.01  # by so much the statistic of a row may differ with the rows it is scored with
-STAGED_MIN = 4 * HOUR_MIN
-STAGED_DEG = 40.0
-STAGED_LABELS = (*SKY, "region", "rollout")
 # From these on an episode is cut out before sliding. Chance hardly ever reaches the second, so to cut there hides no
 # false alarm; without it one real burst, slid apart into a dozen lone rises, would blind the scan for months.
 INCIDENT_NATS = dict.fromkeys(PRIORS, 12.0) | dict.fromkeys((*SKY, "none"), 24.0)
@@ -400,31 +399,24 @@ class Correlator:
         """The verdict on each episode, and whether it is one stage of a change, or all of them."""
         kept = range(self._now_minute - REMEMBERED_MIN, news_from)
         self._verdicts = {crossing: known for crossing, known in self._verdicts.items() if crossing.minute in kept}
-        spans = [_Stage(*_span(b), _ground(b), _radius_deg(b.area90_deg2)) for b in told if _may_be_stage(b)]
-        for _, episode in found:
-            spans += [stage for peak in self._alarms(episode) for stage in self._stage(peak)]
+        own = [self._stages(episode) for _, episode in found]
+        stages = [*(stage_of_burst(burst) for burst in told if may_be_stage(burst)), *itertools.chain(*own)]
         return [
             _Judgement(
                 episode,
                 self._verdict(episode.best),
-                any(_is_staged(one, spans) for peak in self._alarms(episode) for one in self._stage(peak)),
+                any(is_staged(one, stages) for one in mine),
                 tuple(self._open_changes(episode.best)),
             )
-            for _, episode in found
+            for (_, episode), mine in zip(found, own, strict=True)
         ]
 
-    def _alarms(self, episode: Episode) -> list[Crossing]:
-        """The peaks that would be a burst by themselves."""
+    def _stages(self, episode: Episode) -> list[Stage]:
+        """The peaks that would be a burst by themselves, if they may be stages of a change."""
         assert self._threshold is not None
-        return [peak for peak in episode.peaks if peak.statistic_nats >= self._threshold]
-
-    def _stage(self, peak: Crossing) -> list["_Stage"]:
-        """The peak as a stage of a change, if it may be one."""
-        verdict = self._verdict(peak)
-        if verdict.label not in STAGED_LABELS:
-            return []
-        radius_deg = _radius_deg(verdict.place.area90_deg2)
-        return [_Stage(peak.first_minute, peak.minute, verdict.place.direction, radius_deg)]
+        alarms = [peak for peak in episode.peaks if peak.statistic_nats >= self._threshold]
+        judged = [(peak, self._verdict(peak)) for peak in alarms]
+        return [stage_of_peak(peak, verdict) for peak, verdict in judged if verdict.label in STAGED_LABELS]
 
     def _verdict(self, best: Crossing) -> Verdict:
         if best in self._verdicts:
@@ -451,7 +443,7 @@ class Correlator:
 
     def _untold_crossings(self, told: Sequence[Revision]) -> list[Crossing]:
         """All but the shadows of bursts whose own crossings are forgotten: these would rise to be peaks."""
-        spans = [_span(burst) for burst in told if burst.kind != "retract" and self._partly_forgotten(burst)]
+        spans = [burst.span for burst in told if burst.kind != "retract" and self._partly_forgotten(burst)]
         return [
             crossing
             for crossing in self._crossings
@@ -459,7 +451,7 @@ class Correlator:
         ]
 
     def _same(self, burst: Revision, episode: Episode) -> bool:
-        return overlap(*_span(burst), episode.first_minute, episode.last_minute, self._gap_min)
+        return overlap(*burst.span, episode.first_minute, episode.last_minute, self._gap_min)
 
     def _partly_forgotten(self, burst: Revision) -> bool:
         """True if the burst began before the crossings that are still remembered, which so can't tell all of it."""
@@ -552,40 +544,6 @@ class Correlator:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """First and last minute (both included) of what may be one stage of a change, and where it struck."""
-
-    first_minute: int
-    last_minute: int
-    direction: np.ndarray
-    radius_deg: float  # of the area that holds the direction with 90 %
-
-
-def _is_staged(one: _Stage, stages: Sequence[_Stage]) -> bool:
-    """True if another place was struck within four hours: sources in the sky don't jump, roll-outs do."""
-    span = (one.first_minute, one.last_minute)
-    return any(
-        not overlap(*span, other.first_minute, other.last_minute, -1)
-        and overlap(*span, other.first_minute, other.last_minute, STAGED_MIN)
-        and separation_deg(one.direction, other.direction) > max(STAGED_DEG, one.radius_deg, other.radius_deg)
-        for other in stages
-    )
-
-
-def _may_be_stage(burst: Revision) -> bool:
-    return burst.kind != "retract" and burst.label in STAGED_LABELS
-
-
-def _radius_deg(area_deg2: float) -> float:
-    """Of a cap with this area."""
-    return float(np.degrees(np.arccos(np.clip(1 - 2 * area_deg2 / SPHERE_DEG2, -1, 1))))
-
-
-def _ground(burst: Revision) -> np.ndarray:
-    return unit_vectors(np.array(burst.ground_latitude_deg), np.array(burst.ground_longitude_deg))
-
-
 def _most_raised(window: Row) -> int:
     """The cluster whose count lies furthest above its expectation, against its spread."""
     counts, means = (window.observed / window.overdispersion), (window.expected / window.overdispersion)
@@ -603,11 +561,6 @@ def places(clusters: Sequence[Cluster]) -> list[list[Any]]:
 def _digest(content: Any) -> str:
     """A short name for something that can be written as JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _span(burst: Revision) -> tuple[int, int]:
-    """First and last minute, both included."""
-    return minute_of(burst.t_start_ns), minute_of(burst.t_end_ns) - 1
 
 
 def _burst_id(minute: int) -> str:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from collectors.factors import Factor
+from collectors.minutes import minute_of
 
 SPREADS = 2.0  # by chance alone a cluster is this far up once in twenty to fifty windows
 
@@ -63,6 +64,11 @@ class Revision:
     change_ids: tuple[str, ...] = ()  # roll-outs that were open
     calibration_id: str = ""  # of the time slides that the false-alarm rate rests on
     clusters: tuple[ClusterShare, ...]
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last minute, both included."""
+        return minute_of(self.t_start_ns), minute_of(self.t_end_ns) - 1
 
     @property
     def members(self) -> list[str]:

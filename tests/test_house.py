@@ -70,6 +70,7 @@ PURE = [
     "collectors/revision.py",
     "collectors/scan.py",
     "collectors/sky.py",
+    "collectors/staging.py",
     "collectors/world.py",
     "collectors/windows.py",
 ]
