@@ -12,10 +12,12 @@ import jinja2
 
 from agent.report import Fault, MemoryFault
 from checksum.printable import printable
+from collectors.causes import SKY
+from collectors.correlator import LEARNING_DAYS
 from collectors.fault_rows import StoredFault
 from collectors.minutes import DAY_NS
 from collectors.notify import SEVERITY, WHAT, direction, false_alarms, rfc3339
-from collectors.overview import Overview
+from collectors.overview import CLOSED_SHOWN_DAYS, Overview
 from collectors.revision import Revision
 from collectors.store import Store
 
@@ -75,6 +77,9 @@ def render(overview: Overview, shown: Details, false_alarms_per_year: float, ref
         budget=false_alarms_per_year,
         refresh_s=refresh_s,
         faulty_days=FAULTY_DAYS,
+        closed_days=CLOSED_SHOWN_DAYS,
+        learning_days=LEARNING_DAYS,
+        SKY=SKY,
         WHAT=WHAT,
         SEVERITY=SEVERITY,
         when=when,
@@ -99,7 +104,7 @@ def verdict(fault: Fault) -> str:
 
 
 def words(fault: Fault) -> str:
-    """A fault's detail as a line: the known keys of a record first, else all keys."""
+    """A fault's detail as a line: of a record where it lies, else every key."""
     detail = dict(fault.detail)
     if "path" in detail:
         place = f"{detail['path']} [{detail.get('begin', '?')}, {detail.get('end', '?')})"
