@@ -144,6 +144,15 @@ def test_however_many_bursts_are_looked_up_at_once(stub: GrafanaStub, monkeypatc
         assert "150 or more with the tag flipwatch-burst" in sentence(run("--url", stub.url, "--collector", at))
 
 
+def test_what_chance_hardly_ever_does_has_no_figure() -> None:
+    for far_per_year, words in (
+        (0.004, "this 0.004 times a year."),
+        (3e-308, "this less than once in a million years."),
+    ):
+        (burst,) = annotations.wanted(bursts(revision(far_per_year=far_per_year)))
+        assert burst.text.endswith(words)
+
+
 def test_bursts_of_a_real_collector(stub: GrafanaStub, world: World) -> None:
     result = run("--url", stub.url, "--collector", world.collector)
     assert result.exit_code == 0, result.output
