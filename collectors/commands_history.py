@@ -20,13 +20,13 @@ from checksum import durable
 from checksum.printable import printable
 from collectors.command_line import PATH, Moment, Trouble, sentences
 from collectors.correlator import LEARNING_DAYS, Correlator
-from collectors.factors import FleetAttributes
 from collectors.history import History, read
 from collectors.history import replay as revisions_of
 from collectors.incidents import KINDS, NEED_COHORTS, Burst, Incident, fleet_of
 from collectors.inventory import Inventory, load
 from collectors.minutes import MINUTE_NS, minute_of
 from collectors.notify import NOT_NAMED
+from collectors.population import FleetAttributes
 from collectors.revision import Revision
 from collectors.simulate import Simulation
 from collectors.world import CALM, RESTLESS

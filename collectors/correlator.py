@@ -22,11 +22,12 @@ import numpy as np
 from agent.report import Change
 from collectors.baseline import GUARD_H, WARM_UP_H, Baseline
 from collectors.causes import PRIORS, SKY, Causes, Verdict
-from collectors.factors import Population, Victims, find_factors
+from collectors.factors import find_factors
 from collectors.false_alarms import Maxima, Slides, Tail, coarse_scan, fit, summary
 from collectors.inventory import Cluster
 from collectors.lifecycle import Crossing, Episode, episodes, overlap
 from collectors.minutes import DAY_MIN, HOUR_MIN, MINUTE_NS, SCANNED_STREAMS, WINDOWS_MIN, Minutes, minute_of
+from collectors.population import Population, Victims
 from collectors.revision import ClusterShare, Revision, says_the_same
 from collectors.scan import Scan
 from collectors.sky import angles_deg, right_ascension_declination_deg

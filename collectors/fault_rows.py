@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.report import Fault, MemoryFault, RecordFault
-from collectors.factors import Attributes, Victim, victim_of
+from collectors.population import Attributes, Victim, victim_of
 
 FAULT_COLUMNS = "id, journal, seq, time_ns, time_error_s, cluster, host, device, stream, severity, count, novel, more"
 _INSERT = (

@@ -5,9 +5,9 @@ Victims. It makes no difference whether a fault was pulled by this process or im
 """
 
 from collectors.correlator import VICTIMS_MIN
-from collectors.factors import Victims
 from collectors.fault_rows import StoredFault
 from collectors.minutes import DAY_NS, Minutes, minute_of
+from collectors.population import Victims
 from collectors.store import Store
 
 DELAY_MAX_S = 60.0  # a fault whose time is vaguer than this waits no longer for the others

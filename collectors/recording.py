@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 
 from agent.report import TIME_NS_MAX, AgentHeader, Fault
-from collectors.factors import host_attributes
 from collectors.fault_rows import insert_fault
+from collectors.population import host_attributes
 
 ADD_TOTAL = (
     "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET faults = faults + excluded.faults, "

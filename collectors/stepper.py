@@ -11,10 +11,11 @@ from typing import Any
 
 from collectors.config import CollectorConfig
 from collectors.correlator import LATE_MIN, Correlator, Status, places
-from collectors.factors import Factor, FleetAttributes, find_factors
+from collectors.factors import Factor, find_factors
 from collectors.feed import Feed
 from collectors.inventory import Inventory
 from collectors.minutes import DAY_NS, HOUR_MIN, MINUTE_NS, minute_of
+from collectors.population import FleetAttributes
 from collectors.revision import Revision
 from collectors.store import FACTS_VERSION, Store
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from agent.report import Change, Fault, encode
-from collectors.factors import Attributes, Victim
 from collectors.fault_rows import FAULT_COLUMNS, StoredFault, insert_fault, stored_fault
 from collectors.minutes import MINUTE_NS
+from collectors.population import Attributes, Victim
 from collectors.recording import ADD_TOTAL, Conflict, Loss, Pulled, Recorded, record
 from collectors.revision import Revision
 

@@ -67,6 +67,7 @@ PURE = [
     "collectors/lifecycle.py",
     "collectors/minutes.py",
     "collectors/peers.py",
+    "collectors/population.py",
     "collectors/revision.py",
     "collectors/scan.py",
     "collectors/sky.py",

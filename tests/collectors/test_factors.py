@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collectors.factors import Factor, Population, Victim, Victims, find_factors
+from collectors.factors import Factor, find_factors
+from collectors.population import Population, Victim, Victims
 
 Member = tuple[str, str, tuple[tuple[str, str], ...]]  # host, cluster, attributes
 

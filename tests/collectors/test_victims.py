@@ -7,12 +7,12 @@ import pytest
 
 from agent.report import AgentHeader, Change, JournalSpan
 from collectors.correlator import Correlator
-from collectors.factors import FleetAttributes, Population, Victims, host_attributes, victim_of
 from collectors.feed import Feed
 from collectors.history import History
 from collectors.history import replay as replayed
 from collectors.inventory import Cluster, Host, Inventory
 from collectors.minutes import MINUTE_NS, Minutes, minute_of
+from collectors.population import FleetAttributes, Population, Victims, host_attributes, victim_of
 from collectors.recording import Pulled
 from collectors.store import Store
 from tests.collectors import fleets
