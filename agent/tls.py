@@ -11,11 +11,11 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from checksum.settings import SettingsError
+from checksum.settings import SettingsError, Stamp, stamp
 
 log = logging.getLogger(__name__)
 
-Stamps = tuple[tuple[int, int, int] | None, ...]
+Stamps = tuple[Stamp | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,7 @@ class TlsFiles:
 
     def stamps(self) -> Stamps:
         """What changes when a file does; None for one that isn't there."""
-        return tuple(_stamp(path) for path in (self.cert, self.key, self.client_ca) if path is not None)
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
+        return tuple(stamp(path) for path in (self.cert, self.key, self.client_ca) if path is not None)
 
 
 def context(files: TlsFiles) -> ssl.SSLContext:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Stamp = tuple[int, int, int]
 
 
 class SettingsError(ValueError):
@@ -74,6 +75,15 @@ def table(values: Any, into: type[T], where: str) -> T:
         elif field.default is dataclasses.MISSING:
             raise SettingsError(f"{where}: the key '{name}' is missing ({field.metadata['help']})")
     return into(**taken)
+
+
+def stamp(path: Path) -> Stamp | None:
+    """What changes when a file that the settings name does; None if it isn't there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _convert(value: Any, hint: Any, metadata: Mapping[str, Any], where: str) -> Any:

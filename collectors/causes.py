@@ -27,8 +27,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from collectors.factors import CLUSTER, Population, Victim
 from collectors.inventory import Cluster
+from collectors.population import CLUSTER, Population, Victim
 from collectors.scan import StreamRows, Templates, responses
 from collectors.sky import SPHERE_DEG2, directions, rigidities_gv, zeniths
 from collectors.windows import Row

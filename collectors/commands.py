@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import sqlite3
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -19,46 +18,25 @@ import click
 
 from checksum import log_lines
 from checksum.printable import printable
-from checksum.settings import SettingsError
 from collectors import alertmanager, inventory, notify, server
 from collectors import config as settings
+from collectors.command_line import CONFIG, PATH, Trouble, sentences
 from collectors.commands_change import change
-from collectors.commands_history import Trouble, replay, say_what_was_unusable, simulate
+from collectors.commands_history import replay, say_what_was_unusable, simulate
 from collectors.commands_plot import plot
 from collectors.config import CollectorConfig
-from collectors.correlator import Revision
 from collectors.importing import Imported, exposure, import_history
-from collectors.inventory import Inventory, InventoryError
+from collectors.inventory import Inventory
 from collectors.minutes import DAY_NS
-from collectors.page import latest_bursts
+from collectors.revision import Revision
 from collectors.server import ServerError
-from collectors.store import Store, StoreError
+from collectors.store import Store
 
 __all__ = ["bursts", "change", "collector", "import_", "replay", "simulate"]
 
-_CONFIG = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    default=Path("/etc/flipwatch/collector.toml"),
-    show_default=True,
-    help="The configuration file (TOML), with a [collector] table.",
-)
-
-
-@contextlib.contextmanager
-def _sentences() -> Iterator[None]:
-    """Everything that a person can mend becomes one sentence."""
-    try:
-        yield
-    except (SettingsError, InventoryError, StoreError, ServerError) as error:
-        raise Trouble(str(error)) from error
-    except sqlite3.Error as error:
-        raise Trouble(f"the store can't be used: {error}") from error
-
 
 @click.command()
-@_CONFIG
+@CONFIG
 @click.option("--test-alert", is_flag=True, help="Send one alert, marked as a test, through the real path, and end.")
 def collector(config_path: Path, test_alert: bool) -> None:
     """Pull all agents, correlate their faults and alert. Ends cleanly on SIGTERM."""
@@ -67,13 +45,16 @@ def collector(config_path: Path, test_alert: bool) -> None:
         return
     log_lines.start("%(asctime)s %(levelname)s %(name)s: %(message)s")
     reread = partial(settings.load, config_path)
-    with _sentences():
-        server.serve(reread(), reread)
+    with sentences():
+        try:
+            server.serve(reread(), reread)
+        except ServerError as error:
+            raise Trouble(str(error)) from error
 
 
 def _drill(config_path: Path) -> None:
     """Needs no running collector: what is tried is the way from here to Alertmanager and on."""
-    with _sentences():
+    with sentences():
         config = settings.load(config_path)
     if not config.alertmanager_url:
         raise Trouble(f"{config_path}: [collector] alertmanager_url is not set, so nobody is alerted of anything")
@@ -86,14 +67,14 @@ def _drill(config_path: Path) -> None:
 
 
 @click.command(name="import")
-@click.argument("history_path", metavar="HISTORY", type=click.Path(path_type=Path))
-@_CONFIG
+@click.argument("history_path", metavar="HISTORY", type=PATH)
+@CONFIG
 def import_(history_path: Path, config_path: Path) -> None:
     """Put the faults, alive lines and changes of HISTORY (NDJSON) into a collector's store, running or not.
 
     A line that is there already is not stored again, so an import may be repeated.
     """
-    with _sentences():
+    with sentences():
         config = settings.load(config_path)
         fleet = inventory.load(config.inventory)
         with contextlib.closing(Store(config.store_path)) as store:
@@ -135,18 +116,18 @@ bursts.add_command(plot)
 
 
 @bursts.command(name="list")
-@_CONFIG
+@CONFIG
 @click.option("--json", "as_json", is_flag=True, help="One JSON document: every revision, oldest first.")
 def list_(config_path: Path, as_json: bool) -> None:
     """All bursts, the latest first."""
     with _catalogue(config_path) as store:
         if as_json:
-            click.echo(json.dumps({"bursts": store.revisions()}, indent=1))
+            click.echo(json.dumps({"bursts": store.revision_documents()}, indent=1))
             return
-        known = latest_bursts(store)
-    for burst in known:
+        known = store.bursts()
+    for burst in reversed(known):
         state = "retracted" if burst.kind == "retract" else burst.label
-        clusters = f"{len(notify.members(burst))}/{len(burst.clusters)} clusters"
+        clusters = f"{len(burst.members)}/{len(burst.clusters)} clusters"
         click.echo(f"{burst.burst_id}  rev {burst.rev}  {state:<11} {clusters:<16} {notify.false_alarms(burst)}")
     if not known:
         click.echo("no burst so far")
@@ -154,12 +135,12 @@ def list_(config_path: Path, as_json: bool) -> None:
 
 @bursts.command()
 @click.argument("burst_id", metavar="ID")
-@_CONFIG
+@CONFIG
 @click.option("--json", "as_json", is_flag=True, help="One JSON document: every revision of it, oldest first.")
 def show(burst_id: str, config_path: Path, as_json: bool) -> None:
     """One burst: what was seen, where, and how sure that is."""
     with _catalogue(config_path) as store:
-        revisions = [document for document in store.revisions() if document["burst_id"] == burst_id]
+        revisions = [document for document in store.revision_documents() if document["burst_id"] == burst_id]
     if not revisions:
         raise Trouble(f"there is no burst {burst_id}; `flipwatch bursts list` names them all")
     if as_json:
@@ -185,5 +166,5 @@ def _words(burst: Revision) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _catalogue(config_path: Path) -> Iterator[Store]:
-    with _sentences(), contextlib.closing(Store(settings.load(config_path).store_path, create=False)) as store:
+    with sentences(), contextlib.closing(Store(settings.load(config_path).store_path, create=False)) as store:
         yield store

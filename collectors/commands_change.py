@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from checksum.printable import printable
-from collectors.commands_history import Moment, Trouble
+from collectors.command_line import Moment, Trouble
 
 TIMEOUT_S = 20.0
 ANSWER_BYTES_MAX = 1 << 20

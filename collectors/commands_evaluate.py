@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from checksum import durable
-from collectors.commands_history import Trouble
+from collectors.command_line import PATH, Trouble
 from collectors.evaluation.document import Result, assembled, text
 from collectors.evaluation.fleets import fleet
 from collectors.evaluation.plan import FULL, HOSTS, PARTS, QUICK, QUICK_PARTS, Job, jobs
@@ -40,9 +40,7 @@ class Parts(click.ParamType):
 @click.option("--quick", is_flag=True, help=f"Less of everything, and only {', '.join(QUICK_PARTS)}.")
 @click.option("--only", type=Parts(), help=f"Some parts, joined by commas, of {', '.join(PARTS)}.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of tables.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Also write the document here; an older one keeps its other parts."
-)
+@click.option("--out", type=PATH, help="Also write the document here; an older one keeps its other parts.")
 @click.option("--processes", type=click.IntRange(1, 64), default=os.cpu_count(), show_default=True)
 def evaluate(quick: bool, only: tuple[str, ...] | None, as_json: bool, out: Path | None, processes: int) -> None:
     """Detection power, false alarms, localisation, confusion of causes: measured on simulated fleets.

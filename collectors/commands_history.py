@@ -18,43 +18,20 @@ import numpy as np
 from agent.report import Line, encode
 from checksum import durable
 from checksum.printable import printable
-from collectors.correlator import LEARNING_DAYS, Correlator, Revision
-from collectors.feed import FleetAttributes
+from collectors.command_line import PATH, Moment, Trouble, sentences
+from collectors.correlator import LEARNING_DAYS, Correlator
 from collectors.history import History, read
 from collectors.history import replay as revisions_of
 from collectors.incidents import KINDS, NEED_COHORTS, Burst, Incident, fleet_of
-from collectors.inventory import Inventory, InventoryError, load
+from collectors.inventory import Inventory, load
 from collectors.minutes import MINUTE_NS, minute_of
 from collectors.notify import NOT_NAMED
+from collectors.population import FleetAttributes
+from collectors.revision import Revision
 from collectors.simulate import Simulation
 from collectors.world import CALM, RESTLESS
 
 WRITE_BYTES = 1 << 20
-
-
-class Trouble(click.ClickException):
-    """One sentence on stderr and exit status 2."""
-
-    exit_code = 2
-
-
-class Moment(click.ParamType):
-    """A time like 2026-11-23T18:00:00Z, as ns since 1970."""
-
-    name = "RFC3339"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"'{value}' is not a time like 2026-11-23T18:00:00Z", param, ctx)
-        if moment.tzinfo is None:
-            self.fail(f"'{value}' has no time zone; write {value}Z for UTC", param, ctx)
-        if moment.year < 1970 or moment.year > 2200:
-            self.fail(f"'{value}' lies outside 1970 to 2200", param, ctx)
-        return int(moment.timestamp()) * 1_000_000_000
 
 
 class Happening(click.ParamType):
@@ -69,9 +46,6 @@ class Happening(click.ParamType):
         if kind not in KINDS:
             self.fail(f"'{kind}' is none of {', '.join(KINDS)}", param, ctx)
         return kind, Moment().convert(moment, param, ctx)
-
-
-PATH = click.Path(path_type=Path)
 
 
 @click.command()
@@ -191,10 +165,8 @@ def judge(history_path: Path, inventory: Inventory, false_alarms_per_year: float
 
 
 def _inventory(path: Path) -> Inventory:
-    try:
+    with sentences():
         return load(path)
-    except InventoryError as error:
-        raise Trouble(str(error)) from error
 
 
 def _both(first: float | None, second: float | None, first_name: str, second_name: str) -> tuple[float, float] | None:

@@ -6,7 +6,6 @@ printed, or exit status 2 with one sentence.
 
 import contextlib
 import re
-import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,15 @@ import click
 
 from checksum import durable
 from checksum.printable import printable
-from checksum.settings import SettingsError
 from collectors import config as settings
 from collectors import inventory, mapping
-from collectors.commands_history import PATH, Trouble, judge
-from collectors.correlator import Revision
-from collectors.inventory import Cluster, InventoryError
+from collectors.command_line import CONFIG, PATH, Trouble, sentences
+from collectors.commands_history import judge
+from collectors.inventory import Cluster
 from collectors.mapping import Timeline
 from collectors.minutes import MINUTE_NS
-from collectors.store import Store, StoreError
+from collectors.revision import Revision
+from collectors.store import Store
 
 FORMATS = ("png", "svg")
 
@@ -45,7 +44,7 @@ class Formats(click.ParamType):
 
 @click.command()
 @click.argument("burst_id", metavar="ID")
-@click.option("--config", "config_path", type=PATH, default=Path("/etc/flipwatch/collector.toml"), show_default=True)
+@CONFIG
 @click.option("--history", "history_path", type=PATH, help="Replay this history instead of asking a collector's store.")
 @click.option("--inventory", "inventory_path", type=PATH, help="The inventory; default: the configuration's.")
 @click.option("--false-alarms-per-year", type=click.FloatRange(1e-6, 1e4), default=1.0, show_default=True)
@@ -62,17 +61,13 @@ def plot(
 ) -> None:
     """Draw a burst: where a source would stand in the sky, what each cluster saw, when, and the likely causes."""
     files = _files(out, burst_id, formats)
-    try:
+    with sentences():
         if history_path is None:
             found = _from_store(burst_id, config_path, inventory_path)
+        elif inventory_path is None:
+            raise Trouble("--history needs --inventory: a history file doesn't say where its clusters stand")
         else:
-            if inventory_path is None:
-                raise Trouble("--history needs --inventory: a history file doesn't say where its clusters stand")
             found = _from_history(burst_id, history_path, inventory_path, false_alarms_per_year)
-    except (SettingsError, InventoryError, StoreError) as error:
-        raise Trouble(str(error)) from error
-    except sqlite3.Error as error:
-        raise Trouble(f"the store can't be used: {error}") from error
     _draw(*found, files)
 
 
@@ -95,7 +90,7 @@ def _from_store(
     config = settings.load(config_path)
     clusters = inventory.load(inventory_path or config.inventory).clusters
     with contextlib.closing(Store(config.store_path, create=False)) as store:
-        revision = _latest(burst_id, [Revision.from_document(document) for document in store.revisions()])
+        revision = _latest(burst_id, store.bursts())
         first, end = mapping.around(revision)
         faults = store.novel_between(first * MINUTE_NS, end * MINUTE_NS)
         return revision, clusters, mapping.timeline(revision, faults, store.watched_until_ns())

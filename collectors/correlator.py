@@ -10,10 +10,10 @@ causes -> new, update, retract.
 """
 
 import hashlib
+import itertools
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,13 +22,16 @@ import numpy as np
 from agent.report import Change
 from collectors.baseline import GUARD_H, WARM_UP_H, Baseline
 from collectors.causes import PRIORS, SKY, Causes, Verdict
-from collectors.factors import Factor, Population, Victims, find_factors
+from collectors.factors import find_factors
 from collectors.false_alarms import Maxima, Slides, Tail, coarse_scan, fit, summary
 from collectors.inventory import Cluster
 from collectors.lifecycle import Crossing, Episode, episodes, overlap
 from collectors.minutes import DAY_MIN, HOUR_MIN, MINUTE_NS, SCANNED_STREAMS, WINDOWS_MIN, Minutes, minute_of
+from collectors.population import Population, Victims
+from collectors.revision import ClusterShare, Revision, says_the_same
 from collectors.scan import Scan
-from collectors.sky import SPHERE_DEG2, angles_deg, right_ascension_declination_deg, separation_deg, unit_vectors
+from collectors.sky import angles_deg, right_ascension_declination_deg
+from collectors.staging import STAGED_LABELS, Stage, is_staged, may_be_stage, stage_of_burst, stage_of_peak
 from collectors.windows import Row, Windows, block_stream, row
 
 LATE_MIN = GUARD_H * HOUR_MIN  # data may come this late and still be scanned
@@ -45,103 +48,9 @@ UNSLID_H = 2 * WARM_UP_H  # the first levels are too rough to be judged by
 CHUNK_MINUTES = (60, 720)  # how many minutes are scored at once, at least and at most
 CHUNK_CLUSTER_MINUTES = 60_000
 STATISTIC_ERROR_NATS = 0.01  # by so much the statistic of a row may differ with the rows it is scored with
-STAGED_MIN = 4 * HOUR_MIN
-STAGED_DEG = 40.0
-STAGED_LABELS = (*SKY, "region", "rollout")
 # From these on an episode is cut out before sliding. Chance hardly ever reaches the second, so to cut there hides no
 # false alarm; without it one real burst, slid apart into a dozen lone rises, would blind the scan for months.
 INCIDENT_NATS = dict.fromkeys(PRIORS, 12.0) | dict.fromkeys((*SKY, "none"), 24.0)
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterShare:
-    """What one cluster saw in the burst's best window: novel faults, and how many its baseline expected."""
-
-    cluster: str
-    observed: int
-    expected: float
-    overdispersion: float = 1.0  # the variance of such counts over their mean
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Revision:
-    """One statement about a burst; a later one with a higher `rev` replaces it. Times are whole minutes.
-
-    Direction, area and ground point say where a celestial source would stand, whatever the label.
-    """
-
-    burst_id: str
-    rev: int
-    kind: str  # new, update or retract
-    t_start_ns: int
-    t_end_ns: int
-    window_min: int
-    label: str  # the cause to name: the likeliest, but the sky only if it stands clearly above the rest
-    posterior: Mapping[str, float]
-    far_per_year: float
-    extrapolated_from_days: int | None
-    statistic_nats: float
-    amplitude: float  # the excess over the baseline at a cluster that faces the source
-    ra_deg: float
-    dec_deg: float
-    area90_deg2: float
-    area50_deg2: float = 0.0
-    ground_latitude_deg: float  # where the source stood in the zenith at the best window's mid time
-    ground_longitude_deg: float  # -180 to 180
-    antipode_latitude_deg: float = 0.0
-    antipode_longitude_deg: float = 0.0
-    streams: Mapping[str, int] = field(default_factory=dict)  # novel faults in the best window, shown streams too
-    factors: tuple[Factor, ...] = ()  # what the victims share
-    change_ids: tuple[str, ...] = ()  # roll-outs that were open
-    calibration_id: str = ""  # of the time slides that the false-alarm rate rests on
-    clusters: tuple[ClusterShare, ...]
-
-    @property
-    def held_back(self) -> str | None:
-        """The cause that is likelier than the one that is named, but not sure enough to be named; mostly none is."""
-        likeliest = max(self.posterior, key=lambda cause: self.posterior[cause])
-        return likeliest if self.posterior[likeliest] > self.posterior.get(self.label, 0.0) else None
-
-    def document(self) -> dict[str, Any]:
-        """The JSON object of `replay --json`, the store and the page."""
-        return {
-            "burst_id": self.burst_id,
-            "rev": self.rev,
-            "kind": self.kind,
-            "t_start": _rfc3339(self.t_start_ns),
-            "t_end": _rfc3339(self.t_end_ns),
-            "window_min": self.window_min,
-            "label": self.label,
-            "posterior": dict(self.posterior),
-            "far_per_year": self.far_per_year,
-            "extrapolated_from_days": self.extrapolated_from_days,
-            "statistic_nats": self.statistic_nats,
-            "amplitude": self.amplitude,
-            "ra_deg": self.ra_deg,
-            "dec_deg": self.dec_deg,
-            "area50_deg2": self.area50_deg2,
-            "area90_deg2": self.area90_deg2,
-            "ground_latitude_deg": self.ground_latitude_deg,
-            "ground_longitude_deg": self.ground_longitude_deg,
-            "antipode_latitude_deg": self.antipode_latitude_deg,
-            "antipode_longitude_deg": self.antipode_longitude_deg,
-            "streams": dict(self.streams),
-            "factors": [factor.document() for factor in self.factors],
-            "change_ids": list(self.change_ids),
-            "calibration_id": self.calibration_id,
-            "clusters": [asdict(share) for share in self.clusters],
-        }
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> "Revision":
-        """The revision that `document` came from."""
-        taken = dict(document)
-        taken["t_start_ns"] = _time_ns(taken.pop("t_start"))
-        taken["t_end_ns"] = _time_ns(taken.pop("t_end"))
-        taken["factors"] = tuple(Factor.from_document(factor) for factor in taken["factors"])
-        taken["change_ids"] = tuple(taken.get("change_ids", ()))
-        taken["clusters"] = tuple(ClusterShare(**share) for share in taken["clusters"])
-        return cls(**taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,17 +127,16 @@ class Correlator:
 
     def restore(
         self,
-        revisions: Sequence[Revision],
+        bursts: Sequence[Revision],
         scanned_until_minute: int | None,
         calibration: Mapping[str, Any] | None = None,
     ) -> None:
-        """After a restart: every revision that was told, oldest first, and the last `calibration()`, if there is one.
+        """After a restart: the latest revision of each burst, and the last `calibration()`, if there is one.
 
         The first step scans the last six hours again, whatever was scanned before; it finds the same bursts there.
         A calibration of other clusters or streams is ignored, and computed anew.
         """
-        for revision in revisions:
-            self._bursts[revision.burst_id] = revision
+        self._bursts = {burst.burst_id: burst for burst in bursts}
         self._scanned_until = scanned_until_minute
         if calibration is not None and calibration["parameters"] == self._parameters:
             blocks = calibration["blocks"].items()
@@ -492,31 +400,24 @@ class Correlator:
         """The verdict on each episode, and whether it is one stage of a change, or all of them."""
         kept = range(self._now_minute - REMEMBERED_MIN, news_from)
         self._verdicts = {crossing: known for crossing, known in self._verdicts.items() if crossing.minute in kept}
-        spans = [_Stage(*_span(b), _ground(b), _radius_deg(b.area90_deg2)) for b in told if _may_be_stage(b)]
-        for _, episode in found:
-            spans += [stage for peak in self._alarms(episode) for stage in self._stage(peak)]
+        own = [self._stages(episode) for _, episode in found]
+        stages = [*(stage_of_burst(burst) for burst in told if may_be_stage(burst)), *itertools.chain(*own)]
         return [
             _Judgement(
                 episode,
                 self._verdict(episode.best),
-                any(_is_staged(one, spans) for peak in self._alarms(episode) for one in self._stage(peak)),
+                any(is_staged(one, stages) for one in mine),
                 tuple(self._open_changes(episode.best)),
             )
-            for _, episode in found
+            for (_, episode), mine in zip(found, own, strict=True)
         ]
 
-    def _alarms(self, episode: Episode) -> list[Crossing]:
-        """The peaks that would be a burst by themselves."""
+    def _stages(self, episode: Episode) -> list[Stage]:
+        """The peaks that would be a burst by themselves, if they may be stages of a change."""
         assert self._threshold is not None
-        return [peak for peak in episode.peaks if peak.statistic_nats >= self._threshold]
-
-    def _stage(self, peak: Crossing) -> list["_Stage"]:
-        """The peak as a stage of a change, if it may be one."""
-        verdict = self._verdict(peak)
-        if verdict.label not in STAGED_LABELS:
-            return []
-        radius_deg = _radius_deg(verdict.place.area90_deg2)
-        return [_Stage(peak.first_minute, peak.minute, verdict.place.direction, radius_deg)]
+        alarms = [peak for peak in episode.peaks if peak.statistic_nats >= self._threshold]
+        judged = [(peak, self._verdict(peak)) for peak in alarms]
+        return [stage_of_peak(peak, verdict) for peak, verdict in judged if verdict.label in STAGED_LABELS]
 
     def _verdict(self, best: Crossing) -> Verdict:
         if best in self._verdicts:
@@ -543,7 +444,7 @@ class Correlator:
 
     def _untold_crossings(self, told: Sequence[Revision]) -> list[Crossing]:
         """All but the shadows of bursts whose own crossings are forgotten: these would rise to be peaks."""
-        spans = [_span(burst) for burst in told if burst.kind != "retract" and self._partly_forgotten(burst)]
+        spans = [burst.span for burst in told if burst.kind != "retract" and self._partly_forgotten(burst)]
         return [
             crossing
             for crossing in self._crossings
@@ -551,7 +452,7 @@ class Correlator:
         ]
 
     def _same(self, burst: Revision, episode: Episode) -> bool:
-        return overlap(*_span(burst), episode.first_minute, episode.last_minute, self._gap_min)
+        return overlap(*burst.span, episode.first_minute, episode.last_minute, self._gap_min)
 
     def _partly_forgotten(self, burst: Revision) -> bool:
         """True if the burst began before the crossings that are still remembered, which so can't tell all of it."""
@@ -577,7 +478,7 @@ class Correlator:
             if revision.statistic_nats < burst.statistic_nats:
                 revision = replace(burst, rev=burst.rev + 1, kind="update", t_end_ns=revision.t_end_ns)
             revision = replace(revision, t_start_ns=burst.t_start_ns, t_end_ns=max(burst.t_end_ns, revision.t_end_ns))
-        if burst.kind != "retract" and _says_the_same(burst, revision):
+        if burst.kind != "retract" and says_the_same(burst, revision):
             return None
         self._bursts[burst.burst_id] = revision
         return revision
@@ -607,7 +508,7 @@ class Correlator:
             window_min=best.window_min,
             label="rollout" if judgement.is_staged else judgement.verdict.label,
             posterior=posterior,
-            far_per_year=max(self._tail.far_per_year(best.statistic_nats), sys.float_info.min),  # never impossible
+            far_per_year=self._tail.far_per_year(best.statistic_nats),
             extrapolated_from_days=int(days) if days < TRUSTED_DAYS else None,
             statistic_nats=best.statistic_nats,
             amplitude=place.amplitude,
@@ -644,40 +545,6 @@ class Correlator:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """First and last minute (both included) of what may be one stage of a change, and where it struck."""
-
-    first_minute: int
-    last_minute: int
-    direction: np.ndarray
-    radius_deg: float  # of the area that holds the direction with 90 %
-
-
-def _is_staged(one: _Stage, stages: Sequence[_Stage]) -> bool:
-    """True if another place was struck within four hours: sources in the sky don't jump, roll-outs do."""
-    span = (one.first_minute, one.last_minute)
-    return any(
-        not overlap(*span, other.first_minute, other.last_minute, -1)
-        and overlap(*span, other.first_minute, other.last_minute, STAGED_MIN)
-        and separation_deg(one.direction, other.direction) > max(STAGED_DEG, one.radius_deg, other.radius_deg)
-        for other in stages
-    )
-
-
-def _may_be_stage(burst: Revision) -> bool:
-    return burst.kind != "retract" and burst.label in STAGED_LABELS
-
-
-def _radius_deg(area_deg2: float) -> float:
-    """Of a cap with this area."""
-    return float(np.degrees(np.arccos(np.clip(1 - 2 * area_deg2 / SPHERE_DEG2, -1, 1))))
-
-
-def _ground(burst: Revision) -> np.ndarray:
-    return unit_vectors(np.array(burst.ground_latitude_deg), np.array(burst.ground_longitude_deg))
-
-
 def _most_raised(window: Row) -> int:
     """The cluster whose count lies furthest above its expectation, against its spread."""
     counts, means = (window.observed / window.overdispersion), (window.expected / window.overdispersion)
@@ -697,41 +564,5 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def sky_map(revision: Revision, clusters: Sequence[Cluster], causes: Causes | None = None) -> np.ndarray:
-    """The probability [768] of each of `directions(768)`, in the frame that turns with the Earth, were it celestial.
-
-    `causes` spares who draws many maps of the same clusters the making of their templates.
-    """
-    shares = {share.cluster: share for share in revision.clusters}
-    rows = [shares.get(cluster.name, ClusterShare(cluster.name, 0, 0.0)) for cluster in clusters]
-    observed, expected, overdispersion = (
-        np.array([[getattr(share, name) for share in rows]]) for name in ("observed", "expected", "overdispersion")
-    )
-    return (causes or Causes(clusters)).place(Row(observed, expected, overdispersion)).sky
-
-
-def _says_the_same(a: Revision, b: Revision) -> bool:
-    """True if the two differ in nothing that anyone would act on."""
-
-    def essence(r: Revision) -> tuple[Any, ...]:
-        counts = tuple((share.cluster, share.observed) for share in r.clusters)
-        return r.t_start_ns, r.t_end_ns, r.window_min, r.label, counts, r.change_ids, r.factors
-
-    return essence(a) == essence(b)
-
-
-def _span(burst: Revision) -> tuple[int, int]:
-    """First and last minute, both included."""
-    return minute_of(burst.t_start_ns), minute_of(burst.t_end_ns) - 1
-
-
 def _burst_id(minute: int) -> str:
     return datetime.fromtimestamp(minute * 60, UTC).strftime("%Y%m%dT%H%MZ")
-
-
-def _rfc3339(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _time_ns(text: str) -> int:
-    return int(datetime.fromisoformat(text).timestamp()) * 1_000_000_000

@@ -12,8 +12,9 @@ A block of days is slid once, when it is complete, and what remains of it are it
 one block at most, and a restart costs none.
 """
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,9 @@ class Tail:
     scale_nats: float
 
     def far_per_year(self, statistic_nats: float) -> float:
-        """How many hours a year reach this statistic by chance; never more than there are hours."""
+        """How many hours a year reach this statistic by chance: never more than there are, and never 0."""
         exponent = min(-(statistic_nats - self.start_nats) / self.scale_nats, 700.0)
-        return float(min(self.per_year * np.exp(exponent), YEAR_H))
+        return float(np.clip(self.per_year * np.exp(exponent), sys.float_info.min, YEAR_H))
 
     def statistic_nats(self, far_per_year: float) -> float:
         """The statistic that chance reaches this often; the reverse of `far_per_year`."""
@@ -60,7 +61,7 @@ class Maxima:
 
     def document(self) -> dict[str, Any]:
         """As JSON; `from_document` is the way back."""
-        return asdict(self) | {"largest": list(self.largest)}
+        return {"hours": self.hours, "positive": self.positive, "largest": list(self.largest)}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Maxima":

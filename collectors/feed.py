@@ -4,15 +4,11 @@ Enters: the store and the time. Leaves: novel faults and watching hosts in a Min
 Victims. It makes no difference whether a fault was pulled by this process or imported by another. Reads no clock.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from agent.report import Fault
 from collectors.correlator import VICTIMS_MIN
-from collectors.factors import Attributes, Population, Victims, host_attributes
-from collectors.inventory import Inventory, weight
+from collectors.fault_rows import StoredFault
 from collectors.minutes import DAY_NS, Minutes, minute_of
-from collectors.store import Store, StoredFault
+from collectors.population import Victims
+from collectors.store import Store
 
 DELAY_MAX_S = 60.0  # a fault whose time is vaguer than this waits no longer for the others
 
@@ -65,23 +61,3 @@ class Feed:
             return None if first is None else max(first, minute_of(oldest_ns))
         changed = self._fed_until if changed_from_ns is None else minute_of(changed_from_ns)
         return max(min(changed, self._fed_until), minute_of(oldest_ns))
-
-
-class FleetAttributes:
-    """What each host of an inventory may share with others; `facts` are what agents told of theirs, by host name."""
-
-    def __init__(self, fleet: Inventory, facts: Mapping[str, Mapping[str, Any]]) -> None:
-        self._hosts = fleet.hosts
-        self._of_host = {host.name: host_attributes(host.labels, facts.get(host.name, {})) for host in fleet.hosts}
-        self._of_cluster = {cluster.name: host_attributes(cluster.labels, {}) for cluster in fleet.clusters}
-
-    def of(self, fault: Fault) -> Attributes:
-        """Of the fault's host; of one that the inventory doesn't name, what all of its cluster have."""
-        return self._of_host.get(fault.host) or self._of_cluster.get(fault.cluster or "", ())
-
-    def fill(self, population: Population) -> None:
-        """Makes the population these hosts and no others."""
-        for host in self._hosts:
-            population.set_host(host.name, host.cluster, self._of_host[host.name], weight(host))
-        for name in set(population.host_names()) - self._of_host.keys():
-            population.remove_host(name)

@@ -14,9 +14,10 @@ from typing import BinaryIO
 import numpy as np
 
 from agent.report import AgentHeader, Alive, Change, Fault, ReportError, decode
-from collectors.correlator import Correlator, Revision
-from collectors.factors import Attributes, victim_of
+from collectors.correlator import Correlator
 from collectors.minutes import DAY_MIN, DAY_NS, MINUTE_NS, minute_of
+from collectors.population import Attributes, victim_of
+from collectors.revision import Revision
 
 Usable = Fault | Alive | Change  # the kinds of line a history may hold
 

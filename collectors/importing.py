@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.report import Alive, Change, Fault
-from collectors.feed import FleetAttributes
 from collectors.history import SPAN_MAX_NS, History, Usable, hosts_watching, usable_lines
 from collectors.inventory import Inventory
 from collectors.minutes import MINUTE_NS, minute_of
+from collectors.population import FleetAttributes
 from collectors.store import Store
 
 BATCH = 10_000  # faults per transaction: a running collector waits for one batch, not for the file

@@ -13,11 +13,10 @@ from importlib import resources
 import numpy as np
 
 from agent.report import Fault
-from collectors.causes import DIRECTIONS
-from collectors.correlator import ClusterShare, Revision, sky_map
+from collectors.causes import DIRECTIONS, Causes
 from collectors.inventory import Cluster
 from collectors.minutes import DAY_NS, SCANNED_STREAMS, TIME_ERROR_MAX_S, minute_of
-from collectors.notify import members
+from collectors.revision import ClusterShare, Revision
 from collectors.sky import (
     J2000_NS,
     directions,
@@ -26,6 +25,7 @@ from collectors.sky import (
     sidereal_deg,
     unit_vectors,
 )
+from collectors.windows import Row
 
 GRID_DEG = 3
 KERNEL_DEG = 4.0  # between the directions of the sky map, which lie 7 degrees apart
@@ -95,7 +95,7 @@ def timeline(revision: Revision, faults: Iterable[Fault], known_until_ns: int) -
     """Of the faults that the scan may use; minutes after `known_until_ns` aren't known and left out."""
     first, end = around(revision)
     end = max(min(end, minute_of(known_until_ns) + 1), first)
-    taking_part = set(members(revision))
+    taking_part = set(revision.members)
     streams = set(SCANNED_STREAMS) & set(revision.streams or SCANNED_STREAMS)
     minutes = Counter(
         minute_of(fault.time_ns)
@@ -133,6 +133,19 @@ def posterior_map(revision: Revision, clusters: Sequence[Cluster], centre_deg: f
     kernel = np.exp((cosines - 1) / np.float32(np.radians(KERNEL_DEG) ** 2))
     values = (kernel @ sky) / kernel.sum(axis=1)
     return Map(latitudes, longitudes, values.reshape(len(latitudes), len(longitudes)))
+
+
+def sky_map(revision: Revision, clusters: Sequence[Cluster], causes: Causes | None = None) -> np.ndarray:
+    """The probability [768] of each of `directions(768)`, in the frame that turns with the Earth, were it celestial.
+
+    `causes` spares who draws many maps of the same clusters the making of their templates.
+    """
+    shares = {share.cluster: share for share in revision.clusters}
+    rows = [shares.get(cluster.name, ClusterShare(cluster.name, 0, 0.0)) for cluster in clusters]
+    observed, expected, overdispersion = (
+        np.array([[getattr(share, name) for share in rows]]) for name in ("observed", "expected", "overdispersion")
+    )
+    return (causes or Causes(clusters)).place(Row(observed, expected, overdispersion)).sky
 
 
 def sun_elevation_map(time_ns: int) -> Map:

@@ -1,8 +1,7 @@
 """The collector's /metrics: an overview in, Prometheus text out.
 
-All counters come from persisted state, so that a restart resets none; there are no `_created` series. Names and labels
-are those of the design; added to them are `flipwatch_store_up`, `flipwatch_inventory_up`, `flipwatch_cluster_info` and
-`flipwatch_burst_*`.
+All counters come from persisted state, so that a restart resets none; there are no `_created` series. What each means,
+and when it has series, stands in dashboards/metrics.md.
 """
 
 from collections.abc import Iterator

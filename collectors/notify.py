@@ -6,23 +6,21 @@ changes, the old label set is ended in the same POST. Pure: the server owns the 
 Format: Alertmanager's OpenAPI, api/v2/openapi.yaml, `postableAlerts`.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from checksum.printable import printable
 from collectors.causes import SKY
-from collectors.correlator import ClusterShare, Revision
 from collectors.factors import Factor
+from collectors.revision import ClusterShare, Revision
 
 REPEAT_NS = 60 * 10**9  # an active alert is said again this often
 LASTS_NS = 5 * REPEAT_NS  # and resolves by itself this long after the collector fell silent
 NAME_CHARACTERS_MAX = 100
 _MARKS = str.maketrans("<>[]`@", "‹›()'＠")
 NOT_NAMED = "isn't sure enough to be named"
-SPREADS = 2.0  # by chance alone a cluster is this far up once in twenty to fifty windows
 END_REPEATS = 3  # an end is said this often, in case Alertmanager was restarted in between
 
 SEVERITY = {
@@ -77,7 +75,7 @@ class Said:
 
     def document(self) -> dict[str, Any]:
         """As JSON for the store; `from_document` is the way back."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Said":
@@ -100,7 +98,7 @@ def wanted(active: Iterable[Revision], link: str) -> list[tuple[dict[str, str], 
             "cause": burst.label,
         }
         alerts.append((labels, annotations(burst, link), burst.t_start_ns))
-        for name in members(burst):
+        for name in burst.members:
             member = {"alertname": "BurstMember", "cluster": name, "burst_id": burst.burst_id}
             summary = inert(f"{_short(name)} takes part in burst {burst.burst_id}")
             alerts.append((member, {"summary": summary}, burst.t_start_ns))
@@ -117,17 +115,6 @@ def drill(link: str, now_ns: int) -> dict[str, Any]:
     text = "This is a drill of `flipwatch collector --test-alert`: nothing has happened, and nothing needs to be done."
     annotations = {"summary": "DRILL: a test of the alert path", "description": text, "link": link}
     return Said(labels, annotations, now_ns, now_ns).alert(now_ns, link)
-
-
-def members(burst: Revision) -> list[str]:
-    """The clusters that take part: they saw more than the usual spread of their counts explains."""
-    return [share.cluster for share in burst.clusters if takes_part(share)]
-
-
-def takes_part(share: ClusterShare) -> bool:
-    """More than SPREADS standard deviations above what was expected."""
-    spread = math.sqrt(share.expected * share.overdispersion)
-    return share.observed > share.expected + SPREADS * spread
 
 
 def desired(active: Iterable[Revision], said: Sequence[Said], now_ns: int, link: str) -> list[Said]:
@@ -156,7 +143,7 @@ def after(said: Sequence[Said], due: Sequence[Said]) -> list[Said]:
 
 def annotations(burst: Revision, link: str) -> dict[str, str]:
     """The words of a burst's alert."""
-    raised = members(burst)
+    raised = burst.members
     texts = {
         "summary": f"Burst of memory faults {WHAT[burst.label]}: {len(raised)} of {len(burst.clusters)} clusters",
         "description": description(burst),

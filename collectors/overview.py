@@ -6,18 +6,18 @@ Reads no clock.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from agent.report import STREAMS, Change
 from collectors.changes import RollOut, roll_outs
-from collectors.correlator import Revision, Status
-from collectors.factors import Factor
 from collectors.inventory import Inventory
 from collectors.minutes import DAY_NS
 from collectors.notify import rfc3339
 from collectors.pull import STATES, Agent
-from collectors.store import Loss, Store, Total
+from collectors.recording import Loss
+from collectors.stepper import Step
+from collectors.store import Store, Total
 
 SHOWN_AGENTS_MAX = 200
 CLOSED_SHOWN_DAYS = 7
@@ -49,18 +49,6 @@ class ClusterView:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What the last correlation step left."""
-
-    status: Status
-    active: tuple[Revision, ...]
-    expected_per_minute: Mapping[tuple[str, str], float]  # (cluster, stream)
-    seconds: float
-    factors_24h: tuple[Factor, ...] = ()  # what the victims of the last day share
-    calibration: Mapping[str, Any] | None = None  # to be kept; None: what is kept is up to date
-
-
-@dataclass(frozen=True, slots=True)
 class Health:
     """Sentences about what is wrong with the collector itself; empty strings where nothing is."""
 
@@ -79,7 +67,7 @@ class Overview:
     agents: tuple[AgentView, ...]  # those in trouble, at most SHOWN_AGENTS_MAX
     agents_in_trouble: int
     totals: Mapping[tuple[str, str], Total]
-    losses: tuple[tuple[str, Loss], ...]
+    losses: tuple[Loss, ...]
     burst_totals: Mapping[tuple[str, str], int]
     roll_outs: tuple[RollOut, ...]  # those that go on or ended of late, the latest first
     warnings: tuple[str, ...]  # what is odd about the inventory
@@ -102,11 +90,10 @@ def status_line(agents: Mapping[str, Agent], step: Step | None, health: Health) 
     """How it all fares, in the one line that `systemctl status` shows."""
     answering = sum(agent.state == "ok" for agent in agents.values())
     bursts = len(step.active) if step else 0
-    line = (
-        f"{answering} of {len(agents)} agents answer, correlator {_state(step, health)}, {bursts or 'no'} bursts active"
-    )
+    going_on = f"{bursts or 'no'} burst{'' if bursts == 1 else 's'} active"
+    line = f"{answering} of {len(agents)} agents answer, correlator {_state(step, health)}, {going_on}"
     troubles = (health.store, health.inventory, health.config, health.correlator, health.alerts)
-    return "; ".join([line.replace(" 1 bursts", " 1 burst"), *filter(None, troubles)])
+    return "; ".join([line, *filter(None, troubles)])
 
 
 def gather(
@@ -135,15 +122,15 @@ def _clusters(
     inventory: Inventory,
     agents: Iterable[Agent],
     complete_until: Mapping[str, int],
-    losses: Iterable[tuple[str, Loss]],
+    losses: Iterable[Loss],
     step: Step | None,
 ) -> Iterable[ClusterView]:
     members: dict[str, list[Agent]] = defaultdict(list)
     for agent in agents:
         members[agent.host.cluster].append(agent)
     lost: Counter[str] = Counter()
-    for cluster, loss in losses:
-        lost[cluster] += loss.faults
+    for loss in losses:
+        lost[loss.cluster] += loss.faults
     expected: dict[str, dict[str, float]] = defaultdict(dict)
     for (cluster, stream), rate in step.expected_per_minute.items() if step else ():
         expected[cluster][stream] = rate
@@ -182,20 +169,18 @@ def status_document(overview: Overview) -> dict[str, Any]:
         "statistic_nats": status.statistic_nats if status else None,
         "threshold_nats": status.threshold_nats if status else None,
         "far_per_year": status.far_per_year if status else None,
+        "late_faults": status.late_faults if status else None,
         "clusters": [_cluster_document(cluster) for cluster in overview.clusters],
         "agents_in_trouble": overview.agents_in_trouble,
-        "agents": [{name: getattr(agent, name) for name in AgentView.__slots__} for agent in overview.agents],
+        "agents": [asdict(agent) for agent in overview.agents],
         "faults": _by_stream(overview.totals),
-        "lost": sum(loss.faults for _, loss in overview.losses),
-        "losses": [
-            {"cluster": cluster, "host": loss.host, "journal": loss.journal, "faults": loss.faults}
-            for cluster, loss in overview.losses
-        ],
+        "lost": sum(loss.faults for loss in overview.losses),
+        "losses": [asdict(loss) for loss in overview.losses],
         "factors_24h": [factor.document() for factor in overview.step.factors_24h] if overview.step else [],
         "changes": [_roll_out_document(roll_out) for roll_out in overview.roll_outs],
         "inventory_warnings": list(overview.warnings),
         "bursts_active": [burst.burst_id for burst in overview.step.active] if overview.step else [],
-        "health": {name: getattr(overview.health, name) for name in Health.__slots__},
+        "health": asdict(overview.health),
     }
 
 
@@ -215,7 +200,7 @@ def _roll_out_document(roll_out: RollOut) -> dict[str, Any]:
 
 
 def _cluster_document(cluster: ClusterView) -> dict[str, Any]:
-    document = {name: getattr(cluster, name) for name in ClusterView.__slots__}
+    document = asdict(cluster)
     return {"cluster": document.pop("name"), **document}
 
 

@@ -12,11 +12,14 @@ import jinja2
 
 from agent.report import Fault, MemoryFault
 from checksum.printable import printable
-from collectors.correlator import Revision
+from collectors.causes import SKY
+from collectors.correlator import LEARNING_DAYS
+from collectors.fault_rows import StoredFault
 from collectors.minutes import DAY_NS
-from collectors.notify import SEVERITY, WHAT, direction, false_alarms, members, rfc3339, takes_part
-from collectors.overview import Overview
-from collectors.store import Store, StoredFault
+from collectors.notify import SEVERITY, WHAT, direction, false_alarms, rfc3339
+from collectors.overview import CLOSED_SHOWN_DAYS, Overview
+from collectors.revision import Revision
+from collectors.store import Store
 
 LATEST_FAULTS = 50
 FAULTY_DEVICES = 50
@@ -59,14 +62,8 @@ def details(store: Store, now_ns: int) -> Details:
         latest=store.latest_faults(LATEST_FAULTS),
         faulty=store.faulty_devices(now_ns - FAULTY_DAYS * DAY_NS, FAULTY_DEVICES),
         novel_24h=store.novel_since(now_ns - DAY_NS),
-        bursts=latest_bursts(store)[:LATEST_BURSTS],
+        bursts=store.bursts()[: -LATEST_BURSTS - 1 : -1],
     )
-
-
-def latest_bursts(store: Store) -> list[Revision]:
-    """The latest revision of each burst, the burst that began last first."""
-    latest = {document["burst_id"]: Revision.from_document(document) for document in store.revisions()}
-    return sorted(latest.values(), key=lambda burst: (burst.t_start_ns, burst.burst_id), reverse=True)
 
 
 def render(overview: Overview, shown: Details, false_alarms_per_year: float, refresh_s: int) -> bytes:
@@ -80,6 +77,9 @@ def render(overview: Overview, shown: Details, false_alarms_per_year: float, ref
         budget=false_alarms_per_year,
         refresh_s=refresh_s,
         faulty_days=FAULTY_DAYS,
+        closed_days=CLOSED_SHOWN_DAYS,
+        learning_days=LEARNING_DAYS,
+        SKY=SKY,
         WHAT=WHAT,
         SEVERITY=SEVERITY,
         when=when,
@@ -88,8 +88,6 @@ def render(overview: Overview, shown: Details, false_alarms_per_year: float, ref
         verdict=verdict,
         direction=direction,
         false_alarms=false_alarms,
-        members=members,
-        takes_part=takes_part,
     ).encode()
 
 
@@ -106,7 +104,7 @@ def verdict(fault: Fault) -> str:
 
 
 def words(fault: Fault) -> str:
-    """A fault's detail as a line: the known keys of a record first, else all keys."""
+    """A fault's detail as a line: of a record where it lies, else every key."""
     detail = dict(fault.detail)
     if "path" in detail:
         place = f"{detail['path']} [{detail.get('begin', '?')}, {detail.get('end', '?')})"

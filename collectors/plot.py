@@ -23,11 +23,11 @@ from matplotlib.path import Path as Outline
 from matplotlib.projections.geo import MollweideAxes
 
 from collectors import mapping
-from collectors.correlator import Revision
 from collectors.inventory import Cluster
 from collectors.mapping import Map, Site, Timeline
 from collectors.minutes import DAY_NS, MINUTE_NS
-from collectors.notify import NOT_NAMED, WHAT, false_alarms, takes_part
+from collectors.notify import NOT_NAMED, WHAT, false_alarms
+from collectors.revision import Revision
 
 FONT = "DejaVu Sans"  # comes with matplotlib, so the figure doesn't depend on the machine's fonts
 LABELS_MAX = 8
@@ -239,7 +239,7 @@ def _labels(axes: Axes, found: Sequence[Site]) -> None:
     for site in found:
         across, up = math.radians(site.longitude_deg), math.radians(site.latitude_deg)
         free = all(abs(across - x) * math.cos(up) > APART[0] or abs(up - y) > APART[1] for x, y in taken)
-        if len(taken) < LABELS_MAX and free and takes_part(site.share):
+        if len(taken) < LABELS_MAX and free and site.share.takes_part:
             taken.append((across, up))
             text = f"{_printable(site.share.cluster)} {site.share.observed}"
             is_east = site.longitude_deg > 100

@@ -21,7 +21,8 @@ from collectors import tls
 from collectors.config import CollectorConfig
 from collectors.inventory import Host
 from collectors.minutes import DAY_NS, MINUTE_NS
-from collectors.store import Conflict, Pulled, Recorded, StoreError
+from collectors.recording import Conflict, Pulled, Recorded
+from collectors.store import StoreError
 
 STATES = ("ok", "silent", "slow", "garbage", "refused", "conflict")
 CONTENT_TYPE = "application/x-ndjson"
@@ -152,9 +153,9 @@ class Puller:
 
     def set_hosts(self, hosts: Sequence[Host], cursors: dict[str, str]) -> None:
         """Takes over another inventory; an agent that stays keeps its state, one with a new target is asked there."""
-        known = self.agents
+        known, faults_max = self.agents, self._config.pull_faults_max
         self.agents = {
-            host.name: known.get(host.name) or Agent(host, cursors.get(host.name), faults_max=self._faults_max)
+            host.name: known.get(host.name) or Agent(host, cursors.get(host.name), faults_max=faults_max)
             for host in hosts
         }
         self._buckets = [[] for _ in range(max(round(self._config.pull_interval_s / TICK_S), 1))]
@@ -181,10 +182,6 @@ class Puller:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    @property
-    def _faults_max(self) -> int:
-        return self._config.pull_faults_max
 
     def _start(self, agent: Agent) -> None:
         if not agent.is_in_flight:
@@ -217,7 +214,7 @@ class Puller:
         agent.cursor = answer.header.cursor
         agent.watching = frozenset(answer.header.watching)
         agent.complete_until_ns = answer.header.complete_until_ns
-        agent.faults_max = min(2 * agent.faults_max, self._faults_max)
+        agent.faults_max = min(2 * agent.faults_max, self._config.pull_faults_max)
         for loss in outcome.losses:
             _log.warning("%s lost %d faults of journal %s before they were read", loss.host, loss.faults, loss.journal)
         odd = _times_sentence(answer.faults, now_ns, self._config.history_days)
@@ -276,7 +273,7 @@ class Puller:
                 _log.log(level, "agent %s is %s%s", agent.host.name, state, f": {sentence}" if sentence else "")
 
     def _end_round(self) -> None:
-        """What changed in a pull interval; when a whole site goes away, its agents aren't named one by one."""
+        """Sums up a pull interval in which too much changed to be named: a whole site, say, went away."""
         if self._changed.total() > NAMED_MAX:
             numbers = ", ".join(f"{number} are {state}" for state, number in self._changed.most_common())
             _log.warning("agents that changed within %g s: %s", self._config.pull_interval_s, numbers)

@@ -31,24 +31,23 @@ from aiohttp import web
 from agent.report import Change, ReportError
 from checksum import systemd
 from checksum.printable import printable
-from checksum.settings import SettingsError
-from collectors import changes as roll_outs
+from checksum.settings import SettingsError, Stamp, stamp
+from collectors import changes, metrics, notify, overview, page, runbooks, tls
 from collectors import inventory as inventories
-from collectors import metrics, notify, overview, page, runbooks, tls
 from collectors.alertmanager import post_alerts
 from collectors.causes import COHORT
 from collectors.config import CollectorConfig, reloaded
-from collectors.correlator import LATE_MIN, Correlator, Revision, places
-from collectors.factors import Factor, find_factors
-from collectors.feed import Feed, FleetAttributes
+from collectors.factors import Factor
 from collectors.inventory import Inventory, InventoryError
-from collectors.minutes import DAY_NS, minute_of
-from collectors.overview import Health, Step
+from collectors.minutes import DAY_NS
+from collectors.overview import Health
 from collectors.pull import Agent, Puller
-from collectors.store import FACTS_VERSION, Conflict, Move, Pulled, Recorded, Store, StoreError
+from collectors.recording import Conflict, Pulled, Recorded
+from collectors.revision import Revision
+from collectors.stepper import Step, Stepper, keep
+from collectors.store import Move, Store, StoreError
 
 T = TypeVar("T")
-Fingerprint = tuple[int, int, int]
 
 STEP_IDLE_S = 15.0  # a step is made at least this often, also when nothing new has come
 STEP_GAP_S = 1.0  # and at most this often
@@ -58,12 +57,8 @@ INVENTORY_CHECK_S = 2.0
 FORGET_S = 3600.0
 REPORTS_WAIT_NS = 180 * 10**9  # the scan waits for the slowest agent at most so long
 KEEP_OPEN_MAX_S = 100.0  # an agent cuts a connection that is idle for two minutes
-CALIBRATION = "calibration"  # the name of what the correlator slid, in the store
 CHANGE_BYTES_MAX = 1 << 16
-FACTS_S = 60.0  # how soon what agents newly tell of their hosts becomes part of the population
-FACTORS_S = 3600.0  # how often what the victims of the last day share is looked for
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-EXPECTED_GAP_MIN = 60  # a longer gap between two steps was an outage: nothing was expected of it
 
 _log = logging.getLogger("flipwatch.collector")
 
@@ -78,7 +73,7 @@ def serve(config: CollectorConfig, reread: Callable[[], CollectorConfig]) -> Non
     Raises:
         ServerError, StoreError, InventoryError, SettingsError: it can't start.
     """
-    seen = _fingerprint(config)  # before it is read: an edit right after must not be missed
+    seen = stamp(config.inventory)  # before it is read: an edit right after must not be missed
     fleet = inventories.load(config.inventory)
     _allow_many_connections()
     with (
@@ -117,7 +112,7 @@ class Server:
         config: CollectorConfig,
         reread: Callable[[], CollectorConfig],
         fleet: Inventory,
-        seen: Fingerprint | None,
+        seen: Stamp | None,
         store: Store,
     ) -> None:
         self._config = config
@@ -138,7 +133,7 @@ class Server:
         self._correlating = ThreadPoolExecutor(1, "correlator")
         self._reading = ThreadPoolExecutor(1, "web")
         self._reader = Store(config.store_path, create=False)
-        self._correlation = _Correlation(config, fleet)
+        self._stepper = Stepper(config, fleet)
         self._tls = tls.of_listener(config)
 
     async def run(self) -> None:
@@ -161,7 +156,7 @@ class Server:
             finally:
                 for executor in (self._correlating, self._writing, self._reading):
                     executor.shutdown()
-                self._correlation.close()
+                self._stepper.close()
                 self._reader.close()
 
     @property
@@ -287,7 +282,7 @@ class Server:
             await asyncio.sleep(INVENTORY_CHECK_S)
             if self._tls is not None:
                 self._tls.follow()
-            now = _fingerprint(self._config)
+            now = stamp(self._config.inventory)
             if now == self._seen:
                 continue
             self._seen = now
@@ -330,12 +325,12 @@ class Server:
                 now_ns = time.time_ns()
                 heard_ns = heard_until_ns(self._puller.agents.values(), now_ns)
                 revisions, step = await loop.run_in_executor(
-                    self._correlating, self._correlation.step, now_ns, from_ns, heard_ns, self._fleet, self._config
+                    self._correlating, self._stepper.step, now_ns, from_ns, heard_ns, self._fleet, self._config
                 )
             except Exception as error:  # whatever it is, pulling must go on, and people must hear of it
                 _log.exception("the correlation step failed")
                 self._set_health("correlator", f"the last step failed: {type(error).__name__}: {error}")
-                self._correlation.start_over()
+                self._stepper.start_over()
                 self._beat()
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -346,8 +341,7 @@ class Server:
 
     async def _keep_step(self, now_ns: int, revisions: list[Revision], step: Step) -> None:
         """A burst is told only once it is stored; a restart then continues it instead of raising it again."""
-        rows = [(r.burst_id, r.rev, r.kind, r.label, r.document()) for r in revisions]
-        await self._write_until_done(self._record_step, now_ns, rows, step)
+        await self._write_until_done(keep, self._store, now_ns, revisions, step)
         for revision in revisions:
             _log.warning("burst %s rev %d %s: %s", revision.burst_id, revision.rev, revision.kind, revision.label)
         if self._step is None or self._step.status.state != step.status.state:
@@ -356,20 +350,6 @@ class Server:
             _log.info("shared by the victims of the last day: %s", notify.shared(step.factors_24h) or "nothing")
         self._step = step
         self._stepped.set()
-
-    def _record_step(self, now_ns: int, rows: list[tuple[str, int, str, str, dict[str, Any]]], step: Step) -> None:
-        if step.calibration is not None:
-            self._store.keep_document(CALIBRATION, step.calibration)
-        minute = minute_of(now_ns)
-        counted = self._store.number("expected_until_minute")
-        passed = minute - counted if counted is not None and 0 < minute - counted <= EXPECTED_GAP_MIN else 0
-        if counted == minute and not rows:
-            return  # nothing to keep before the next minute
-        numbers = {"expected_until_minute": minute}
-        if step.status.scanned_until_minute is not None:
-            numbers["scanned_until_minute"] = step.status.scanned_until_minute
-        expected = {key: rate * passed for key, rate in step.expected_per_minute.items()} if passed else {}
-        self._store.record_step(rows, numbers, expected)
 
     # -- alerts
 
@@ -477,17 +457,17 @@ class Server:
 
     async def _runbook(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        page_of_it = runbooks.page(name)
-        if page_of_it is None:
+        html = runbooks.page(name)
+        if html is None:
             sentence = f"there is no runbook {printable(name)}; /runbooks/ names them all\n"
             return web.Response(text=sentence, status=404)
-        return _html(page_of_it)
+        return _html(html)
 
     async def _api_status(self, request: web.Request) -> web.Response:
         return _json(await self._read(lambda: overview.status_document(self._overview(time.time_ns()))))
 
     async def _api_bursts(self, request: web.Request) -> web.Response:
-        return _json({"bursts": await self._read(self._reader.revisions)})
+        return _json({"bursts": await self._read(self._reader.revision_documents)})
 
     async def _api_changes(self, request: web.Request) -> web.Response:
         return _json(overview.changes_document(await self._read(self._reader.changes)))
@@ -510,120 +490,20 @@ class Server:
     def _take_change(self, body: bytes, now_ns: int) -> tuple[Change | None, str]:
         """What is stored now and a warning, or None and the reason."""
         known = {(change.id, change.action): change for _, change in self._store.changes()}
-        change = roll_outs.parse(body, known, now_ns)
-        why = roll_outs.refusal(change, known, now_ns, self._config.history_days)
+        change = changes.parse(body, known, now_ns)
+        why = changes.refusal(change, known, now_ns, self._config.history_days)
         if why:
             return None, why
         cohorts = {host.labels.get(COHORT, "") for host in self._fleet.hosts}
         kept = self._store.record_change(change)
         _log.info("change %s %s for cohort %s", kept.id, kept.action, kept.cohort)
-        return kept, roll_outs.warning(kept, cohorts)
-
-
-class _Correlation:
-    """The correlator with what feeds it, for the one thread that correlates."""
-
-    def __init__(self, config: CollectorConfig, fleet: Inventory) -> None:
-        self._config = config
-        self._store = Store(config.store_path, create=False)
-        self._clusters = fleet.clusters
-        self._correlator: Correlator | None = None
-        self._feed: Feed | None = None
-        self._import = 0
-        self._last_change = 0
-        self._fleet: Inventory | None = None  # whose hosts are the population
-        self._calibration: dict[str, Any] = {}
-        self._factors: tuple[Factor, ...] = ()
-        self._factors_s = -FACTORS_S
-        self._facts_version: int | None = None
-        self._filled_s = -FACTS_S
-
-    def close(self) -> None:
-        self._store.close()
-
-    def start_over(self) -> None:
-        """The next step builds everything from the store."""
-        self._correlator = None
-
-    def step(
-        self, now_ns: int, exposure_from_ns: int | None, heard_until_ns: int, fleet: Inventory, config: CollectorConfig
-    ) -> tuple[list[Revision], Step]:
-        """Feeds what is new, as far as everybody has told, and scans it."""
-        begin_s = time.perf_counter()
-        last_import = self._store.last_import()
-        is_same_fleet = places(fleet.clusters) == places(self._clusters)
-        if last_import != self._import or not is_same_fleet or config != self._config:
-            self.start_over()
-        self._import, self._clusters, self._config = last_import, fleet.clusters, config
-        correlator = self._correlator or self._build(now_ns)
-        assert self._feed is not None
-        for number, change in self._store.changes(self._last_change):
-            correlator.take_change(change)
-            self._last_change = number
-        self._look_for_factors(correlator, fleet, now_ns)
-        self._feed.advance(now_ns, exposure_from_ns, heard_until_ns)
-        revisions = correlator.step(now_ns)
-        return revisions, Step(
-            status=correlator.status,
-            active=tuple(correlator.active(now_ns)),
-            expected_per_minute=_expected(correlator),
-            factors_24h=self._factors,
-            calibration=self._new_calibration(correlator),
-            seconds=time.perf_counter() - begin_s,
-        )
-
-    def _new_calibration(self, correlator: Correlator) -> dict[str, Any] | None:
-        """What the store should know, if it is other than at the last step: to slide a history again takes minutes."""
-        before, self._calibration = self._calibration, correlator.calibration()
-        return self._calibration if self._calibration["blocks"] and self._calibration != before else None
-
-    def _look_for_factors(self, correlator: Correlator, fleet: Inventory, now_ns: int) -> None:
-        """Keeps the population up to date, and once in a while asks what the victims of the last day share."""
-        now_s, facts_version = time.monotonic(), self._store.number(FACTS_VERSION)
-        is_stale = facts_version != self._facts_version and now_s - self._filled_s >= FACTS_S
-        is_due = now_s - self._factors_s >= FACTORS_S
-        if is_stale or is_due or fleet is not self._fleet:
-            self._fleet, self._facts_version, self._filled_s = fleet, facts_version, now_s
-            FleetAttributes(fleet, self._store.facts()).fill(correlator.population)
-        if is_due:
-            self._factors_s = now_s
-            self._factors = find_factors(self._store.victims_since(now_ns - DAY_NS), correlator.population)
-
-    def _build(self, now_ns: int) -> Correlator:
-        """A correlator that knows what the store knows; nothing that was raised is raised again."""
-        config = self._config
-        correlator = Correlator(
-            self._clusters,
-            false_alarms_per_year=config.false_alarms_per_year,
-            history_days=config.history_days,
-            burst_end_after_min=config.burst_end_after_min,
-            streams=config.streams,
-            priors=config.priors.by_cause(),
-        )
-        scanned_until = self._store.number("scanned_until_minute")
-        if scanned_until is None:  # the very first start: what is older is history, not news
-            scanned_until = minute_of(now_ns) - LATE_MIN
-        revisions = [Revision.from_document(document) for document in self._store.revisions()]
-        correlator.restore(revisions, scanned_until, self._store.document(CALIBRATION))
-        self._feed = Feed(self._store, correlator.minutes, correlator.victims, config.history_days)
-        self._last_change, self._fleet = 0, None
-        self._correlator = correlator
-        return correlator
+        return kept, changes.warning(kept, cohorts)
 
 
 def heard_until_ns(agents: Iterable[Agent], now_ns: int) -> int:
     """Until when every agent that answers has told all it saw, but no longer ago than REPORTS_WAIT_NS."""
     complete = [agent.complete_until_ns for agent in agents if agent.state == "ok"]
     return max(min([now_ns, *complete]), now_ns - REPORTS_WAIT_NS)
-
-
-def _expected(correlator: Correlator) -> dict[tuple[str, str], float]:
-    names = correlator.minutes.cluster_names
-    return {
-        (name, stream): float(rate)
-        for stream in correlator.minutes.streams
-        for name, rate in zip(names, correlator.expected_per_minute(stream), strict=True)
-    }
 
 
 def _settle(future: asyncio.Future[Recorded | Conflict], outcome: Recorded | Conflict | StoreError) -> None:
@@ -633,14 +513,6 @@ def _settle(future: asyncio.Future[Recorded | Conflict], outcome: Recorded | Con
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
-
-
-def _fingerprint(config: CollectorConfig) -> Fingerprint | None:
-    try:
-        status = config.inventory.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def _clusters_of(fleet: Inventory) -> dict[str, str]:

@@ -13,17 +13,19 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agent.report import TIME_NS_MAX, AgentHeader, Change, Fault, MemoryFault, RecordFault, encode
-from collectors.factors import Attributes, Victim, host_attributes, victim_of
+from agent.report import Change, Fault, encode
+from collectors.fault_rows import FAULT_COLUMNS, StoredFault, insert_fault, stored_fault
 from collectors.minutes import MINUTE_NS
+from collectors.population import Attributes, Victim
+from collectors.recording import ADD_TOTAL, Conflict, Loss, Pulled, Recorded, record
+from collectors.revision import Revision
 
 SCHEMA_VERSION = 2
 FACTS_VERSION = "facts_version"  # the number that grows whenever `facts` returns something else
@@ -68,54 +70,12 @@ class StoreError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Pulled:
-    """One complete answer of an agent. Host and cluster are the inventory's words."""
-
-    host: str
-    cluster: str
-    header: AgentHeader
-    faults: tuple[Fault, ...]
-    received_ns: int
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Move:
     """A host that was in `cluster` until the inventory put it elsewhere."""
 
     host: str
     until_ns: int
     cluster: str
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """Faults of a journal that were gone before they could be read."""
-
-    host: str
-    journal: str
-    faults: int
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """What became of one answer.
-
-    How many of its faults were new, what was found missing, whether the agent has more, and from when on the exposure
-    is another than before (None: it isn't).
-    """
-
-    faults: int
-    losses: tuple[Loss, ...]
-    is_behind: bool
-    exposure_from_ns: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """An answer that must not be believed; nothing of it was stored."""
-
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +86,6 @@ class Total:
     errors: int = 0
     novel: int = 0
     expected: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFault:
-    """A fault with the store's own ascending id, and if it is novel with what its host had then."""
-
-    id: int
-    fault: Fault
-    attributes: Attributes = ()
-
-    @property
-    def victim(self) -> Victim:
-        return victim_of(self.fault, self.attributes)
 
 
 class Store:
@@ -210,15 +157,11 @@ class Store:
         return dict(self._db.execute("SELECT host, complete_until_ns FROM agents"))
 
     def record(self, answers: Sequence[Pulled], hosts: Collection[str]) -> list[Recorded | Conflict]:
-        """Stores faults and cursors of several agents in one transaction; one outcome per answer.
-
-        `hosts` are the inventory's host names: a journal may move from a host that is no longer among them.
-        """
+        """Stores what several agents told (see recording) in one transaction; one outcome per answer."""
         outcomes: list[Recorded | Conflict] = []
         with self.transaction() as db:
             for answer in answers:
-                stored = _journals(db, answer)
-                outcomes.append(_conflict(answer, stored, hosts) or _record(db, answer, stored))
+                outcomes.append(record(db, answer, hosts))
                 self._keep_facts(db, answer)
         return outcomes
 
@@ -254,29 +197,29 @@ class Store:
 
     def novel_faults(self, after_id: int) -> Iterator[StoredFault]:
         """Novel faults stored after the one with this id, in the order they were stored."""
-        query = f"SELECT {_FAULT_COLUMNS} FROM faults WHERE id > ? AND novel ORDER BY id"
-        return (_stored_fault(row) for row in self._db.execute(query, (after_id,)))
+        query = f"SELECT {FAULT_COLUMNS} FROM faults WHERE id > ? AND novel ORDER BY id"
+        return (stored_fault(row) for row in self._db.execute(query, (after_id,)))
 
     def novel_between(self, begin_ns: int, end_ns: int) -> list[Fault]:
         """Novel faults whose own time lies in [begin, end)."""
-        query = f"SELECT {_FAULT_COLUMNS} FROM faults WHERE time_ns >= ? AND time_ns < ? AND novel ORDER BY time_ns, id"
-        return [_stored_fault(row).fault for row in self._db.execute(query, (begin_ns, end_ns))]
+        query = f"SELECT {FAULT_COLUMNS} FROM faults WHERE time_ns >= ? AND time_ns < ? AND novel ORDER BY time_ns, id"
+        return [stored_fault(row).fault for row in self._db.execute(query, (begin_ns, end_ns))]
 
     def latest_faults(self, limit: int) -> list[StoredFault]:
         """The latest faults by their own time, latest first."""
-        query = f"SELECT {_FAULT_COLUMNS} FROM faults ORDER BY time_ns DESC, id DESC LIMIT ?"
-        return [_stored_fault(row) for row in self._db.execute(query, (limit,))]
+        query = f"SELECT {FAULT_COLUMNS} FROM faults ORDER BY time_ns DESC, id DESC LIMIT ?"
+        return [stored_fault(row) for row in self._db.execute(query, (limit,))]
 
     def faulty_devices(self, since_ns: int, limit: int) -> list[tuple[StoredFault, int]]:
         """Per device (record faults: per file and place) its latest fault since then, and its number of errors.
 
         The corrected ones come last, so that a limit never hides what is worse behind them.
         """
-        query = f"""SELECT {_FAULT_COLUMNS}, errors FROM (SELECT *, total(count) AS errors, max(time_ns) FROM faults
+        query = f"""SELECT {FAULT_COLUMNS}, errors FROM (SELECT *, total(count) AS errors, max(time_ns) FROM faults
             WHERE time_ns >= ? GROUP BY cluster, host, device, stream, severity, CASE stream WHEN 'record' THEN
             json_extract(more, '$.detail.path') || ' ' || json_extract(more, '$.detail.begin') END)
             ORDER BY severity IS 'corrected', time_ns DESC LIMIT ?"""
-        return [(_stored_fault(row[:-1]), int(row[-1])) for row in self._db.execute(query, (since_ns, limit))]
+        return [(stored_fault(row[:-1]), int(row[-1])) for row in self._db.execute(query, (since_ns, limit))]
 
     def novel_since(self, since_ns: int) -> dict[str, int]:
         """How many novel faults each cluster had since then."""
@@ -285,8 +228,8 @@ class Store:
 
     def victims_since(self, since_ns: int) -> list[Victim]:
         """The hosts of all novel faults since then, whatever their stream."""
-        query = f"SELECT {_FAULT_COLUMNS} FROM faults WHERE time_ns >= ? AND novel ORDER BY time_ns, id"
-        return [_stored_fault(row).victim for row in self._db.execute(query, (since_ns,))]
+        query = f"SELECT {FAULT_COLUMNS} FROM faults WHERE time_ns >= ? AND novel ORDER BY time_ns, id"
+        return [stored_fault(row).victim for row in self._db.execute(query, (since_ns,))]
 
     def totals(self) -> dict[tuple[str, str], Total]:
         """The persisted counters per (cluster, stream)."""
@@ -296,10 +239,10 @@ class Store:
             for cluster, stream, faults, errors, novel, expected in rows
         }
 
-    def losses(self) -> list[tuple[str, Loss]]:
-        """(cluster, loss) for each journal with a hole."""
+    def losses(self) -> list[Loss]:
+        """One for each journal with a hole."""
         rows = self._db.execute("SELECT cluster, host, journal, faults FROM losses ORDER BY cluster, host, journal")
-        return [(cluster, Loss(host, journal, faults)) for cluster, host, journal, faults in rows]
+        return [Loss(*row) for row in rows]
 
     # -- exposure
 
@@ -372,7 +315,7 @@ class Store:
         so that importing a line again changes nothing. That is remembered on disk: a history may be larger than memory.
         """
         with self.transaction() as db:
-            return sum(_insert(db, fault, *_import_key(db, fault), attributes) for fault, attributes in faults)
+            return sum(insert_fault(db, fault, *_import_key(db, fault), attributes) for fault, attributes in faults)
 
     def finish_import(self, sha256: str, name: str, exposure: Iterable[tuple[str, str, int, int, int]]) -> None:
         """The history's (cluster, stream, begin_minute, end_minute, hosts) and the mark that all of it is in."""
@@ -393,24 +336,30 @@ class Store:
 
     def record_step(
         self,
-        revisions: Iterable[tuple[str, int, str, str, dict[str, Any]]],
+        revisions: Iterable[Revision],
         numbers: dict[str, int],
         expected: dict[tuple[str, str], float],
     ) -> None:
         """What one correlation step brought, in one transaction.
 
-        `revisions` are (burst_id, rev, kind, label, document), `numbers` replace the old ones, `expected` is added to
-        the counters per (cluster, stream).
+        `numbers` replace the old ones, `expected` is added to the counters per (cluster, stream).
         """
-        rows = [(*head, json.dumps(document)) for *head, document in revisions]
+        rows = [(r.burst_id, r.rev, r.kind, r.label, json.dumps(r.document())) for r in revisions]
         with self.transaction() as db:
             db.executemany("INSERT INTO revisions VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows)
             db.executemany("INSERT OR REPLACE INTO numbers VALUES (?, ?)", numbers.items())
-            db.executemany(_ADD_TOTAL, [(*key, 0, 0.0, 0, amount) for key, amount in expected.items()])
+            db.executemany(ADD_TOTAL, [(*key, 0, 0.0, 0, amount) for key, amount in expected.items()])
 
-    def revisions(self) -> list[dict[str, Any]]:
-        """Every burst revision's document, in the order they were stored."""
+    def revision_documents(self) -> list[dict[str, Any]]:
+        """The document of every revision of every burst, in the order they were stored."""
         return [json.loads(text) for (text,) in self._db.execute("SELECT document FROM revisions ORDER BY rowid")]
+
+    def bursts(self) -> list[Revision]:
+        """The latest revision of each burst, the burst that began first first."""
+        query = """SELECT document FROM revisions AS one
+            WHERE rev = (SELECT max(rev) FROM revisions WHERE burst_id = one.burst_id)"""
+        latest = [Revision.from_document(json.loads(text)) for (text,) in self._db.execute(query)]
+        return sorted(latest, key=lambda burst: (burst.t_start_ns, burst.burst_id))
 
     def burst_totals(self) -> dict[tuple[str, str], int]:
         """How many revisions there were per (cause, kind)."""
@@ -472,49 +421,6 @@ class Store:
         return faults
 
 
-_FAULT_COLUMNS = "id, journal, seq, time_ns, time_error_s, cluster, host, device, stream, severity, count, novel, more"
-_INSERT_FAULT = (
-    "INSERT INTO faults (journal, seq, time_ns, time_error_s, cluster, host, device, stream, severity, count, novel, "
-    "more) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (journal, seq) DO NOTHING"
-)
-_ADD_TOTAL = (
-    "INSERT INTO totals VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET faults = faults + excluded.faults, "
-    "errors = errors + excluded.errors, novel = novel + excluded.novel, expected = expected + excluded.expected"
-)
-
-
-def _more_text(fault: Fault, attributes: Attributes) -> str:
-    """What has no column of its own, as JSON; attributes only where they're needed, with novel faults."""
-    more: dict[str, Any] = {"detail": fault.detail}
-    if fault.novel and attributes:
-        more["attributes"] = attributes
-    if isinstance(fault, MemoryFault):
-        more |= {"witnesses": fault.witnesses, "epoch": fault.epoch}
-    return json.dumps(more)
-
-
-def _insert(db: sqlite3.Connection, fault: Fault, journal: str, seq: int, attributes: Attributes) -> int:
-    """1 if the fault is new, 0 if (journal, seq) was there."""
-    severity = fault.severity if isinstance(fault, MemoryFault) else None
-    row = (journal, seq, fault.time_ns, fault.time_error_s, fault.cluster, fault.host, fault.device, fault.stream)
-    return db.execute(_INSERT_FAULT, (*row, severity, fault.count, fault.novel, _more_text(fault, attributes))).rowcount
-
-
-def _stored_fault(row: Sequence[Any]) -> StoredFault:
-    number, journal, seq, time_ns, time_error_s, cluster, host, device, stream, severity, count, novel, text = row
-    more = json.loads(text)
-    place = {"cluster": cluster, "host": host, "device": device, "stream": stream, "journal": journal, "seq": seq}
-    what = {"time_ns": time_ns, "time_error_s": time_error_s, "count": count, "novel": bool(novel)}
-    attributes = tuple((name, value) for name, value in more.get("attributes", ()))
-    if severity is None:
-        return StoredFault(number, RecordFault(**place, **what, detail=more["detail"]), attributes)
-    witnesses = tuple(more["witnesses"])
-    fault = MemoryFault(
-        **place, **what, severity=severity, witnesses=witnesses, epoch=more["epoch"], detail=more["detail"]
-    )
-    return StoredFault(number, fault, attributes)
-
-
 def _import_key(db: sqlite3.Connection, fault: Fault) -> tuple[str, int]:
     if fault.journal is not None and fault.seq is not None:
         return fault.journal, fault.seq
@@ -523,177 +429,3 @@ def _import_key(db: sqlite3.Connection, fault: Fault) -> tuple[str, int]:
         "INSERT INTO occurrences VALUES (?, 1) ON CONFLICT DO UPDATE SET number = number + 1 RETURNING number", (key,)
     ).fetchone()
     return f"import:{key.hex()}", number
-
-
-Journals = Mapping[str, tuple[str, int, int]]  # host, next_seq and last_seq as they are stored
-
-
-def _journals(db: sqlite3.Connection, answer: Pulled) -> Journals:
-    """What is stored of the journals that the answer names, and of all others of its host."""
-    named = [span.journal for span in answer.header.journals]
-    marks = ", ".join("?" * len(named))
-    query = f"SELECT journal, host, next_seq, last_seq FROM journals WHERE host = ? OR journal IN ({marks})"
-    return {journal: (host, next_, last) for journal, host, next_, last in db.execute(query, (answer.host, *named))}
-
-
-def _conflict(answer: Pulled, stored: Journals, hosts: Collection[str]) -> Conflict | None:
-    """Why this answer must not be believed: its journal belongs to another host, or its numbers were used before."""
-    for span in answer.header.journals:
-        if span.journal not in stored:
-            continue
-        owner, next_seq, _ = stored[span.journal]
-        if owner != answer.host and owner in hosts:
-            return Conflict(
-                f"journal {span.journal} is seen at two hosts, {owner} and {answer.host}: "
-                f"remove the copied state directory on one of them"
-            )
-        if span.last_seq + 1 < next_seq:
-            return Conflict(
-                f"journal {span.journal} of {answer.host} ended at {next_seq - 1} before and now at {span.last_seq}: "
-                f"an old state directory was put back; remove it and the agent begins a new journal"
-            )
-    return None
-
-
-def _record(db: sqlite3.Connection, answer: Pulled, stored: Journals) -> Recorded:
-    row = db.execute("SELECT complete_until_ns FROM agents WHERE host = ?", (answer.host,)).fetchone()
-    next_seqs = _known_journals(answer, stored, first_contact=row is None)
-    places = _places(db, answer)
-    attributes = host_attributes(answer.labels, answer.header.facts) if answer.faults else ()
-    losses: Counter[str] = Counter()
-    fresh = []
-    for told in answer.faults:
-        fault = replace(told, host=answer.host, cluster=_place_at(places, told.time_ns))
-        assert fault.journal is not None and fault.seq is not None, "a pulled fault has its place"
-        expected_seq = next_seqs.setdefault(fault.journal, fault.seq)
-        losses[fault.journal] += max(fault.seq - expected_seq, 0)
-        next_seqs[fault.journal] = max(expected_seq, fault.seq + 1)
-        if fault.seq >= expected_seq and _insert(db, fault, fault.journal, fault.seq, attributes):
-            fresh.append(fault)
-    for span in answer.header.journals:  # trimmed beyond what was reached
-        losses[span.journal] += max(span.first_seq - next_seqs[span.journal], 0)
-        next_seqs[span.journal] = max(span.first_seq, next_seqs[span.journal])
-    _lose_vanished_journals(db, answer, stored, losses)
-    _write_journals(db, answer, stored, next_seqs)
-    exposure_from_ns = _write_agent(db, answer, places, row[0] if row else 0)
-    _add_totals(db, fresh)
-    db.executemany(
-        "INSERT INTO losses VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET faults = faults + excluded.faults",
-        [(answer.cluster, answer.host, journal, lost) for journal, lost in losses.items() if lost],
-    )
-    is_behind = any(span.last_seq >= next_seqs[span.journal] for span in answer.header.journals)
-    found = tuple(Loss(answer.host, journal, lost) for journal, lost in losses.items() if lost)
-    return Recorded(len(fresh), found, is_behind and bool(answer.faults), exposure_from_ns)
-
-
-def _known_journals(answer: Pulled, stored: Journals, first_contact: bool) -> dict[str, int]:
-    """The seq to expect next, per journal of the header.
-
-    What a host had trimmed before it was ever asked isn't a loss of ours; a journal that a known host began later is
-    expected from its first fault, 1.
-    """
-    known = {}
-    for span in answer.header.journals:
-        unknown = span.first_seq if first_contact else min(span.first_seq, 1)
-        known[span.journal] = stored[span.journal][1] if span.journal in stored else unknown
-    return known
-
-
-def _lose_vanished_journals(db: sqlite3.Connection, answer: Pulled, stored: Journals, losses: Counter[str]) -> None:
-    """A journal that the host no longer has may have held faults that were never read."""
-    present = {span.journal for span in answer.header.journals}
-    for journal, (host, next_seq, last_seq) in stored.items():
-        if host == answer.host and journal not in present and last_seq >= next_seq:
-            losses[journal] += last_seq + 1 - next_seq
-            db.execute("UPDATE journals SET next_seq = ? WHERE journal = ?", (last_seq + 1, journal))
-
-
-def _write_journals(db: sqlite3.Connection, answer: Pulled, stored: Journals, next_seqs: dict[str, int]) -> None:
-    spans = {span.journal: span for span in answer.header.journals}
-    for journal, next_seq in next_seqs.items():
-        last_seq = spans[journal].last_seq if journal in spans else next_seq - 1
-        if stored.get(journal) != (answer.host, next_seq, last_seq):
-            db.execute(
-                "INSERT OR REPLACE INTO journals VALUES (?, ?, ?, ?)", (journal, answer.host, next_seq, last_seq)
-            )
-
-
-Places = Sequence[tuple[int, str]]  # (until_ns, cluster), oldest first
-
-
-def _places(db: sqlite3.Connection, answer: Pulled) -> Places:
-    """Where the host was until when: most never moved, and have been in one cluster until the end of time."""
-    moves = db.execute("SELECT until_ns, cluster FROM moves WHERE host = ? ORDER BY until_ns", (answer.host,))
-    return [*moves, (TIME_NS_MAX, answer.cluster)]
-
-
-def _place_at(places: Places, time_ns: int) -> str:
-    return next(cluster for until_ns, cluster in places if time_ns < until_ns or until_ns == TIME_NS_MAX)
-
-
-def _write_agent(db: sqlite3.Connection, answer: Pulled, places: Places, before_ns: int) -> int | None:
-    """Moves the cursor and the exposure, which was complete until `before_ns`; returns from when on it is another."""
-    header = answer.header
-    until_ns = min(header.complete_until_ns, answer.received_ns)  # a clock that is ahead watches no future
-    db.execute(
-        "INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?)", (answer.host, answer.cluster, header.cursor, until_ns)
-    )
-    changes = []
-    for stream, since_ns in header.watching.items():
-        for left_ns, cluster in places:
-            end_ns = min(left_ns, until_ns)
-            if since_ns < end_ns:
-                who = (answer.host, stream, cluster)
-                grown = since_ns < before_ns < end_ns and _grow_watching(db, who, since_ns, before_ns, end_ns)
-                changes.append(before_ns if grown else _extend_watching(db, who, since_ns, end_ns))
-            since_ns = max(since_ns, left_ns)
-    return min((change for change in changes if change is not None), default=None)
-
-
-def _grow_watching(db: sqlite3.Connection, who: tuple[str, str, str], begin_ns: int, old_ns: int, end_ns: int) -> bool:
-    """What nearly every pull does, in one statement: [begin, old) becomes [begin, end). False if it isn't so simple."""
-    host, stream, _ = who
-    grow = """UPDATE watching SET end_ns = ? WHERE host = ? AND stream = ? AND cluster = ? AND begin_ns = ?
-        AND end_ns = ? AND NOT EXISTS
-        (SELECT 1 FROM watching WHERE host = ? AND stream = ? AND begin_ns > ? AND begin_ns <= ?)"""
-    return db.execute(grow, (end_ns, *who, begin_ns, old_ns, host, stream, begin_ns, end_ns)).rowcount == 1
-
-
-def _extend_watching(db: sqlite3.Connection, who: tuple[str, str, str], begin_ns: int, end_ns: int) -> int | None:
-    """Adds [begin, end) to the intervals of (host, stream, cluster); returns from when on they are others.
-
-    Those that touch become one, so that no host counts twice. What the host watched as part of another cluster stays
-    that cluster's.
-    """
-    host, stream, mine = who
-    touched = db.execute(
-        "SELECT begin_ns, end_ns, cluster FROM watching "
-        "WHERE host = ? AND stream = ? AND end_ns >= ? AND begin_ns <= ?",
-        (host, stream, begin_ns, end_ns),
-    ).fetchall()
-    others = [end for begin, end, cluster in touched if cluster != mine and begin < end_ns]
-    begin_ns = max([begin_ns, *others])
-    spans = [(begin, end) for begin, end, cluster in touched if cluster == mine and end >= begin_ns]
-    if begin_ns >= end_ns or any(begin <= begin_ns and end_ns <= end for begin, end in spans):
-        return None
-    grown_from_ns = spans[0][1] if len(spans) == 1 and spans[0][0] <= begin_ns else begin_ns
-    begin_ns = min([begin_ns, *(begin for begin, _ in spans)])
-    end_ns = max([end_ns, *(end for _, end in spans)])
-    for begin, _ in spans:
-        if begin != begin_ns:
-            db.execute("DELETE FROM watching WHERE host = ? AND stream = ? AND begin_ns = ?", (host, stream, begin))
-    db.execute(
-        "INSERT INTO watching VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET end_ns = excluded.end_ns",
-        (host, stream, begin_ns, end_ns, mine),
-    )
-    return grown_from_ns
-
-
-def _add_totals(db: sqlite3.Connection, faults: Sequence[Fault]) -> None:
-    sums: dict[tuple[str, str], Counter[str]] = {}
-    for fault in faults:
-        assert fault.cluster is not None, "it was placed"
-        total = sums.setdefault((fault.cluster, fault.stream), Counter())
-        total.update(faults=1, errors=fault.count, novel=int(fault.novel))
-    rows = [(*key, t["faults"], float(t["errors"]), t["novel"], 0.0) for key, t in sums.items()]
-    db.executemany(_ADD_TOTAL, rows)

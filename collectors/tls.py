@@ -9,10 +9,9 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from checksum.settings import SettingsError
+from checksum.settings import SettingsError, Stamp, stamp
 from collectors.config import CollectorConfig
 
-Stamps = list[tuple[int, int, int] | None]
 _log = logging.getLogger("flipwatch.tls")
 
 
@@ -29,8 +28,8 @@ class Followed:
         self._stamps = self._look()
         self.context = make()
 
-    def _look(self) -> Stamps:
-        return [_stamp(path) for path in self._files]
+    def _look(self) -> list[Stamp | None]:
+        return [stamp(path) for path in self._files]
 
     def follow(self) -> None:
         """Makes `context` anew if a file has changed."""
@@ -44,14 +43,6 @@ class Followed:
             _log.error("%s; the former certificate stays in force", error)
         else:
             _log.info("certificates were read again")
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 def of_agents(config: CollectorConfig) -> Followed:

@@ -75,11 +75,14 @@ def _text(revision: Mapping[str, Any], burst_id: str, cause: str, is_retracted: 
     shares = revision["clusters"]
     observed, expected = (_total(shares, name) for name in ("observed", "expected"))
     most = sorted(shares, key=lambda share: share["expected"] - share["observed"])[:6]
+    often = f"{revision['far_per_year']:.1g} times a year"
+    if revision["far_per_year"] < 1e-6:  # nobody measured that far, as the collector's own alert says
+        often = "less than once in a million years"
     where = ", ".join(f"{share['cluster']} {share['observed']}" for share in most if share["observed"])
     return (
         f"Burst {burst_id}, named {cause} ({100 * revision['posterior'][cause]:.0f} %): {observed:.0f} novel "
         f"faults where {expected:.2g} were expected; {where}. "
-        f"Chance alone does this {revision['far_per_year']:.1g} times a year."
+        f"Chance alone does this {often}."
     )
 
 

@@ -9,11 +9,12 @@ is never followed with our credentials, and an answer that isn't Grafana's is ne
 Format: https://grafana.com/docs/grafana/latest/developers/http_api/.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 from grafana_api.grafana_face import GrafanaFace
@@ -24,6 +25,7 @@ from dashboards.annotations import TAG, Annotation
 FOLDER = "flipwatch"  # its uid, and its title
 SOURCE = "flipwatch"  # the data source's uid, and its name
 MADE, UPDATED, UNCHANGED = "made", "updated", "unchanged"
+ANNOTATIONS_MAX = 100_000  # more bursts than any collector raises; Grafana's own limit is 100 unless it's told another
 SHOWN_MAX = 200
 MISMATCHES = {
     "version-mismatch": "somebody else saved it at the same time; push again",
@@ -112,11 +114,20 @@ class Grafana:
         document = {"dashboard": board, "folderUid": FOLDER, "message": message, "overwrite": False}
         self._face.dashboard.update_dashboard(document)
 
-    def annotation(self, burst: Annotation) -> str:
-        """Makes it, or changes what is said of the same burst."""
-        tags = [quote(tag, safe="") for tag in (TAG, burst.id_tag)]
+    def annotations(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """What stands there of bursts, by each tag."""
+        found = self._face.annotations.get_annotation(tags=[TAG], limit=ANNOTATIONS_MAX)
+        if len(found) >= ANNOTATIONS_MAX:
+            raise Trouble(f"it has {ANNOTATIONS_MAX} or more with the tag {TAG}; remove old ones")
+        tagged = defaultdict(list)
+        for entry in found:
+            for tag in entry["tags"]:
+                tagged[tag].append(entry)
+        return tagged
+
+    def annotation(self, burst: Annotation, known: Sequence[Mapping[str, Any]]) -> str:
+        """Makes it, or changes what is `known`, that is said of the same burst."""
         said = {"time_from": burst.time_ms, "time_to": burst.end_ms, "tags": list(burst.tags), "text": burst.text}
-        known = self._face.annotations.get_annotation(tags=tags)
         if not known:
             self._face.annotations.add_annotation(**said)
             return MADE
@@ -147,9 +158,12 @@ def push(
             with _about(f"{access.url}: dashboard {board['title']}"):
                 outcome = grafana.dashboard(board)
             yield f"dashboard {board['title']}: {outcome}"
+        if bursts:
+            with _about(f"{access.url}: annotations"):
+                tagged = grafana.annotations()
         for burst in bursts:
             with _about(f"{access.url}: burst {burst.burst_id}"):
-                outcome = grafana.annotation(burst)
+                outcome = grafana.annotation(burst, tagged.get(burst.id_tag, ()))
             yield f"burst {shown(burst.burst_id)}: {outcome}"
     finally:
         grafana.close()

@@ -28,9 +28,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.report import TEXT_CHARACTERS_MAX, MemoryFault, RecordFault
 from checksum import leveldb_log, systemd
 from checksum.printable import printable
-from collectors.correlator import ClusterShare
 from collectors.factors import Factor
 from collectors.inventory import InventoryError, load
+from collectors.revision import ClusterShare
 from collectors.store import Store
 from dashboards import annotations
 from dashboards.rules.table import RULES
@@ -175,7 +175,7 @@ def remember_a_burst(path: Path) -> None:
         t_start_ns=now_ns - 600 * 10**9, t_end_ns=now_ns, clusters=shares, factors=factors, change_ids=tuple(NAMES)
     )
     with contextlib.closing(Store(path)) as store:
-        store.record_step([(burst.burst_id, burst.rev, burst.kind, burst.label, burst.document())], {}, {})
+        store.record_step([burst], {}, {})
 
 
 @contextlib.contextmanager

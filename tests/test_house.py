@@ -67,8 +67,11 @@ PURE = [
     "collectors/lifecycle.py",
     "collectors/minutes.py",
     "collectors/peers.py",
+    "collectors/population.py",
+    "collectors/revision.py",
     "collectors/scan.py",
     "collectors/sky.py",
+    "collectors/staging.py",
     "collectors/world.py",
     "collectors/windows.py",
 ]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from collectors.factors import Attributes, Population
 from collectors.incidents import RACK_HOSTS, Fleet
 from collectors.inventory import Cluster, load
+from collectors.population import Attributes, Population
 
 CITIES = Path(__file__).parent / "cities40.json"
 NOVEL_PER_HOST_HOUR = 2.43e-6 * 60  # 8 % of the memory modules a year, 16 of them in a host

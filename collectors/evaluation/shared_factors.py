@@ -12,9 +12,10 @@ import numpy as np
 from collectors.evaluation.fleets import NOVEL_PER_HOST_HOUR, Rack, fleet, racks, settle
 from collectors.evaluation.learned import FIRST_MINUTE
 from collectors.evaluation.trials import victim
-from collectors.factors import Population, Victim, find_factors
+from collectors.factors import find_factors
 from collectors.incidents import RACK_HOSTS, Fleet, draw
 from collectors.minutes import DAY_MIN
+from collectors.population import Population, Victim
 from collectors.world import RESTLESS, World
 
 WINDOW_MIN = 30

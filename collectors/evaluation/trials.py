@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from agent.report import Change
-from collectors.correlator import Revision, sky_map
 from collectors.evaluation.fleets import Rack
 from collectors.evaluation.learned import STREAM, Learned, in_a_copy
-from collectors.factors import Victim
 from collectors.incidents import BACKLOG_CLUSTER_MIN, KINDS, RACK_HOSTS, Burst, Incident, draw
+from collectors.mapping import sky_map
 from collectors.minutes import MINUTE_NS, WINDOWS_MIN, minute_of
+from collectors.population import Victim
+from collectors.revision import Revision
 from collectors.sky import angles_deg, directions, ground_direction, separation_deg, unit_vectors
 
 BURST_BEFORE_MIN = WINDOWS_MIN[-1]  # an incident begins so long after the trial did, and up to SPREAD_MIN later

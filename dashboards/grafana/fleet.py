@@ -15,7 +15,7 @@ from dashboards.grafana.panels import (
     cluster_links,
     clusters_map,
     fleet_variables,
-    host_link,
+    host_links,
     in_range,
     lines,
     number,
@@ -194,7 +194,7 @@ def _blind() -> list[Any]:
             ],
             {
                 "cluster": Column("Cluster", links=cluster_links()),
-                "instance": Column("Host", links=host_link()),
+                "instance": Column("Host", links=host_links()),
                 "reason": Column("Reason", words={"unreadable": ("unreadable", RED), "no-driver": ("no driver", GREY)}),
             },
             width=12,

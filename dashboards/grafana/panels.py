@@ -376,7 +376,7 @@ def clusters_map(title: str, description: str, query: Query, width: int = 12) ->
 # -- links. What a label says is percent-encoded: it came from a host, and may hold anything.
 
 
-def host_link() -> dict[str, str]:
+def host_links() -> dict[str, str]:
     """From a row that names a host."""
     return {"Host": _link("host", _label("cluster"), _label("instance"))}
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dashboards.grafana.host import ACTIONS
-from dashboards.grafana.panels import STATE, Column, Query, board, host_link, host_variables, lines, number, rows
+from dashboards.grafana.panels import STATE, Column, Query, board, host_links, host_variables, lines, number, rows
 
 DEVICE = "cluster, instance, device"
 WORTH = 'flipwatch_device_action{<host>,action=~"replace|drain|reset"}'
@@ -64,7 +64,7 @@ def _ranking() -> Any:
             "A": Column("Urgency"),
             "action": Column("Action", words=ACTIONS),
             "cluster": Column("Cluster"),
-            "instance": Column("Host", links=host_link()),
+            "instance": Column("Host", links=host_links()),
             "slot": Column("Slot"),
             "label": Column("Label"),
             "serial": Column("Serial"),

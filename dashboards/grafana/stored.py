@@ -6,7 +6,7 @@ from dashboards.grafana.panels import (
     Column,
     Query,
     board,
-    host_link,
+    host_links,
     host_variables,
     lines,
     number,
@@ -77,7 +77,7 @@ def _stores() -> Any:
         ],
         {
             "cluster": Column("Cluster"),
-            "instance": Column("Host", links=host_link()),
+            "instance": Column("Host", links=host_links()),
             "store": Column("Store"),
             "A": Column("Pass", "percentunit"),
             "B": Column("Oldest unverified", "s"),
@@ -130,7 +130,7 @@ def _corrupt() -> list[Any]:
             "record was found; torn and zeros: a tail that was never written whole; unreadable: the disk says so.",
             [Query(f"sum by ({STORE}, format, verdict) (flipwatch_records_corrupt{{<host>}}) > 0")],
             {
-                "instance": Column("Host", links=host_link()),
+                "instance": Column("Host", links=host_links()),
                 "cluster": Column("Cluster"),
                 "store": Column("Store"),
                 "format": Column("Format"),
@@ -159,7 +159,7 @@ def _corrupt() -> list[Any]:
             "reasons name what stands in the way.",
             [Query(f"sum by ({STORE}, reason) (flipwatch_scrub_unverifiable_bytes{{<host>}}) > 0")],
             {
-                "instance": Column("Host", links=host_link()),
+                "instance": Column("Host", links=host_links()),
                 "cluster": Column("Cluster"),
                 "store": Column("Store"),
                 "reason": Column("Reason"),

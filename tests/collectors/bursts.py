@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from collectors.correlator import ClusterShare, Revision
+from collectors.revision import ClusterShare, Revision
 
 START_NS = 1_795_453_620 * 10**9
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from agent.report import Alive, Line, MemoryFault
-from collectors.correlator import Correlator, Revision
+from collectors.correlator import Correlator
 from collectors.inventory import Cluster, Inventory, load
 from collectors.minutes import MINUTE_NS, Minutes, minute_of
+from collectors.revision import Revision
 from collectors.sky import separation_deg, unit_vectors
 
 CITIES = Path(__file__).parents[2] / "collectors" / "evaluation" / "cities40.json"

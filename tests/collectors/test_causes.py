@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from collectors.causes import PRIORS, SKY_ODDS_NATS, Causes, _label
-from collectors.factors import Population, Victim
 from collectors.inventory import Cluster
+from collectors.population import Population, Victim
 from collectors.scan import Scan, responses
 from collectors.sky import SPHERE_DEG2, rigidities_gv, separation_deg, unit_vectors, zeniths
 from collectors.windows import Row

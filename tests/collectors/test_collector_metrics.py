@@ -6,7 +6,8 @@ from collectors import metrics
 from collectors.changes import RollOut
 from collectors.correlator import Status
 from collectors.factors import Factor
-from collectors.overview import ClusterView, Health, Overview, Step
+from collectors.overview import ClusterView, Health, Overview
+from collectors.stepper import Step
 from collectors.store import Total
 from tests.collectors.bursts import CELESTIAL
 from tests.conftest import require

@@ -130,7 +130,7 @@ def test_a_running_collector_takes_the_import_over(tmp_path):
 
 def keep(config: Path, *revisions) -> None:
     with opened(config) as store:
-        store.record_step([(r.burst_id, r.rev, r.kind, r.label, r.document()) for r in revisions], {}, {})
+        store.record_step(revisions, {}, {})
 
 
 def test_bursts_before_there_is_a_store(config):

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from collectors.correlator import LEARNING_DAYS, Correlator, Revision
+from collectors.correlator import LEARNING_DAYS, Correlator
 from collectors.incidents import Burst
 from collectors.minutes import MINUTE_NS
+from collectors.revision import Revision
 from collectors.scan import responses
 from collectors.simulate import Simulation
 from collectors.sky import ground_direction, separation_deg, unit_vectors

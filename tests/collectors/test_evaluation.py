@@ -19,9 +19,9 @@ from collectors.evaluation.plan import FULL, HOSTS, QUICK, TrialsJob, Tried, job
 from collectors.evaluation.shared_factors import factor_counts
 from collectors.evaluation.steps import step_ms
 from collectors.evaluation.trials import BURST, Outcome, Trial, in_region, run, spread_direction
-from collectors.factors import Population
 from collectors.incidents import KINDS
 from collectors.minutes import DAY_MIN, MINUTE_NS
+from collectors.population import Population
 from collectors.sky import directions
 from collectors.world import RESTLESS, World
 from tests.collectors.fleets import twelve

@@ -18,7 +18,7 @@ def test_rate_and_statistic_are_each_other_s_reverse():
     assert tail.far_per_year(5.0) == 300.0
     assert tail.far_per_year(5.0 + 1.2 * np.log(300)) == pytest.approx(1.0)
     assert tail.far_per_year(tail.statistic_nats(0.01)) == pytest.approx(0.01)
-    assert tail.far_per_year(-1e9) == YEAR_H and tail.far_per_year(1e9) == 0.0
+    assert tail.far_per_year(-1e9) == YEAR_H and 0 < tail.far_per_year(1e9) < 1e-300
 
 
 def test_the_fit_finds_the_closed_form():

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from collectors.correlator import places
-from collectors.factors import Victims
 from collectors.feed import Feed
 from collectors.inventory import Cluster
 from collectors.minutes import DAY_NS, MINUTE_NS, WINDOWS_MIN, Minutes, minute_of
+from collectors.population import Victims
 from collectors.store import Store
 from tests.collectors.scripted_agent import fault
 

@@ -96,6 +96,7 @@ def test_a_cohort_s_roll_out_hits_its_own_hosts_and_is_announced():
     opened, closed = incident.changes
     members = FLEET.cohorts[opened.cohort]
     extra = slice(faults.ordinary, None)
+    assert len(faults.host[extra])
     assert all(host in members[column] for column, host in zip(faults.column[extra], faults.host[extra], strict=True))
     assert (opened.action, closed.action) == ("open", "close")
     assert minute_of(opened.time_ns) < START and minute_of(closed.time_ns) == START + ROLLOUT_MIN

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from collectors.correlator import ClusterShare
 from collectors.inventory import Cluster
 from collectors.mapping import (
     Map,
@@ -21,6 +20,7 @@ from collectors.mapping import (
     timeline,
 )
 from collectors.minutes import MINUTE_NS, minute_of
+from collectors.revision import ClusterShare
 from collectors.sky import angles_deg, right_ascension_declination_deg, unit_vectors
 from tests.collectors.bursts import CELESTIAL, START_NS, revision
 from tests.collectors.fleets import cities, fault

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from collectors.correlator import ClusterShare
 from collectors.factors import Factor
 from collectors.notify import (
     END_REPEATS,
@@ -19,8 +18,8 @@ from collectors.notify import (
     desired,
     drill,
     false_alarms,
-    takes_part,
 )
+from collectors.revision import ClusterShare
 from tests.collectors.bursts import CELESTIAL, START_NS, revision
 
 NOW_NS = START_NS + 120 * 10**9
@@ -99,7 +98,7 @@ def test_the_words_carry_what_one_has_to_know():
 def test_a_cluster_takes_part_only_beyond_its_usual_spread(observed, expected, overdispersion, part):
     """A cluster that is a little up anyway mustn't have its alerts muted."""
     share = ClusterShare("fra", observed, expected, overdispersion)
-    assert takes_part(share) is part
+    assert share.takes_part is part
     alerts, _ = told([revision(clusters=(share,))])
     assert [a["labels"]["cluster"] for a in alerts if a["labels"]["alertname"] == "BurstMember"] == ["fra"] * part
 

@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from collectors.commands import bursts
-from collectors.correlator import ClusterShare
 from collectors.factors import Factor
 from collectors.inventory import Cluster
 from collectors.mapping import Timeline, around, timeline
 from collectors.minutes import MINUTE_NS, minute_of
 from collectors.notify import WHAT
 from collectors.plot import LABELS_MAX, headline, render
+from collectors.revision import ClusterShare
 from collectors.store import Store
 from tests.collectors.bursts import CELESTIAL, START_NS, revision
 from tests.collectors.fleets import cities, fault
@@ -149,7 +149,7 @@ def config(tmp_path) -> Path:
     path = write_config(tmp_path, inventory)
     store = Store(tmp_path / "state" / "collector.sqlite3")
     retracted = revision(rev=2, kind="retract")
-    store.record_step([(r.burst_id, r.rev, r.kind, r.label, r.document()) for r in (CELESTIAL, retracted)], {}, {})
+    store.record_step([CELESTIAL, retracted], {}, {})
     store.close()
     return path
 

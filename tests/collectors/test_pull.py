@@ -16,7 +16,8 @@ from agent.report import encode
 from collectors.config import CollectorConfig
 from collectors.inventory import Host
 from collectors.pull import NAMED_MAX, SEQ_MAX, Puller, PullError, parse
-from collectors.store import Conflict, Pulled, Recorded, Store, StoreError
+from collectors.recording import Conflict, Pulled, Recorded
+from collectors.store import Store, StoreError
 from tests.certificates import Authority, Pair
 from tests.collectors import scripted_agent
 from tests.collectors.scripted_agent import Agents, ScriptedAgent

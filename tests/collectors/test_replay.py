@@ -13,10 +13,11 @@ from agent.report import AgentHeader, Alive, Change, MemoryFault, decode, encode
 from collectors.commands_history import _text, simulate
 from collectors.commands_history import replay as replay_command
 from collectors.commands_plot import plot
-from collectors.correlator import Correlator, Revision
+from collectors.correlator import Correlator
 from collectors.history import TROUBLES_KEPT, read, replay, watching
 from collectors.inventory import load
 from collectors.minutes import MINUTE_NS
+from collectors.revision import Revision
 from tests.collectors.bursts import revision
 from tests.collectors.fleets import CITIES, fault, off_deg, twelve
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from agent.report import Change
-from collectors.correlator import Correlator, sky_map
+from collectors.correlator import Correlator
 from collectors.inventory import Cluster
+from collectors.mapping import sky_map
 from collectors.minutes import MINUTE_NS
 from collectors.scan import responses
 from collectors.sky import angles_deg, directions, separation_deg, unit_vectors

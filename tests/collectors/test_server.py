@@ -94,6 +94,7 @@ def test_what_people_and_machines_see(tmp_path):
             status = wait_for(lambda: (s := collector.json("/api/status"))["state"] == "learning" and s)
             assert status["faults"] == {"dram": {"faults": 11, "errors": 11, "novel": 11}}
             assert [(a["host"], a["state"]) for a in status["agents"]] == [("h2", "garbage")]
+            assert status["late_faults"] == 0
             assert status["losses"] == [{"cluster": "nyc", "host": "h3", "journal": "journal-of-h3", "faults": 3}]
             assert {c["cluster"]: c["watching"] for c in status["clusters"]} == {"fra": {"dram": 2}, "nyc": {"dram": 1}}
             assert collector.json("/api/bursts") == {"bursts": []}

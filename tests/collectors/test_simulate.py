@@ -120,15 +120,8 @@ def big_cities():
 def test_a_burst_in_the_sky_raises_the_clusters_below_it(big_cities):
     burst = Burst(start_ns=(END - 700) * MINUTE_NS, duration_min=20, amplitude=100.0, ground_deg=(45.0, 8.0))
     rise = rises(big_cities, burst)
-    facing = {name for name, factor in rise.items() if factor > 30}
-    assert facing and facing <= {"ams1", "cai1", "dub1", "dxb1", "fra1", "hel1", "lhr1", "mad1", "mil1", "par1"} | {
-        "sto1",
-        "tlv1",
-        "waw1",
-        "iad1",
-        "yyz1",
-    }
-    assert all(rise[name] < 10 for name in rise if name in ("mel1", "syd1", "scl1", "lax1", "nrt1"))
+    facing = {"cai1", "dub1", "dxb1", "fra1", "mad1", "mil1", "par1", "tlv1", "waw1", "yyz1"}
+    assert facing < rise.keys() and {name for name, factor in rise.items() if factor > 30} == facing
 
 
 def test_a_burst_in_one_cluster_or_everywhere(big_cities):

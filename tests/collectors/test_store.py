@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from agent.report import AgentHeader, JournalSpan, MemoryFault, RecordFault
 from collectors import store as store_module
 from collectors.minutes import MINUTE_NS
-from collectors.store import Conflict, Loss, Pulled, Recorded, Store, StoreError
+from collectors.recording import Conflict, Loss, Pulled, Recorded
+from collectors.store import Store, StoreError
+from tests.collectors.bursts import CELESTIAL, revision
 
 NOW_NS = 1_795_453_642 * 10**9
 HOSTS = {"h1", "h2"}
@@ -96,14 +98,14 @@ def test_counters_are_kept_per_cluster_and_stream(store):
 def test_a_trimmed_journal_is_a_counted_loss(store):
     store.record([pulled(fault(1), fault(2))], HOSTS)
     (outcome,) = store.record([pulled(fault(6), spans={"j1": (6, 6)})], HOSTS)
-    assert outcome.losses == (Loss("h1", "j1", 3),)
+    assert outcome.losses == (Loss("fra", "h1", "j1", 3),)
     store.record([pulled(spans={"j1": (9, 8)})], HOSTS)
-    assert store.losses() == [("fra", Loss("h1", "j1", 5))]
+    assert store.losses() == [Loss("fra", "h1", "j1", 5)]
 
 
 def test_a_gap_between_two_lines_is_a_counted_loss(store):
     (outcome,) = store.record([pulled(fault(1), fault(4), spans={"j1": (1, 4)})], HOSTS)
-    assert outcome.losses == (Loss("h1", "j1", 2),)
+    assert outcome.losses == (Loss("fra", "h1", "j1", 2),)
 
 
 def test_what_was_trimmed_before_the_first_contact_is_no_loss(store):
@@ -114,14 +116,14 @@ def test_what_was_trimmed_before_the_first_contact_is_no_loss(store):
 def test_a_known_hosts_new_journal_is_expected_from_its_first_fault(store):
     store.record([pulled(fault(1))], HOSTS)
     (outcome,) = store.record([pulled(fault(3, "j2"), spans={"j1": (1, 1), "j2": (3, 3)})], HOSTS)
-    assert outcome.losses == (Loss("h1", "j2", 2),)
+    assert outcome.losses == (Loss("fra", "h1", "j2", 2),)
 
 
 def test_a_vanished_journal_takes_its_unread_faults_with_it(store):
     (outcome,) = store.record([pulled(fault(1), spans={"j1": (1, 4)})], HOSTS)
     assert outcome.is_behind
     (outcome,) = store.record([pulled(fault(1, "j2"))], HOSTS)
-    assert outcome.losses == (Loss("h1", "j1", 3),)
+    assert outcome.losses == (Loss("fra", "h1", "j1", 3),)
     (outcome,) = store.record([pulled(fault(2, "j2"))], HOSTS)
     assert outcome.losses == ()
 
@@ -346,6 +348,16 @@ def test_a_file_that_is_no_database_is_one_sentence(tmp_path):
         Store(tmp_path / "no" / "such" / "s.sqlite3")
 
 
+def test_of_each_burst_the_latest_revision_counts_and_all_are_kept(store):
+    later = revision(rev=2, kind="update", t_start_ns=CELESTIAL.t_start_ns - MIN)
+    other = revision(burst_id="20261123T1700Z", t_start_ns=CELESTIAL.t_start_ns - 7 * MIN)
+    store.record_step([CELESTIAL, other], {}, {})
+    store.record_step([later, CELESTIAL], {}, {})
+    assert store.bursts() == [other, later]
+    assert store.revision_documents() == [one.document() for one in (CELESTIAL, other, later)]
+    assert store.burst_totals() == {("celestial", "new"): 2, ("celestial", "update"): 1}
+
+
 def in_child(work) -> int:
     """Runs `work` in a forked process; its exit status."""
     pid = os.fork()
@@ -389,9 +401,7 @@ def feed_all(path: Path) -> None:
                 watching={"dram": BASE}, until_ns=BASE + end * MIN,
             )  # fmt: skip
             store.record([answer], HOSTS)
-    store.record_step(
-        [("b1", 1, "new", "local", {"burst_id": "b1"})], {"scanned_until_minute": 5}, {("fra", "dram"): 1.0}
-    )
+    store.record_step([CELESTIAL], {"scanned_until_minute": 5}, {("fra", "dram"): 1.0})
     store.close()
 
 
@@ -420,7 +430,7 @@ def test_a_crash_before_any_statement_leaves_exactly_the_faults(tmp_path, monkey
                 ("nyc", "dram"): 6,
             }
             assert hosts(store, 0, 6) == [[1] * 6 + [0]] * 2
-            assert len(store.revisions()) == 1
+            assert store.bursts() == [CELESTIAL]
         if status == 0:
             break
         crashes += 1

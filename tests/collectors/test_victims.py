@@ -7,13 +7,14 @@ import pytest
 
 from agent.report import AgentHeader, Change, JournalSpan
 from collectors.correlator import Correlator
-from collectors.factors import Population, Victims, host_attributes, victim_of
-from collectors.feed import Feed, FleetAttributes
+from collectors.feed import Feed
 from collectors.history import History
 from collectors.history import replay as replayed
 from collectors.inventory import Cluster, Host, Inventory
 from collectors.minutes import MINUTE_NS, Minutes, minute_of
-from collectors.store import Pulled, Store
+from collectors.population import FleetAttributes, Population, Victims, host_attributes, victim_of
+from collectors.recording import Pulled
+from collectors.store import Store
 from tests.collectors import fleets
 from tests.collectors.running import RunningCollector, wait_for, write_config, write_inventory
 from tests.collectors.scripted_agent import Agents, ScriptedAgent, fault

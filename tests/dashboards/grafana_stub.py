@@ -9,7 +9,7 @@ import json
 import re
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -64,7 +64,7 @@ class GrafanaStub:
             ("PUT", r"/api/datasources/uid/([\w-]+)", lambda uid: self._update_source(uid, body)),
             ("GET", r"/api/dashboards/uid/([\w-]+)", lambda uid: found(self.boards.get(uid), "Dashboard not found")),
             ("POST", r"/api/dashboards/db", lambda: self._save(body)),
-            ("GET", r"/api/annotations", lambda: (200, self._tagged(query["tags"]))),
+            ("GET", r"/api/annotations", lambda: (200, self._tagged(**query))),
             ("POST", r"/api/annotations", lambda: self._annotate(body)),
             ("PATCH", r"/api/annotations/(\d+)", lambda number: self._patch(int(number), body)),
         ]
@@ -101,8 +101,8 @@ class GrafanaStub:
         self.boards[board["uid"]] = {"dashboard": saved, "meta": {"folderUid": body["folderUid"]}}
         return 200, {"id": saved["id"], "uid": saved["uid"], "status": "success", "version": version}
 
-    def _tagged(self, tags: list[str]) -> list[dict[str, Any]]:
-        return [entry for entry in self.annotations if set(tags) <= set(entry["tags"])]
+    def _tagged(self, tags: list[str], limit: Sequence[str] = ("100",)) -> list[dict[str, Any]]:
+        return [entry for entry in self.annotations if set(tags) <= set(entry["tags"])][: int(limit[0])]
 
     def _annotate(self, body: Any) -> Answer:
         number = len(self.annotations) + 1

@@ -131,6 +131,28 @@ def test_a_burst_from_its_start_to_its_end_then_updated_then_taken_back(stub: Gr
     assert [method for method, path in stub.writes() if "annotations" in path] == ["POST", "PATCH", "PATCH"]
 
 
+def test_however_many_bursts_are_looked_up_at_once(stub: GrafanaStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [revision(burst_id=f"burst-{number}") for number in range(150)]
+    with collector(bursts(*many)) as at:
+        for outcome in ("made", "unchanged"):
+            stub.requests.clear()
+            result = run("--url", stub.url, "--collector", at)
+            assert result.stdout.count(f"burst-1: {outcome}") == 1
+            assert [(method, path) for method, path, _ in stub.requests].count(("GET", "/api/annotations")) == 1
+        assert len(stub.annotations) == len(many)
+        monkeypatch.setattr(push, "ANNOTATIONS_MAX", len(many))
+        assert "150 or more with the tag flipwatch-burst" in sentence(run("--url", stub.url, "--collector", at))
+
+
+def test_what_chance_hardly_ever_does_has_no_figure() -> None:
+    for far_per_year, words in (
+        (0.004, "this 0.004 times a year."),
+        (3e-308, "this less than once in a million years."),
+    ):
+        (burst,) = annotations.wanted(bursts(revision(far_per_year=far_per_year)))
+        assert burst.text.endswith(words)
+
+
 def test_bursts_of_a_real_collector(stub: GrafanaStub, world: World) -> None:
     result = run("--url", stub.url, "--collector", world.collector)
     assert result.exit_code == 0, result.output

@@ -5,6 +5,7 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ import aiohttp
 import pytest
 
 from collectors.alertmanager import post_alerts
-from collectors.correlator import ClusterShare
 from collectors.notify import Said, after, desired
+from collectors.revision import ClusterShare
 from collectors.store import Store
 from tests.collectors.bursts import revision
 from tests.collectors.running import CITIES, RunningCollector, flipwatch, wait_for, write_config, write_inventory
@@ -220,9 +221,7 @@ def import_quiet_history(directory: Path, config: Path) -> None:
 def retract(path: Path) -> None:
     """As if the faults had been a mistake: they're gone, and the burst is taken back."""
     with contextlib.closing(Store(path)) as store:
-        last = store.revisions()[-1]
-        taken_back = last | {"rev": last["rev"] + 1, "kind": "retract"}
-        row = (taken_back["burst_id"], taken_back["rev"], "retract", taken_back["label"], taken_back)
-        store.record_step([row], {}, {})
+        last = store.bursts()[-1]
+        store.record_step([replace(last, rev=last.rev + 1, kind="retract")], {}, {})
         with store.transaction() as db:
             db.execute("DELETE FROM faults WHERE journal LIKE 'journal-of-%'")
