@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent import volume
-from tests.agent.test_scrubd import Store, log_of
+from tests.agent.scrubbed_store import Store, log_of
 
 CLEAN = "write_errs 0\nread_errs 0\nflush_errs 0\ncorruption_errs 0\ngeneration_errs 0\n"
 
