@@ -255,23 +255,22 @@ def _errors(evidence: _Evidence, cursor: dict[str, Any], now: Moment) -> Poll:
     """The machine checks and sections: at their own time, or else between the last heartbeat and the boot."""
     boot_ns = now.time_ns - now.boottime_ns
     vague_s = max(0.0, (boot_ns - cursor["polled"]["time_ns"]) / 1e9) if cursor else UNKNOWN_S
-    errors = [(check.section(), check.decoded().count, time_ns) for check, time_ns in evidence.checks.values()]
-    errors += [(section, 1, None) for section in evidence.bert]
+    errors = [(check.section(), time_ns) for check, time_ns in evidence.checks.values()]
+    errors += [(section, None) for section in evidence.bert]
     observations = [
         Observation(
             device=section.device,
             stream=section.stream,
             severity=_severity(section.severity),
-            count=count,
+            count=section.count,
             time_ns=min(time_ns or boot_ns, now.time_ns),
             time_error_s=1.0 if time_ns else vague_s,
             epoch=now.boot_id,
             detail=section.detail,
         )
-        for section, count, time_ns in errors
+        for section, time_ns in errors
     ]
-    labels = {section.device: section.label for section, _, _ in errors}
-    devices = (Device(stream=i.stream, name=i.device, label=labels.get(i.device, "")) for i in observations)
+    devices = (Device(stream=item.stream, name=item.device, label=item.label) for item, _ in errors)
     return Poll(cursor={}, observations=tuple(observations), devices=tuple(devices))
 
 
