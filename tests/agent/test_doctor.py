@@ -233,15 +233,16 @@ def test_a_device_that_only_events_tell_of_is_not_gone() -> None:
     assert [(row["devices"], row["state"]) for row in rows][1:] == [(["socket0/bank9"], "open")]
 
 
-def test_what_firmware_named_is_shown_with_the_module_of_that_name_also_after_a_boot() -> None:
+@pytest.mark.parametrize("name", ["fru/DIMM_A1", "mc0/location0"])  # as firmware, and as rasdaemon tells of it
+def test_what_a_witness_labelled_is_shown_with_the_module_of_that_name_also_after_a_boot(name: str) -> None:
     """Its witness is a log, which lists no devices: that it isn't there now says nothing."""
     known = {"errors": {"uncorrected": 1}, "last_ns": {"uncorrected": NOW_NS}, "label": "A1"}
     unknown = {**known, "label": "Board 7"}
-    state = {"device/dram/fru/DIMM_A1": known, "device/dram/fru/Board 7": unknown}
+    state = {f"device/dram/{name}": known, "device/dram/fru/Board 7": unknown}
     found = facts(state=state, polls=blind() | {"kmsg": Poll(cursor={})})
     report = examine(found)
     assert [(row["slot"], row["devices"], row["state"], row["action"]) for row in report["memory"]] == [
-        ("A1", ["fru/DIMM_A1"], "open", "replace"),
+        ("A1", [name], "open", "replace"),
         (None, ["fru/Board 7"], "open", "replace"),
     ]
     assert "replace A1 (part P1, serial S1): " in report["advice"][1]
