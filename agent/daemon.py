@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -24,7 +23,6 @@ from prometheus_client import CollectorRegistry, generate_latest
 from agent import acknowledge, cores, evidence, host, inventory, status, suspicion, trace_instance
 from agent.alarm import Alarm
 from agent.config import AgentSettings, Config, reloaded
-from agent.deadline import POLL_MAX_S, Deadline
 from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
 from agent.metrics import AgentCollector, SourceStatus, View
 from agent.observation import Moment, Poll
@@ -124,9 +122,6 @@ class Agent:
         self._is_writable = True
         self._written_s = 0.0
         self._statuses: dict[str, SourceStatus] = {}
-        self._deadlines: dict[str, Deadline[Poll]] = {
-            name: Deadline(POLL_MAX_S) for name, source in SOURCES.items() if source.may_hang
-        }
         self._complete_until_ns = 0
         self._is_unfinished = False  # a source will tell more of what it has begun to read
         self._alarm = Alarm()
@@ -275,8 +270,7 @@ class Agent:
             polls, cursors = {}, _cursors(state)
             for name in self._sources:
                 poll = self._poll(name, cursors.get(name, {}), now)
-                if poll is not None:
-                    polls[name] = inventory.with_parts(poll, self._inventory)
+                polls[name] = inventory.with_parts(poll, self._inventory)
             self._is_unfinished = any(poll.is_unfinished for poll in polls.values())
             faults, changes = reconcile(polls, state, now, self.host)
             faults = tuple(_with_temperature(fault, now) for fault in faults)
@@ -299,25 +293,19 @@ class Agent:
         """What is remembered, with what still waits for the journal."""
         return {**self._journal.state, **self._pending_changes}
 
-    def _poll(self, name: str, cursor: dict[str, Any], now: Moment) -> Poll | None:
+    def _poll(self, name: str, cursor: dict[str, Any], now: Moment) -> Poll:
         started_s = time.perf_counter()
-        poll: Poll | None = None
         source = self._sources[name]
-        call = partial(source.poll, self.config.agent, cursor, now)
         try:
-            poll = source.unasked(self.config.agent, cursor, now) if source.unasked else None
-            if poll is None:
-                poll = self._deadlines[name].call(call) if source.may_hang else call()
+            poll = source.poll(self.config.agent, cursor, now)
         except Exception as error:  # an OSError, or a defect: whatever ails one witness, the others go on
-            outcome = failed(source, error)
-        else:
-            outcome = poll
+            poll = failed(source, error)
         status = SourceStatus(
-            not (outcome.trouble or outcome.blind or outcome.absent),
+            not (poll.trouble or poll.blind or poll.absent),
             time.perf_counter() - started_s,
-            outcome.blind,
-            outcome.trouble,
-            outcome.absent,
+            poll.blind,
+            poll.trouble,
+            poll.absent,
         )
         old = self._statuses.get(name)
         if old is None or _news(old) != _news(status):
