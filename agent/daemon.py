@@ -111,8 +111,8 @@ class Agent:
 
     def run(self) -> None:
         """Polls until `stop` is called. The first poll is done before READY is said."""
-        if self._inventory.trouble is not None and not self._is_virtual:
-            log.info("not all slots and serial numbers are known: %s", self._inventory.trouble)
+        if self._inventory.lack is not None and not self._is_virtual:
+            log.info("%s", self._inventory.lack)
         self._prepare()
         self._listen()
         self._cycle()

@@ -329,9 +329,8 @@ def _advice(facts: Facts) -> Iterator[str]:
     for row in (*_memory(facts), *_others(facts)):
         if row["action"] in (RESET, DRAIN, REPLACE) and row["state"] not in (ACKNOWLEDGED, GONE):
             yield _act(row)
-    if facts.inventory.trouble is not None and machine.virtual is None:
-        none = "not all slots and serial numbers" if facts.inventory.populated else "no slots and serial numbers"
-        yield f"{none} are known: {facts.inventory.trouble}"
+    if facts.inventory.lack is not None and machine.virtual is None:
+        yield facts.inventory.lack
     elif any(stick.module is None for stick in _sticks(facts)):
         yield (
             "some places can't be told apart: give them the labels of the board "
@@ -382,7 +381,7 @@ def render(report: dict[str, Any]) -> Iterator[str]:
     for witness in report["witnesses"]:
         yield from wrap(f"  {witness['name']:<10} {witness['state']:<10} {_said(witness)}", WIDTH, **_hanging(24))
     correction = report["error_correction"]
-    words = "no error correction" if correction == NONE else correction
+    words = "no error correction" if correction == "none" else correction
     yield from ("", f"Memory ({words})" if words else "Memory")
     yield from _memory_lines(report)
     if report["other_devices"]:
@@ -441,6 +440,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     errors = ", ".join(f"{count} {severity}" for severity, count in row["errors"].items() if count)
     mode = f" ({row['mode']})" if row.get("mode", UNKNOWN) != UNKNOWN else ""
     state = f" ({row['state']})" if row["state"] in (REPLACED, GONE) else ""
+    is_moot = row["state"] in (ACKNOWLEDGED, GONE) and row["action"] != NONE  # what the action says needn't be done
     return (
         f"{row['slot'] or '?'}{state}",
         "?" if size is None else f"{size // GIB} GiB" if size % GIB == 0 else f"{size // MIB} MiB",
@@ -449,8 +449,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row.get("serial") or "?",
         " ".join(row["devices"]) or ("?" if row.get("possible_places") else "nothing"),
         f"{errors}{mode}" if errors else "?" if row.get("may_have_erred") else NONE,
-        row["action"]
-        + (f" ({row['state']})" if row["state"] in (ACKNOWLEDGED, GONE) and row["action"] != NONE else ""),
+        f"{row['action']} ({row['state']})" if is_moot else row["action"],
     )
 
 

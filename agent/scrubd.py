@@ -486,10 +486,7 @@ class StoreScrub:
                     self._pass_over(candidate.path, format, status.st_size, advance)
                     return
                 done = self._progress["cursor"]
-                content = [
-                    *_content(status),
-                    format.NAME,
-                ]  # records of one format don't begin where those of another do
+                content = [*_content(status), format.NAME]  # records of another format begin elsewhere
                 is_unchanged = done is not None and done.get("content") == content
                 pause = self._verify_suspects if is_in_turn else _nothing
                 self._scan(_OpenFile(fd, candidate.path, format, status, begin, is_unchanged), advance, pause)

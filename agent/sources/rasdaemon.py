@@ -34,9 +34,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import dram_place, trace_instance
-from agent.actions import PAGE
 from agent.machine_check import IPID_OF_UMC, VENDORS, decode, device_name
-from agent.observation import Device, Moment, Observation, Poll
+from agent.observation import PAGE, Device, Moment, Observation, Poll
 from checksum.printable import printable
 
 if TYPE_CHECKING:
