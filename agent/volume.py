@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FILE_BYTES_MAX = 4096
+from agent.kernel_files import text
+
 LAYERS_MAX = 64  # a file system over mirrors over partitions has half a dozen
 NVME_IOCTL_ADMIN_CMD = 0xC0484E41
 NVME_GET_LOG_PAGE, NVME_SMART_LOG, NVME_ALL_NAMESPACES = 2, 2, 0xFFFFFFFF
@@ -58,22 +59,14 @@ def _btrfs(sysfs: Path, names: list[str]) -> dict[str, int]:
         if not names or not (filesystem / "devices" / names[0]).exists():
             continue
         for file in sorted(filesystem.glob("devinfo/*/error_stats")):
-            for kind, count in re.findall(r"^(\w{1,32}_errs) (\d{1,18})$", _text(file), re.M):
+            for kind, count in re.findall(r"^(\w{1,32}_errs) (\d{1,18})$", text(file), re.M):
                 sums[kind] = sums.get(kind, 0) + int(count)
     return sums
 
 
 def _mismatches(sysfs: Path, name: str) -> int | None:
-    text = _text(sysfs / "class/block" / name / "md/mismatch_cnt").strip()
-    return int(text) if re.fullmatch(r"\d{1,18}", text) else None
-
-
-def _text(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(FILE_BYTES_MAX).decode("ascii", "replace")
-    except OSError:
-        return ""
+    count = text(sysfs / "class/block" / name / "md/mismatch_cnt").strip()
+    return int(count) if re.fullmatch(r"\d{1,18}", count) else None
 
 
 class _AdminCommand(ctypes.Structure):

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import dram_place, trace_instance
+from agent.kernel_files import first_line, text
 from agent.machine_check import IPID_OF_UMC, VENDORS, decode, device_name
 from agent.observation import PAGE, Device, Moment, Observation, Poll
 from checksum.printable import printable
@@ -47,7 +48,6 @@ ROWS_MAX = 1000  # per table and poll: a storm is read in pieces
 VALUE_BYTES_MAX = 1 << 20
 TEXT_CHARACTERS_MAX = 256
 ERRORS_MAX = 0xFFFFFF  # of one row: what a CXL event can count; other kinds have fewer bits
-FILE_BYTES_MAX = 4096
 ITS_INSTANCE = "instances/rasdaemon"
 MC_SEVERITIES = {s.capitalize(): s for s in ("corrected", "uncorrected", "deferred", "fatal")}
 CPER_SEVERITIES = {0: "uncorrected", 1: "fatal", 2: "corrected"}  # UEFI specification, appendix N
@@ -124,7 +124,7 @@ def _unread_events(tracefs: Path) -> int:
     """Events in rasdaemon's ring buffer; 0 where that can't be read."""
     total = 0
     for file in (tracefs / ITS_INSTANCE).glob("per_cpu/cpu*/stats"):
-        found = re.search(r"^entries: (\d{1,18})$", _text(file), re.M)
+        found = re.search(r"^entries: (\d{1,18})$", text(file), re.M)
         total += int(found[1]) if found else 0
     return total
 
@@ -132,25 +132,13 @@ def _unread_events(tracefs: Path) -> int:
 def _stall(tracefs: Path, unread: int, unread_before: int) -> tuple[str, ...]:
     """The sentence for a rasdaemon that has left events unread since the previous poll, and recorded none."""
     instance = tracefs / ITS_INSTANCE
-    percent = _first_line(instance / "buffer_percent")
+    percent = first_line(instance / "buffer_percent")
     if not unread_before or unread < unread_before or percent in ("", "0"):
         return ()
     return (
         f"rasdaemon records nothing: it waits until its trace buffer is {percent} % full; stop it, then: "
         f"rmdir {instance}; mkdir {instance}; echo 0 > {instance}/buffer_percent; and start it again",
     )
-
-
-def _text(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(FILE_BYTES_MAX).decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def _first_line(file: Path) -> str:
-    return _text(file).partition("\n")[0].strip()
 
 
 # --- the database ------------------------------------------------------------------------------------------------
@@ -288,8 +276,8 @@ def _count(value: Any) -> int:
 
 def _word(value: Any) -> str:
     """Text for people and devices' names: bounded, and nothing in it that can't be printed."""
-    text = "" if value is None else str(value)[:TEXT_CHARACTERS_MAX]
-    return printable(text.strip())
+    words = "" if value is None else str(value)[:TEXT_CHARACTERS_MAX]
+    return printable(words.strip())
 
 
 def _hexadecimal(value: Any) -> str | None:
