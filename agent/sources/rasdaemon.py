@@ -51,7 +51,7 @@ ERRORS_MAX = 0xFFFFFF  # of one row: what a CXL event can count; other kinds hav
 ITS_INSTANCE = "instances/rasdaemon"
 MC_SEVERITIES = {s.capitalize(): s for s in ("corrected", "uncorrected", "deferred", "fatal")}
 CPER_SEVERITIES = {0: "uncorrected", 1: "fatal", 2: "corrected"}  # UEFI specification, appendix N
-CXL_UNCORRECTABLE = 1  # bit of the memory event descriptor, Compute Express Link 3.1, table 8-45
+CXL_UNCORRECTED = 1  # bit of the memory event descriptor, Compute Express Link 3.1, table 8-45
 
 Row = Mapping[str, Any]  # column -> value; a column that this database lacks is None
 
@@ -351,12 +351,14 @@ def _arm_event(row: Row) -> _Error | None:
 
 def _cxl_event(count_column: str) -> Callable[[Row], _Error | None]:
     def read(row: Row) -> _Error | None:
-        severity = "uncorrected" if _whole(row["descriptor"]) & CXL_UNCORRECTABLE else "corrected"
+        is_uncorrected = _whole(row["descriptor"]) & CXL_UNCORRECTED
+        severity = "fatal" if row["log_type"] == "Fatal" else "uncorrected"  # as trace_events.py has it
         words = ("channel", "rank", "bank_group", "bank", "row", "column")
         places = {word: row[word] for word in words if isinstance(row.get(word), int)}
         detail = {"address": _hexadecimal(row["hpa"]), "dpa": _hexadecimal(row["dpa"]), "region": _word(row["region"])}
         device = f"cxl/{_word(row['memdev']) or 'unknown'}"
-        return _Error(device, "dram", severity, _count(row[count_column]), {**detail, **places})
+        count = _count(row[count_column])
+        return _Error(device, "dram", severity if is_uncorrected else "corrected", count, {**detail, **places})
 
     return read
 
