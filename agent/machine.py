@@ -1,10 +1,11 @@
 """What decides whether this machine's memory errors can be seen: hardware or virtual, the kernel's options, drivers.
 
 Enters: where sysfs, procfs, the boot partition and the kernel's modules are. Leaves: plain values; what can't be read
-is None or absent. Only the doctor asks for all of it.
+is None or absent. Only the doctor asks.
 """
 
 import contextlib
+import gzip
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -58,8 +59,6 @@ def check_interval_s(sysfs: Path) -> int | None:
 
 def _options(*files: Path) -> dict[str, str] | None:
     """From the first of the files that can be read; an option that stands in none of its lines is "n"."""
-    import gzip  # not at the top: the agent, which asks for less, never needs it
-
     for file in files:
         try:
             with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:

@@ -647,7 +647,7 @@ class StoreScrub:
 
     def _fault(self, file: _OpenFile, document: dict[str, Any], layer: Layer | None, changes: Changes) -> RecordFault:
         now_ns = time.time_ns()
-        device = scrub.volume(self._scrubber.config.agent.proc, file.status.st_dev)
+        device = volume.device_of(self._scrubber.config.agent.proc, file.status.st_dev)
         key = f"volume/{device}"
         known = changes.get(key, self._scrubber.state.get(key))
         history = History.from_json(known) if known else History(since_ns=self._progress["first_seen_ns"])

@@ -1,6 +1,6 @@
 """What the layers below a file system say of their own errors: the context of a corrupt record.
 
-Enters: where sysfs is mounted and the device of a volume, as the mount table names it. Leaves: counts of btrfs, md and
+Enters: where sysfs is mounted and the device of a volume, as `device_of` names it. Leaves: counts of btrfs, md and
 NVMe, read when a record is found corrupt; what isn't there, or may not be asked, is left out. They are no faults:
 nobody knows when they happened. Formats: btrfs_dev_stats_show in fs/btrfs/sysfs.c and Documentation/admin-guide/md.rst
 of the Linux kernel; for NVMe the log page "SMART / Health Information" (NVM Express Base Specification 2.0, 5.16.1.3)
@@ -16,12 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from agent.kernel_files import text
+from agent.mounts import mount_of, numbers
 
 LAYERS_MAX = 64  # a file system over mirrors over partitions has half a dozen
 NVME_IOCTL_ADMIN_CMD = 0xC0484E41
 NVME_GET_LOG_PAGE, NVME_SMART_LOG, NVME_ALL_NAMESPACES = 2, 2, 0xFFFFFFFF
 NVME_SMART_BYTES, NVME_PATIENCE_MS = 512, 1000
 MEDIA_ERRORS, ERROR_LOG_ENTRIES, PERCENT_USED = slice(160, 176), slice(176, 192), 5  # in the log page, little endian
+
+
+def device_of(proc: Path, number: int) -> str:
+    """The device that holds a file (its st_dev), by the mount table; its numbers where the table doesn't name it."""
+    mount = mount_of(proc / "self/mountinfo", number)
+    return (mount and mount.source) or numbers(number)
 
 
 def errors(sysfs: Path, device: str, dev: Path = Path("/dev")) -> dict[str, Any]:

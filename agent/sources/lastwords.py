@@ -36,6 +36,7 @@ from agent import error_record
 from agent.hardware_error import CPER_LINE, LEFTOVERS_US, LoggedCheck, Section, machine_checks, panic, sections
 from agent.kernel_log import KernelLog
 from agent.machine_check import VENDORS
+from agent.mounts import mount_of
 from agent.observation import NOT_CORRECTED, Device, FirstSight, Gap, Moment, Observation, Poll
 
 HOST = Device(stream="host", name="host")
@@ -132,15 +133,10 @@ def poll(places: Places, log: KernelLog, cursor: dict[str, Any], now: Moment, *,
 
 def _is_in_memory(places: Places) -> bool:
     try:
-        device = places.state_dir.stat().st_dev
-        lines = places.mounts.read_text(errors="replace").splitlines()
+        mount = mount_of(places.mounts, places.state_dir.stat().st_dev)
     except OSError:
         return False
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for fields in map(str.split, lines):  # proc(5): .. the device's number third .. - the kind of file system
-        if len(fields) > 3 and fields[2] == number and "-" in fields[:-1]:
-            return fields[fields.index("-") + 1] in IN_MEMORY
-    return False
+    return mount is not None and mount.kind in IN_MEMORY
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
