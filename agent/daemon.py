@@ -259,13 +259,7 @@ class Agent:
             poll = source.poll(self.config.agent, cursor, now)
         except Exception as error:  # an OSError, or a defect: whatever ails one witness, the others go on
             poll = failed(source, error)
-        status = SourceStatus(
-            not (poll.trouble or poll.blind or poll.absent),
-            time.perf_counter() - started_s,
-            poll.blind,
-            poll.trouble,
-            poll.absent,
-        )
+        status = SourceStatus(time.perf_counter() - started_s, poll.blind, poll.trouble, poll.absent)
         old = self._statuses.get(name)
         if old is None or _news(old) != _news(status):
             self._tell(name, status, old)

@@ -30,11 +30,16 @@ HOST_SEVERITIES = ("fatal",)
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    is_up: bool
+    """What a source said of itself at its last poll, and how long that took."""
+
     poll_s: float
-    blind: str | None
+    blind: str | None = None
     trouble: tuple[str, ...] = ()
     absent: str | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return not (self.blind or self.trouble or self.absent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def poll(log: KernelLog, device: Path, sysfs: Path, cursor: dict[str, Any], now:
             return Poll(cursor=cursor, absent=f"{device} may not be read; CAP_SYSLOG would allow it")
         return Poll(cursor=cursor, trouble=(f"{device}: {error.strerror}",))
     found = [error for name, block in reading.complete() for error in _errors(name, block)]
-    if any((sysfs / "devices/system/edac/mc").glob("mc[0-9]*")):
+    if found and any((sysfs / "devices/system/edac/mc").glob("mc[0-9]*")):
         found = [error for error in found if error.section.stream != "dram"]
     return Poll(
         cursor={
