@@ -73,7 +73,7 @@ def _lastwords(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> 
 def _nvml(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> Poll:
     """The library may hang; a host without a driver doesn't ask it, and needs no thread for that."""
     unasked = nvml.without_driver(settings.proc, cursor, now)
-    return unasked or _NVML_DEADLINE.call(functools.partial(_NVML.poll, settings.proc, cursor, now))
+    return unasked or _NVML_DEADLINE.call(functools.partial(_NVML.poll, cursor, now))
 
 
 def _canary_mib(settings: AgentSettings) -> int | None:
