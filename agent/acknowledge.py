@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from agent.reconcile import devices
 from checksum import durable
 
 DIRECTORY, DIRECTORY_MODE = "acknowledged", 0o2770
@@ -98,8 +99,7 @@ def serial_of(device: Mapping[str, Any]) -> str:
 
 def erring(state: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
     """The devices that have erred, as the agent's journal has them."""
-    devices = {tuple(key.split("/", 2)[1:]): value for key, value in state.items() if key.startswith("device/")}
-    return {(stream, name): value for (stream, name), value in devices.items() if value["errors"]}
+    return {(stream, name): device for stream, name, device in devices(state) if device["errors"]}
 
 
 def write(state_dir: Path, stream: str, device: str, acknowledgement: Acknowledgement) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from agent import evidence as evidence_of
 from agent.evidence import BANK, COLUMN, DAY_NS, SEVERAL_BANKS, Mode
+from agent.observation import PAGE
 
 NONE, WATCH, RESET, DRAIN, REPLACE = "none", "watch", "reset", "drain", "replace"
 # States of a device. Quiet: it never erred, or not of late. A part that was replaced left the device to another.
@@ -23,7 +24,6 @@ OPEN, ACKNOWLEDGED, HEALED, GONE, REPLACED, QUIET = "open", "acknowledged", "hea
 # A device's condition as its source tells it; anything else is no condition.
 REMAP_PENDING, REMAP_FAILED, REMAPPED = "remap-pending", "remap-failed", "remapped"
 
-PAGE = "page/unknown"  # what trace_events.py calls the memory of which only a page is known
 OPEN_DAYS = 7
 UNCORRECTED_DAYS = 30
 CORRECTED_A_DAY_MAX = 10

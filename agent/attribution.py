@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent import dram_place
-from agent.machine_check import BANK_FIRMWARE
+from agent.machine_check import BANK_FIRMWARE, POISONED
 from agent.observation import ADDRESSES_MAX, Event, Moment, Observation, Role, error_class
 
 SECOND_NS = 10**9
@@ -32,12 +32,8 @@ WAITING_MAX = 64
 ADDRESSES_SHOWN = 8
 PAGE_SHIFT = 12
 UNKNOWN = "/unknown"
-PREFERENCE = (
-    "mce_record",
-    "extlog_mem_event",
-    "poison",
-    "memory_failure_event",
-)  # who knows most of the device comes first
+# Who knows most of the device comes first.
+PREFERENCE = ("mce_record", "extlog_mem_event", POISONED, "memory_failure_event")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,6 +160,7 @@ def _acknowledged(settings: agent_config.AgentSettings, device: str, reason: str
     if not streams:
         names = sorted({name for _, name in found})
         raise click.ClickException(f"no error of {device} is known; there are some of: {', '.join(names) or 'none'}")
+    told = []
     for stream in streams:
         part = found[stream, device]
         said = acknowledge.Acknowledgement(
@@ -170,10 +171,8 @@ def _acknowledged(settings: agent_config.AgentSettings, device: str, reason: str
             serial=acknowledge.serial_of(part),
         )
         acknowledge.write(settings.state_dir, stream, device, said)
-    errors = [
-        f"{count} {severity}" for stream in streams for severity, count in found[stream, device]["errors"].items()
-    ]
-    return f"{device}: {', '.join(errors)} acknowledged; the next one opens it again"
+        told += [f"{count} {severity}" for severity, count in part["errors"].items()]
+    return f"{device}: {', '.join(told)} acknowledged; the next one opens it again"
 
 
 def _withdrawn(settings: agent_config.AgentSettings, device: str) -> str:
@@ -228,13 +227,10 @@ def _facts(settings: agent_config.AgentSettings) -> "Facts":
 
 
 def _polled(source: "Source", settings: agent_config.AgentSettings, now: "Moment") -> "Poll":
-    from agent.deadline import POLL_MAX_S, Deadline
-    from agent.observation import Poll
     from agent.sources.table import failed
 
-    look = partial(source.poll, settings, {}, now) if source.look is None else partial(source.look, settings, now)
     try:
-        return Deadline[Poll](POLL_MAX_S).call(look) if source.may_hang else look()
+        return source.poll(settings, {}, now) if source.look is None else source.look(settings, now)
     except Exception as error:  # as the daemon: whatever ails one witness, the others are told of
         return failed(source, error)
 

@@ -65,8 +65,8 @@ class AgentSettings:
         choices=("auto", *crc32c.kernels()),
     )
     canary_mib: int | None = setting(
-        "memory to watch for flipped bits; 0: none; else 64 on hardware whose firmware says that it has no ECC. It's "
-        "locked, and swept 16 MiB at a poll",
+        "memory to watch for flipped bits; 0: none; left out: 64 on hardware whose firmware says that it has no ECC, "
+        "none elsewhere. It's locked, and swept 16 MiB at a poll",
         default=None,
         minimum=0,
         maximum=1 << 20,

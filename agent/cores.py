@@ -1,8 +1,8 @@
 """Does every core still count rightly? Each CRC-32C kernel on every allowed core, in turn, against the other cores.
 
 Enters: which cores there are, random data, a way to compute sums on a core, what is remembered, and the moment. Leaves:
-the result of one Check, and a Poll. Pure but for `sums_on`; the conductor owns the thread that moves from core to core,
-since a core that is kept busy by others may not answer for long.
+the result of one Check, and a Poll. Pure but for `sums_on`; the thread that moves from core to core is that of
+agent/core_tester.py, since a core that is kept busy by others may not answer for long.
 
 A core's sums have to be those of the simplest kernel on another core, and each kernel has to know the vectors of RFC
 3720. Where they differ, further cores vote on who is wrong. A core that was wrong is tried again at once, with other

@@ -9,23 +9,20 @@ import contextlib
 import io
 import logging
 import os
-import random
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
 from agent import acknowledge, cores, evidence, host, inventory, status, suspicion, trace_instance
 from agent.alarm import Alarm
-from agent.config import AgentSettings, Config, reloaded
-from agent.deadline import POLL_MAX_S, Deadline
-from agent.journal import Journal, JournalReader, decode_cursor, encode_cursor
+from agent.config import Config, reloaded
+from agent.core_tester import CoreTester
+from agent.journal import Journal, JournalReader, page
 from agent.metrics import AgentCollector, SourceStatus, View
 from agent.observation import Moment, Poll
 from agent.reconcile import Changes, State, clock_step, oldest_waiting_ns, reconcile, watching
@@ -33,59 +30,19 @@ from agent.report import AgentHeader, Fault, JournalSpan, MemoryFault, encode
 from agent.serve import Server
 from agent.sources import tracefs
 from agent.sources.table import SOURCES, Source, failed
-from checksum import affinity, crc32c, systemd
+from checksum import crc32c, systemd
 from checksum.settings import SettingsError
 
 if TYPE_CHECKING:
     from agent.tls import Tls
 
 PENDING_FAULTS_MAX = 1000
-CORE_ANSWERS_S = 60.0  # a core that is kept busy by others for longer is said to be
 HIDDEN_FROM_GUESTS = {tracefs.SRAM}  # the caches' errors are reported to the machine below
 TEMPERATURE_NS = 60 * 10**9  # so long it may be taken for that of an earlier time
 # To the next poll while there is something to wait for; in a storm of events it grows.
 PROMPT_S, PROMPT_MAX_S = 0.25, 5.0
 
 log = logging.getLogger(__name__)
-
-
-class CoreTester:
-    """Moves a thread from core to core and keeps what it found until it is polled for, so that nobody waits for it."""
-
-    def __init__(self, period_s: float) -> None:
-        self._period_s = period_s
-        self._checks: deque[cores.Check] = deque()
-        self._trying: tuple[int, float] | None = None  # a core, and since when
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="core self-test", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(timeout=1.0)  # a core that doesn't answer isn't waited for
-
-    def poll(self, settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> Poll:
-        checks = [self._checks.popleft() for _ in range(len(self._checks))]
-        poll = cores.poll(settings.sysfs, checks, cursor, now, self._period_s)
-        trying = self._trying
-        if trying is None or time.monotonic() - trying[1] < CORE_ANSWERS_S:
-            return poll
-        return replace(poll, trouble=(f"core {trying[0]} gave the self-test no time for {CORE_ANSWERS_S:.0f} s",))
-
-    def _run(self) -> None:
-        rng, core, wait_s = random.Random(), -1, 0.0
-        while not self._stop.wait(wait_s):
-            allowed = affinity.allowed_cores()
-            core = cores.next_core(allowed, core)
-            self._trying, begun_cpu_s = (core, time.monotonic()), time.thread_time()
-            try:
-                self._checks.append(cores.check(core, allowed, rng, cores.sums_on))
-            except affinity.CoreGone as gone:
-                log.info("the self-test passes over a core: %s", gone)
-            self._trying = None
-            wait_s = cores.wait_s(len(allowed), self._period_s, time.thread_time() - begun_cpu_s)
 
 
 class Agent:
@@ -124,9 +81,6 @@ class Agent:
         self._is_writable = True
         self._written_s = 0.0
         self._statuses: dict[str, SourceStatus] = {}
-        self._deadlines: dict[str, Deadline[Poll]] = {
-            name: Deadline(POLL_MAX_S) for name, source in SOURCES.items() if source.may_hang
-        }
         self._complete_until_ns = 0
         self._is_unfinished = False  # a source will tell more of what it has begun to read
         self._alarm = Alarm()
@@ -157,8 +111,8 @@ class Agent:
 
     def run(self) -> None:
         """Polls until `stop` is called. The first poll is done before READY is said."""
-        if self._inventory.trouble is not None and not self._is_virtual:
-            log.info("not all slots and serial numbers are known: %s", self._inventory.trouble)
+        if self._inventory.lack is not None and not self._is_virtual:
+            log.info("%s", self._inventory.lack)
         self._prepare()
         self._listen()
         self._cycle()
@@ -275,8 +229,7 @@ class Agent:
             polls, cursors = {}, _cursors(state)
             for name in self._sources:
                 poll = self._poll(name, cursors.get(name, {}), now)
-                if poll is not None:
-                    polls[name] = inventory.with_parts(poll, self._inventory)
+                polls[name] = inventory.with_parts(poll, self._inventory)
             self._is_unfinished = any(poll.is_unfinished for poll in polls.values())
             faults, changes = reconcile(polls, state, now, self.host)
             faults = tuple(_with_temperature(fault, now) for fault in faults)
@@ -299,26 +252,14 @@ class Agent:
         """What is remembered, with what still waits for the journal."""
         return {**self._journal.state, **self._pending_changes}
 
-    def _poll(self, name: str, cursor: dict[str, Any], now: Moment) -> Poll | None:
+    def _poll(self, name: str, cursor: dict[str, Any], now: Moment) -> Poll:
         started_s = time.perf_counter()
-        poll: Poll | None = None
         source = self._sources[name]
-        call = partial(source.poll, self.config.agent, cursor, now)
         try:
-            poll = source.unasked(self.config.agent, cursor, now) if source.unasked else None
-            if poll is None:
-                poll = self._deadlines[name].call(call) if source.may_hang else call()
+            poll = source.poll(self.config.agent, cursor, now)
         except Exception as error:  # an OSError, or a defect: whatever ails one witness, the others go on
-            outcome = failed(source, error)
-        else:
-            outcome = poll
-        status = SourceStatus(
-            not (outcome.trouble or outcome.blind or outcome.absent),
-            time.perf_counter() - started_s,
-            outcome.blind,
-            outcome.trouble,
-            outcome.absent,
-        )
+            poll = failed(source, error)
+        status = SourceStatus(time.perf_counter() - started_s, poll.blind, poll.trouble, poll.absent)
         old = self._statuses.get(name)
         if old is None or _news(old) != _news(status):
             self._tell(name, status, old)
@@ -409,22 +350,11 @@ class Agent:
         return None
 
     def faults(self, cursor: str | None, limit: int) -> bytes:
-        position = decode_cursor(cursor) if cursor is not None else {}
         with self._lock:
-            readers = [self._journal, *self._refreshed_scrub_journal()]
-            found: list[Fault] = []
-            after: dict[str, int] = {}
-            spans: list[JournalSpan] = []
-            for reader in readers:
-                part = reader.faults(position, limit - len(found)) if len(found) < limit else []
-                found += part
-                is_all = len(found) < limit
-                for span in reader.spans():
-                    spans.append(span)
-                    after[span.journal] = _next_seq(span, part, position, is_all)
-            header = self._header(encode_cursor(after), tuple(spans))
+            found = page((self._journal, *self._refreshed_scrub_journal()), cursor, limit)
+            header = self._header(found.cursor, found.spans)
         answer = io.StringIO()
-        for line in (header, *found):
+        for line in (header, *found.faults):
             answer.write(encode(line) + "\n")
         return answer.getvalue().encode()
 
@@ -522,11 +452,3 @@ def _for_cursors(moment: str) -> Changes:
 
 def _is_heartbeat(key: str) -> bool:
     return key == "clock" or key.endswith("/polled")
-
-
-def _next_seq(span: JournalSpan, part: list[Fault], position: dict[str, int], is_all: bool) -> int:
-    """Where a reader goes on in one journal after it got `part`."""
-    if is_all:
-        return span.last_seq + 1
-    seqs = [fault.seq for fault in part if fault.journal == span.journal and fault.seq is not None]
-    return seqs[-1] + 1 if seqs else position.get(span.journal, span.first_seq)

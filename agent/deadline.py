@@ -9,8 +9,6 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-POLL_MAX_S = 2.0  # for a source that may hang
-
 Result = TypeVar("Result")
 
 

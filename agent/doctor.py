@@ -19,7 +19,8 @@ from agent.actions import ACKNOWLEDGED, DRAIN, GONE, NONE, OPEN, QUIET, REPLACE,
 from agent.evidence import UNKNOWN
 from agent.inventory import Inventory, Stick
 from agent.machine import Machine
-from agent.observation import Device, Poll
+from agent.observation import Poll
+from agent.reconcile import devices
 from agent.smbios import Module
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -27,7 +28,6 @@ LIVE, ABSENT, BLIND, TROUBLE = "live", "absent", "blind", "in trouble"
 WIDTH = 110  # columns of the screen
 ACTIONS = (NONE, WATCH, RESET, DRAIN, REPLACE)  # the gravest last
 STATES = (OPEN, ACKNOWLEDGED)  # of a part with several devices, those that win over the state of the worst
-FIRMWARE_NAMES = ("fru/", "dimm/")  # how hardware_error.py begins the names that firmware gives
 SAID_MAX = 3  # sentences of one witness that fit the screen
 CHECK_INTERVAL_S = 300  # how often the kernel looks for machine checks by itself, unless told otherwise
 
@@ -179,18 +179,16 @@ def _memory(facts: Facts) -> list[dict[str, Any]]:
     sticks = _sticks(facts)
     owned = {stick.module: stick for stick in sticks if stick.module is not None}
     vague = [stick for stick in sticks if stick.module is None]
-    rows = [_module_row(facts, module, owned.get(module), vague) for module in facts.inventory.populated]
+    named = _named(facts, {device.name for stick in sticks for device in stick.devices})
+    rows = [_module_row(facts, module, owned.get(module), named, vague) for module in facts.inventory.populated]
     rows += [_place_row(facts, stick) for stick in vague]
     return [*rows, *_elsewhere(facts, {name for row in rows for name in row["devices"]})]
 
 
-def _devices(facts: Facts) -> dict[str, Device]:
-    every = [device for poll in facts.polls.values() for device in poll.devices]
-    return {device.name: device for device in every if device.stream == inventory.STREAM}
-
-
 def _sticks(facts: Facts) -> tuple[Stick, ...]:
-    return inventory.sticks(tuple(_devices(facts).values()), facts.inventory.populated)
+    every = [device for poll in facts.polls.values() for device in poll.devices]
+    listed = {device.name: device for device in every if device.stream == inventory.STREAM}
+    return inventory.sticks(tuple(listed.values()), facts.inventory.populated)
 
 
 def _place_row(facts: Facts, stick: Stick) -> dict[str, Any]:
@@ -206,9 +204,11 @@ def _place_row(facts: Facts, stick: Stick) -> dict[str, Any]:
     }
 
 
-def _module_row(facts: Facts, module: Module, stick: Stick | None, vague: list[Stick]) -> dict[str, Any]:
+def _module_row(
+    facts: Facts, module: Module, stick: Stick | None, named: Mapping[str, Module], vague: list[Stick]
+) -> dict[str, Any]:
     names = [device.name for device in stick.devices] if stick else []
-    names += _named_by_firmware(facts, module)
+    names += [name for name, labelled in named.items() if labelled == module]
     possible = [device.name for other in vague if module in other.modules for device in other.devices]
     return {
         "devices": names,
@@ -228,13 +228,15 @@ def _module_row(facts: Facts, module: Module, stick: Stick | None, vague: list[S
     }
 
 
-def _named_by_firmware(facts: Facts, module: Module) -> list[str]:
-    """The devices that firmware named with this module's name; they are known by their errors alone."""
-    kept = {key.removeprefix(f"device/{inventory.STREAM}/"): value for key, value in facts.state.items()}
-    labels = {name: value.get("label", "") for name, value in kept.items() if name.startswith(FIRMWARE_NAMES)}
-    return [
-        name for name, label in labels.items() if inventory.labelled([label], facts.inventory.populated) == (module,)
-    ]
+def _named(facts: Facts, listed: set[str]) -> dict[str, Module]:
+    """Devices that no witness lists, known by their errors alone, and the one module that the label of each names."""
+    found = {}
+    for stream, name, device in devices(facts.state):
+        if stream == inventory.STREAM and name not in listed and not device.get("is_gone"):
+            modules = inventory.labelled([device.get("label", "")], facts.inventory.populated)
+            if len(modules) == 1:
+                found[name] = modules[0]
+    return found
 
 
 def _errors(facts: Facts, names: list[str]) -> dict[str, int]:
@@ -281,27 +283,24 @@ def _action(facts: Facts, names: list[str], stream: str = inventory.STREAM) -> d
 
 
 def _elsewhere(facts: Facts, shown: set[str]) -> Iterator[dict[str, Any]]:
-    """Errors without a place, parts that were replaced, and devices that their witness lists no more."""
-    for key, value in sorted(facts.state.items()):
-        kind, _, rest = key.partition("/")
-        stream, _, name = rest.partition("/")
-        if stream != inventory.STREAM:
+    """Errors without a place, devices that their witness lists no more, and parts that were replaced."""
+    for stream, name, device in devices(facts.state):
+        if stream != inventory.STREAM or name in shown:
             continue
-        if kind == "replaced":
-            yield from (_left_row(name, life, REPLACED) for life in value)
-        elif kind == "device" and name not in shown and value.get("is_gone"):
-            yield _left_row(name, value, GONE)
-        elif kind == "device" and name not in shown and value["errors"]:
-            yield _left_row(name, value, OPEN) | _action(facts, [name])
+        if device.get("is_gone"):
+            yield _left_row(name, device, GONE)
+        elif device["errors"]:
+            yield _left_row(name, device, OPEN) | _action(facts, [name])
+    replaced = f"{REPLACED}/{inventory.STREAM}/"
+    for key in sorted(key for key in facts.state if key.startswith(replaced)):
+        yield from (_left_row(key.removeprefix(replaced), life, REPLACED) for life in facts.state[key])
 
 
 def _others(facts: Facts) -> Iterator[dict[str, Any]]:
     """Processors, GPUs, caches and canaries that have erred."""
-    for key, value in sorted(facts.state.items()):
-        kind, _, rest = key.partition("/")
-        stream, _, name = rest.partition("/")
-        if kind == "device" and stream != inventory.STREAM and value["errors"]:
-            yield {"stream": stream, **_left_row(name, value, OPEN), **_action(facts, [name], stream)}
+    for stream, name, device in devices(facts.state):
+        if stream != inventory.STREAM and device["errors"]:
+            yield {"stream": stream, **_left_row(name, device, OPEN), **_action(facts, [name], stream)}
 
 
 def _left_row(name: str, life: Mapping[str, Any], state: str) -> dict[str, Any]:
@@ -330,9 +329,8 @@ def _advice(facts: Facts) -> Iterator[str]:
     for row in (*_memory(facts), *_others(facts)):
         if row["action"] in (RESET, DRAIN, REPLACE) and row["state"] not in (ACKNOWLEDGED, GONE):
             yield _act(row)
-    if facts.inventory.trouble is not None and machine.virtual is None:
-        none = "not all slots and serial numbers" if facts.inventory.populated else "no slots and serial numbers"
-        yield f"{none} are known: {facts.inventory.trouble}"
+    if facts.inventory.lack is not None and machine.virtual is None:
+        yield facts.inventory.lack
     elif any(stick.module is None for stick in _sticks(facts)):
         yield (
             "some places can't be told apart: give them the labels of the board "
@@ -383,7 +381,7 @@ def render(report: dict[str, Any]) -> Iterator[str]:
     for witness in report["witnesses"]:
         yield from wrap(f"  {witness['name']:<10} {witness['state']:<10} {_said(witness)}", WIDTH, **_hanging(24))
     correction = report["error_correction"]
-    words = "no error correction" if correction == NONE else correction
+    words = "no error correction" if correction == "none" else correction
     yield from ("", f"Memory ({words})" if words else "Memory")
     yield from _memory_lines(report)
     if report["other_devices"]:
@@ -442,6 +440,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     errors = ", ".join(f"{count} {severity}" for severity, count in row["errors"].items() if count)
     mode = f" ({row['mode']})" if row.get("mode", UNKNOWN) != UNKNOWN else ""
     state = f" ({row['state']})" if row["state"] in (REPLACED, GONE) else ""
+    is_moot = row["state"] in (ACKNOWLEDGED, GONE) and row["action"] != NONE  # what the action says needn't be done
     return (
         f"{row['slot'] or '?'}{state}",
         "?" if size is None else f"{size // GIB} GiB" if size % GIB == 0 else f"{size // MIB} MiB",
@@ -450,8 +449,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row.get("serial") or "?",
         " ".join(row["devices"]) or ("?" if row.get("possible_places") else "nothing"),
         f"{errors}{mode}" if errors else "?" if row.get("may_have_erred") else NONE,
-        row["action"]
-        + (f" ({row['state']})" if row["state"] in (ACKNOWLEDGED, GONE) and row["action"] != NONE else ""),
+        f"{row['action']} ({row['state']})" if is_moot else row["action"],
     )
 
 

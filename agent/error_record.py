@@ -1,7 +1,8 @@
-"""Common platform error records in binary, as firmware leaves them in a boot error region (BERT).
+"""Common platform error records in binary: firmware leaves them in a boot error region (BERT), trace events hold some.
 
-Enters: the bytes of generic error status blocks. Leaves: Sections, the same as the kernel's text gives. Sources: ACPI
-specification 6.5, 18.3.2.7 (blocks and entries); UEFI specification 2.10, appendix N.2.4 and N.2.5 (sections).
+Enters: the bytes of generic error status blocks, or of one section. Leaves: Sections, the same as the kernel's text
+gives. Sources: ACPI specification 6.5, 18.3.2.7 (blocks and entries); UEFI specification 2.10, appendix N.2.4 and N.2.5
+(sections).
 
     block   status, raw offset, raw length, data length, severity (u32 each), then entries of data length bytes
     entry   section type, severity, revision, validation, flags, length, FRU id, FRU text; from 0x300 on a time; content

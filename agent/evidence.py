@@ -24,14 +24,8 @@ PLACES_MAX = 16  # of one device, those seen last
 PAGE_SHIFT = 12
 BANK_WORDS = ("rank", "chip_id", "device", "bank_group", "bank")
 
-TRANSIENT, SINGLE_BIT, ROW, COLUMN, BANK, SEVERAL_BANKS = (
-    "transient",
-    "single-bit",
-    "row",
-    "column",
-    "bank",
-    "several-banks",
-)
+TRANSIENT, SINGLE_BIT, ROW, COLUMN = "transient", "single-bit", "row", "column"
+BANK, SEVERAL_BANKS = "bank", "several-banks"
 UNKNOWN = "unknown"
 
 

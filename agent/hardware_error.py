@@ -51,13 +51,14 @@ DMESG_TIME = re.compile(r"(?:<\d+>)?\[ *\d+\.\d+\](?:\[[^\]]*\])? ")
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One error of a CPER that memory, a cache or a processor had."""
+    """What one section of a CPER, or one machine-check bank, tells of memory, a cache or a processor."""
 
     severity: str
     stream: str
     device: str
     label: str
     detail: dict[str, Any]
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class LoggedCheck:
         return decode(self.status, addr=self.addr, misc=self.misc, vendor=self.vendor, bank=self.bank, ipid=self.ipid)
 
     def section(self) -> Section:
-        """The same in the words of a record; how many errors it stands for, `decoded` tells."""
+        """The same in the words of a record."""
         check = self.decoded()
         detail: dict[str, Any] = {"status": f"{self.status:#x}", "kind": check.kind}
         if check.address is not None:
@@ -87,11 +88,11 @@ class LoggedCheck:
         if check.is_floor:
             detail["is_floor"] = True
         device = device_name(check, self.socket, self.cpu, self.bank)
-        return Section(check.severity, check.stream, device, "", detail)
+        return Section(check.severity, check.stream, device, "", detail, check.count)
 
     @property
     def is_leftover(self) -> bool:
-        """If it stands in the log before LEFTOVERS_US: the reset that follows a fatal error keeps what a bank holds.
+        """Whether the boot before left it, if it stands in the log before LEFTOVERS_US: a reset empties no bank.
 
         Corrected errors may be of this boot already.
         """

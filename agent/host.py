@@ -14,9 +14,12 @@ from typing import Any
 
 import psutil
 
+from agent import kernel_files
 from agent.observation import Moment
 from checksum.printable import printable
 
+FACT_CHARACTERS_MAX = 256
+PROCESSOR_BYTES_MAX = 8192  # more than the first processor takes
 CELSIUS_MIN, CELSIUS_MAX = -55, 150  # what sensors on a board can measure; 255 and -273 stand for none
 ON_DIMMS, ON_PROCESSORS = ("jc42", "spd5118"), ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 CHIPS_BESIDE = {"dram": ON_DIMMS, "canary": ON_DIMMS, "sram": ON_PROCESSORS, "core": ON_PROCESSORS}
@@ -117,21 +120,11 @@ def name() -> str:
 
 
 def _first_line(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            text = stream.read(256).decode("utf-8", "replace")
-    except OSError:
-        return ""
-    return printable(text.partition("\n")[0].strip())
+    return printable(kernel_files.first_line(file))[:FACT_CHARACTERS_MAX]
 
 
 def _first_processor(file: Path) -> Iterator[tuple[str, str]]:
-    try:
-        with file.open("rb") as stream:
-            text = stream.read(8192).decode("utf-8", "replace")
-    except OSError:
-        return
-    for line in text.splitlines():
+    for line in kernel_files.text(file, PROCESSOR_BYTES_MAX).splitlines():
         if not line.strip():
             return
         key, _, value = line.partition(":")

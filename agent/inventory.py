@@ -52,6 +52,13 @@ class Inventory:
         return tuple(module for module in self.table.modules if module.size_bytes != 0)
 
     @property
+    def lack(self) -> str | None:
+        """What isn't known of the modules, and why, in one sentence."""
+        if self.trouble is None:
+            return None
+        return f"{'not all' if self.populated else 'no'} slots and serial numbers are known: {self.trouble}"
+
+    @property
     def has_no_ecc(self) -> bool:
         """The firmware says so; where it says nothing that isn't known."""
         return self.table.error_correction == "none" and not any(module.has_ecc_bits for module in self.populated)
@@ -85,9 +92,8 @@ def read(sysfs: Path) -> Inventory:
         return Inventory(trouble=f"{file}: this machine's firmware offers no SMBIOS table")
     except OSError as error:
         return Inventory(trouble=f"{file}: {error.strerror}; it needs root or CAP_DAC_READ_SEARCH")
-    return Inventory(
-        table, f"{file}: damaged, read up to there; a newer BIOS may mend it" if table.is_damaged else None
-    )
+    damage = f"{file}: damaged, read up to there; a newer BIOS may mend it"
+    return Inventory(table, damage if table.is_damaged else None)
 
 
 def with_parts(poll: Poll, inventory: Inventory) -> Poll:

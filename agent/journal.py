@@ -334,6 +334,42 @@ class _Entry:
     faults: list[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Faults of several journals, what these hold, and the cursor to go on with."""
+
+    faults: list[Fault]
+    spans: tuple[JournalSpan, ...]
+    cursor: str
+
+
+def page(readers: Iterable[JournalReader], cursor: str | None, limit: int) -> Page:
+    """At most `limit` faults from the cursor on; without one, and of a journal that it doesn't know, from the oldest.
+
+    Raises:
+        ValueError: the cursor is malformed.
+        OSError: a segment can't be read.
+    """
+    position = decode_cursor(cursor) if cursor is not None else {}
+    found: list[Fault] = []
+    spans: list[JournalSpan] = []
+    after: Position = {}
+    for reader in readers:
+        part = reader.faults(position, limit - len(found)) if len(found) < limit else []
+        found += part
+        is_all = len(found) < limit
+        for span in reader.spans():
+            spans.append(span)
+            after[span.journal] = span.last_seq + 1 if is_all else _next_seq(span, part, position)
+    return Page(found, tuple(spans), encode_cursor(after))
+
+
+def _next_seq(span: JournalSpan, part: list[Fault], position: Position) -> int:
+    """Where to go on in one journal after `part`, which may not be all of it."""
+    seqs = [fault.seq for fault in part if fault.journal == span.journal and fault.seq is not None]
+    return seqs[-1] + 1 if seqs else position.get(span.journal, span.first_seq)
+
+
 def encode_cursor(position: Position) -> str:
     """The opaque cursor of /v1/faults."""
     return base64.urlsafe_b64encode(json.dumps(position, separators=(",", ":")).encode()).decode()

@@ -1,10 +1,11 @@
 """What decides whether this machine's memory errors can be seen: hardware or virtual, the kernel's options, drivers.
 
 Enters: where sysfs, procfs, the boot partition and the kernel's modules are. Leaves: plain values; what can't be read
-is None or absent. Only the doctor asks for all of it.
+is None or absent. Only the doctor asks.
 """
 
 import contextlib
+import gzip
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,10 +13,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from agent import host
+from agent.kernel_files import text
 
 CONFIG_BYTES_MAX = 4 << 20
 BUILT_IN_BYTES_MAX = 16 << 20
-LINE_BYTES_MAX = 4096
 NO_COLLECTOR = "ras=cec_disable"  # on the kernel's command line
 OPTIONS = ("EDAC", "EDAC_GHES", "RAS_CEC")  # of the kernel's configuration: those that the doctor has a word on
 
@@ -44,7 +45,7 @@ def look(sysfs: Path, proc: Path, boot: Path, modules: Path, facts: dict[str, st
         options=options,
         drivers=drivers,
         loaded=tuple(name for name in drivers if name in built_in or (sysfs / "module" / name).exists()),
-        has_collector=is_collecting and NO_COLLECTOR not in _text(proc / "cmdline").split(),
+        has_collector=is_collecting and NO_COLLECTOR not in text(proc / "cmdline").split(),
         is_firmware_first=(sysfs / "firmware/acpi/tables/HEST").exists(),
         facts=facts,
     )
@@ -52,21 +53,19 @@ def look(sysfs: Path, proc: Path, boot: Path, modules: Path, facts: dict[str, st
 
 def check_interval_s(sysfs: Path) -> int | None:
     """How often the kernel looks for machine checks that raise no interrupt; None where it doesn't say."""
-    text = _text(sysfs / "devices/system/machinecheck/machinecheck0/check_interval").strip()
-    return int(text) if text.isdigit() else None  # the kernel prints seconds, in decimal
+    seconds = text(sysfs / "devices/system/machinecheck/machinecheck0/check_interval").strip()
+    return int(seconds) if seconds.isdecimal() else None  # the kernel prints seconds, in decimal
 
 
 def _options(*files: Path) -> dict[str, str] | None:
     """From the first of the files that can be read; an option that stands in none of its lines is "n"."""
-    import gzip  # not at the top: the agent, which asks for less, never needs it
-
     for file in files:
         try:
             with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-                text = stream.read(CONFIG_BYTES_MAX).decode("utf-8", "replace")
+                config = stream.read(CONFIG_BYTES_MAX).decode("utf-8", "replace")
         except (OSError, EOFError):
             continue
-        found = dict(re.findall(r"^CONFIG_(\w+)=([ym])$", text, re.M))
+        found = dict(re.findall(r"^CONFIG_(\w+)=([ym])$", config, re.M))
         return {name: found.get(name, "n") for name in OPTIONS}
     return None
 
@@ -90,7 +89,7 @@ def _module_aliases(file: Path) -> Iterator[tuple[str, str]]:
 
 def _built_in_aliases(file: Path) -> Iterator[tuple[str, str]]:
     """Entries of `DRIVER.alias=PATTERN`, each ended by a zero byte."""
-    for entry in _bytes(file, BUILT_IN_BYTES_MAX).decode("utf-8", "replace").split("\0"):
+    for entry in text(file, BUILT_IN_BYTES_MAX).split("\0"):
         driver, _, pattern = entry.partition(".alias=")
         if pattern:
             yield pattern, driver
@@ -101,17 +100,4 @@ def _device_aliases(sysfs: Path) -> Iterator[str]:
     for bus in ("pci", "acpi", "platform"):
         files += sorted((sysfs / "bus" / bus / "devices").glob("*/modalias"))
     for file in files:
-        yield from filter(None, [_text(file).strip()])
-
-
-def _text(file: Path) -> str:
-    """The beginning of a file; of cpuinfo, that is more than the first processor."""
-    return _bytes(file, LINE_BYTES_MAX).decode("utf-8", "replace")
-
-
-def _bytes(file: Path, size_max: int) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(size_max)
-    except OSError:
-        return b""
+        yield from filter(None, [text(file).strip()])

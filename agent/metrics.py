@@ -17,6 +17,7 @@ from agent import host
 from agent.acknowledge import Acknowledged, of_part
 from agent.actions import ACKNOWLEDGED, GONE, NONE, QUIET, REPLACED, decide, open_severities
 from agent.evidence import UNKNOWN
+from agent.reconcile import devices
 from agent.report import SEVERITIES
 from agent.version import VERSION
 from checksum.crc32c import implementation
@@ -29,11 +30,16 @@ HOST_SEVERITIES = ("fatal",)
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    is_up: bool
+    """What a source said of itself at its last poll, and how long that took."""
+
     poll_s: float
-    blind: str | None
+    blind: str | None = None
     trouble: tuple[str, ...] = ()
     absent: str | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return not (self.blind or self.trouble or self.absent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class AgentCollector(Collector):
 def open_faults(view: View) -> dict[tuple[str, str], int]:
     """(stream, severity) -> devices whose last such fault is younger than seven days and not acknowledged."""
     found: dict[tuple[str, str], int] = {}
-    for stream, name, device in _devices(view.state):
+    for stream, name, device in devices(view.state):
         opened = open_severities(device, view.now_ns, _acknowledged(view, stream, name, device))
         for severity in {*_shown_severities(stream), *device["last_ns"]}:
             found[stream, severity] = found.get((stream, severity), 0) + (severity in opened)
@@ -84,13 +90,6 @@ def _acknowledged(view: View, stream: str, name: str, device: Mapping[str, Any])
 
 def _shown_severities(stream: str) -> tuple[str, ...]:
     return HOST_SEVERITIES if stream == "host" else MEMORY_SEVERITIES
-
-
-def _devices(state: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for key, value in sorted(state.items()):
-        if key.startswith("device/"):
-            _, stream, name = key.split("/", 2)
-            yield stream, name, value
 
 
 def _memory(view: View) -> Iterator[Metric]:
@@ -110,7 +109,7 @@ def _memory(view: View) -> Iterator[Metric]:
         labels=["device", "label", "slot", "serial", "part"],
     )
     size = GaugeMetricFamily("flipwatch_device_size_bytes", "The device's capacity.", labels=["device"])
-    for stream, name, device in _devices(view.state):
+    for stream, name, device in devices(view.state):
         for severity in SEVERITIES:
             if severity in _shown_severities(stream) or severity in device["errors"]:
                 errors.add_metric([stream, name, severity], device["errors"].get(severity, 0))
@@ -121,7 +120,7 @@ def _memory(view: View) -> Iterator[Metric]:
             size.add_metric([name], device["size_bytes"])
     yield from (errors, last, info, size, *_states(view))
 
-    streams = sorted({stream for stream, _, _ in _devices(view.state)})
+    streams = sorted({stream for stream, _, _ in devices(view.state)})
     novel = CounterMetricFamily(
         "flipwatch_novel_faults",
         "First faults of a device after seven quiet days, dated to within two minutes.",
@@ -158,7 +157,7 @@ def _states(view: View) -> Iterator[Metric]:
         "How a device fails (transient, single-bit, row, column, bank, several-banks), as far as is known; always 1.",
         labels=["stream", "device", "mode"],
     )
-    for stream, name, device in _devices(view.state):
+    for stream, name, device in devices(view.state):
         decision = decide(stream, name, device, view.now_ns, _acknowledged(view, stream, name, device))
         if decision.action != NONE and decision.state not in (ACKNOWLEDGED, GONE):
             action.add_metric([name, decision.action, decision.rule], 1)

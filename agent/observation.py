@@ -13,6 +13,7 @@ from typing import Any
 CORRECTED = "corrected"
 NOT_CORRECTED = "not_corrected"
 ADDRESSES_MAX = 64
+PAGE = "page/unknown"  # the device where only a page of memory is known
 
 
 def error_class(severity: str) -> str:

@@ -15,7 +15,7 @@ State keys used here (all values are JSON):
     waiting                  events whose errors aren't all accounted (see attribution)
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -71,6 +71,13 @@ def _attributed(view: "_Overlay", polls: Mapping[str, Poll], now: Moment) -> lis
     )
     view.put("waiting", [item.as_json() for item in waiting])
     return accounts
+
+
+def devices(state: State) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every device that is remembered, in order: its stream, its name, and what is known of it."""
+    for key in sorted(key for key in state if key.startswith("device/")):
+        _, stream, name = key.split("/", 2)
+        yield stream, name, state[key]
 
 
 def oldest_waiting_ns(state: State) -> int | None:

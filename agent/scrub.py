@@ -261,20 +261,3 @@ def _read_resident(fd: int, offset: int, buffer: memoryview) -> memoryview:
 def drop_from_cache(fd: int, offset: int, size: int) -> None:
     whole_pages = -(-size // PAGE_BYTES) * PAGE_BYTES
     os.posix_fadvise(fd, offset, whole_pages, os.POSIX_FADV_DONTNEED)
-
-
-def volume(proc: Path, device_number: int) -> str:
-    """The device that holds a file (its st_dev), by the mount table; its numbers where the table doesn't name it.
-
-    Format: /proc/self/mountinfo, Documentation/filesystems/proc.rst of the Linux kernel.
-    """
-    numbers = f"{os.major(device_number)}:{os.minor(device_number)}"
-    try:
-        lines = (proc / "self/mountinfo").read_text(errors="replace").split("\n")
-    except OSError:
-        lines = []
-    for line in lines:
-        mount, _, source = line.partition(" - ")
-        if mount.split(" ")[2:3] == [numbers]:
-            return source.split(" ")[1] or numbers
-    return numbers

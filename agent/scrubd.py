@@ -486,10 +486,7 @@ class StoreScrub:
                     self._pass_over(candidate.path, format, status.st_size, advance)
                     return
                 done = self._progress["cursor"]
-                content = [
-                    *_content(status),
-                    format.NAME,
-                ]  # records of one format don't begin where those of another do
+                content = [*_content(status), format.NAME]  # records of another format begin elsewhere
                 is_unchanged = done is not None and done.get("content") == content
                 pause = self._verify_suspects if is_in_turn else _nothing
                 self._scan(_OpenFile(fd, candidate.path, format, status, begin, is_unchanged), advance, pause)
@@ -650,7 +647,7 @@ class StoreScrub:
 
     def _fault(self, file: _OpenFile, document: dict[str, Any], layer: Layer | None, changes: Changes) -> RecordFault:
         now_ns = time.time_ns()
-        device = scrub.volume(self._scrubber.config.agent.proc, file.status.st_dev)
+        device = volume.device_of(self._scrubber.config.agent.proc, file.status.st_dev)
         key = f"volume/{device}"
         known = changes.get(key, self._scrubber.state.get(key))
         history = History.from_json(known) if known else History(since_ns=self._progress["first_seen_ns"])

@@ -27,6 +27,8 @@ IDLE_S = 120.0  # between two requests: longer than a scrape interval, as a hand
 NEVER_S = 1e6  # the longest wait that poll(2) is sure to take
 LIMIT_DEFAULT, LIMIT_MAX = 1000, 5000
 
+Answer = tuple[int, str, bytes]  # status, content type, body
+
 log = logging.getLogger(__name__)
 
 
@@ -115,41 +117,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         try:
-            url = urlsplit(self.path)
-        except ValueError:  # such as //[
-            self._text(400, f"not an address: {self.path!r}")
-            return
-        if url.path == "/metrics":
-            self._answer(200, CONTENT_TYPE_LATEST, self.server.desk.metrics())
-        elif url.path == "/v1/faults":
-            self._faults(url.query)
-        elif url.path == "/healthz":
-            trouble = self.server.desk.health()
-            self._text(503, trouble) if trouble else self._text(200, "ok")
-        elif url.path == "/":
-            self._text(200, "flipwatch agent: /metrics /v1/faults /healthz")
-        else:
-            self._text(404, f"nothing is at {url.path}; there are /metrics, /v1/faults and /healthz")
-
-    def _faults(self, query: str) -> None:
-        arguments = parse_qs(query, keep_blank_values=True)
-        limit = arguments.get("limit", [str(LIMIT_DEFAULT)])[-1]
-        if not re.fullmatch(r"[1-9][0-9]{0,8}", limit):
-            self._text(400, f"limit must be a whole number from 1, not {limit!r}")
-            return
-        try:
-            body = self.server.desk.faults(arguments.get("after", [None])[-1], min(int(limit), LIMIT_MAX))
-        except ValueError:
-            self._text(400, "after must be a cursor from an earlier answer; without it the oldest fault comes first")
-        except OSError as error:
-            self._text(503, f"the journal can't be read: {error}")
-        else:
-            self._answer(200, "application/x-ndjson", body)
-
-    def _text(self, status: int, sentence: str) -> None:
-        self._answer(status, "text/plain; charset=utf-8", (sentence + "\n").encode("utf-8", "replace"))
-
-    def _answer(self, status: int, content_type: str, body: bytes) -> None:
+            status, content_type, body = self._answer()
+        except Exception:  # the client shall hear of it, and the others be answered
+            log.exception("%s can't be answered; it's a defect of flipwatch, please report it", self.path)
+            status, content_type, body = _text(500, "a defect of flipwatch; the agent's log says more")
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
@@ -157,5 +128,38 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.connection.settimeout(IDLE_S)
 
+    def _answer(self) -> Answer:
+        try:
+            url = urlsplit(self.path)
+        except ValueError:  # such as //[
+            return _text(400, f"not an address: {self.path!r}")
+        if url.path == "/metrics":
+            return 200, CONTENT_TYPE_LATEST, self.server.desk.metrics()
+        if url.path == "/v1/faults":
+            return self._faults(url.query)
+        if url.path == "/healthz":
+            trouble = self.server.desk.health()
+            return _text(503, trouble) if trouble else _text(200, "ok")
+        if url.path == "/":
+            return _text(200, "flipwatch agent: /metrics /v1/faults /healthz")
+        return _text(404, f"nothing is at {url.path}; there are /metrics, /v1/faults and /healthz")
+
+    def _faults(self, query: str) -> Answer:
+        arguments = parse_qs(query, keep_blank_values=True)
+        limit = arguments.get("limit", [str(LIMIT_DEFAULT)])[-1]
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", limit):
+            return _text(400, f"limit must be a whole number from 1, not {limit!r}")
+        try:
+            body = self.server.desk.faults(arguments.get("after", [None])[-1], min(int(limit), LIMIT_MAX))
+        except ValueError:
+            return _text(400, "after must be a cursor from an earlier answer; without it the oldest fault comes first")
+        except OSError as error:
+            return _text(503, f"the journal can't be read: {error}")
+        return 200, "application/x-ndjson", body
+
     def log_message(self, format: str, *args: object) -> None:
         log.debug("%s " + format, self.address_string(), *args)
+
+
+def _text(status: int, sentence: str) -> Answer:
+    return status, "text/plain; charset=utf-8", (sentence + "\n").encode("utf-8", "replace")

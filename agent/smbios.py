@@ -29,9 +29,9 @@ TYPES = {7: "RAM", 24: "DDR3", 26: "DDR4", 27: "LPDDR", 28: "LPDDR2", 29: "LPDDR
 }
 SYSTEM_MEMORY = 3
 # What firmware writes where it knows nothing.
-NOTHING = {"", "none", "n/a", "unknown", "undefined", "empty", "default string", "no dimm", "not specified"} | {
-    "not provided",
-    "to be filled by o.e.m.",
+NOTHING = {
+    *("", "none", "n/a", "unknown", "undefined", "empty", "no dimm"),
+    *("default string", "not specified", "not provided", "to be filled by o.e.m."),
 }
 
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from agent.inventory import place_of
 from agent.metrics import SourceStatus
-
-DAY_NS = 86400 * 10**9
+from agent.novelty import DAY_NS
+from agent.reconcile import devices
 
 
 def watching(state: Mapping[str, Any], sources: Mapping[str, SourceStatus], now_ns: int) -> str:
     """The agent's line."""
-    devices = [(key.split("/", 2)[1:], value) for key, value in state.items() if key.startswith("device/")]
-    faulty = sum(any(now_ns - ns < DAY_NS for ns in value["last_ns"].values()) for _, value in devices)
-    present = [name for name, value in devices if not value.get("is_gone")]
+    known = list(devices(state))
+    faulty = sum(any(now_ns - ns < DAY_NS for ns in device["last_ns"].values()) for _, _, device in known)
+    present = [(stream, name) for stream, name, device in known if not device.get("is_gone")]
     names = {stream: {name for s, name in present if s == stream} for stream in ("dram", "gpu", "core")}
     dimms = {place for name in names["dram"] if (place := place_of(name))}
     gpus = {name.split("/")[1] for name in names["gpu"]}

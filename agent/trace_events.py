@@ -23,7 +23,7 @@ from agent import dram_place
 from agent.error_record import PROCESSOR, SEVERITIES, section_of
 from agent.hardware_error import SEVERITY_OF
 from agent.machine_check import CAN_COUNT, POISONED, VENDORS, decode, device_name
-from agent.observation import ADDRESSES_MAX, Event, Role
+from agent.observation import ADDRESSES_MAX, PAGE, Event, Role
 from agent.ringbuffer import Value
 
 TEXT_CHARACTERS_MAX = 256
@@ -184,7 +184,7 @@ def _memory_failure_event(fields: Fields, _machine: Machine) -> Event:
     return _event(
         Role.SHARED,
         "dram",
-        "page/unknown",
+        PAGE,
         "uncorrected",
         address=_int(fields, "pfn") << PAGE_SHIFT,
         page_recovery=MEMORY_FAILURE_RESULTS[result] if known else f"result {result}",

@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent.kernel_files import first_line
+
 NAME = "flipwatch"
 CLOCK = "boot"  # CLOCK_BOOTTIME: the clock that durations are measured with, never set
 EVENTS = (
@@ -66,10 +68,7 @@ def present_events(instance: Path) -> tuple[str, ...]:
 
 def is_traced(tracefs: Path, event: str) -> bool:
     """Whether the agent's instance gets this event, one of EVENTS."""
-    try:
-        return (path(tracefs) / "events" / event / "enable").read_text().startswith("1")
-    except OSError:
-        return False
+    return first_line(path(tracefs) / "events" / event / "enable").startswith("1")
 
 
 def open_wakers(tracefs: Path) -> list[int]:

@@ -1,6 +1,6 @@
 """What the layers below a file system say of their own errors: the context of a corrupt record.
 
-Enters: where sysfs is mounted and the device of a volume, as the mount table names it. Leaves: counts of btrfs, md and
+Enters: where sysfs is mounted and the device of a volume, as `device_of` names it. Leaves: counts of btrfs, md and
 NVMe, read when a record is found corrupt; what isn't there, or may not be asked, is left out. They are no faults:
 nobody knows when they happened. Formats: btrfs_dev_stats_show in fs/btrfs/sysfs.c and Documentation/admin-guide/md.rst
 of the Linux kernel; for NVMe the log page "SMART / Health Information" (NVM Express Base Specification 2.0, 5.16.1.3)
@@ -15,12 +15,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FILE_BYTES_MAX = 4096
+from agent.kernel_files import text
+from agent.mounts import mount_of, numbers
+
 LAYERS_MAX = 64  # a file system over mirrors over partitions has half a dozen
 NVME_IOCTL_ADMIN_CMD = 0xC0484E41
 NVME_GET_LOG_PAGE, NVME_SMART_LOG, NVME_ALL_NAMESPACES = 2, 2, 0xFFFFFFFF
 NVME_SMART_BYTES, NVME_PATIENCE_MS = 512, 1000
 MEDIA_ERRORS, ERROR_LOG_ENTRIES, PERCENT_USED = slice(160, 176), slice(176, 192), 5  # in the log page, little endian
+
+
+def device_of(proc: Path, number: int) -> str:
+    """The device that holds a file (its st_dev), by the mount table; its numbers where the table doesn't name it."""
+    mount = mount_of(proc / "self/mountinfo", number)
+    return (mount and mount.source) or numbers(number)
 
 
 def errors(sysfs: Path, device: str, dev: Path = Path("/dev")) -> dict[str, Any]:
@@ -58,22 +66,14 @@ def _btrfs(sysfs: Path, names: list[str]) -> dict[str, int]:
         if not names or not (filesystem / "devices" / names[0]).exists():
             continue
         for file in sorted(filesystem.glob("devinfo/*/error_stats")):
-            for kind, count in re.findall(r"^(\w{1,32}_errs) (\d{1,18})$", _text(file), re.M):
+            for kind, count in re.findall(r"^(\w{1,32}_errs) (\d{1,18})$", text(file), re.M):
                 sums[kind] = sums.get(kind, 0) + int(count)
     return sums
 
 
 def _mismatches(sysfs: Path, name: str) -> int | None:
-    text = _text(sysfs / "class/block" / name / "md/mismatch_cnt").strip()
-    return int(text) if re.fullmatch(r"\d{1,18}", text) else None
-
-
-def _text(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(FILE_BYTES_MAX).decode("ascii", "replace")
-    except OSError:
-        return ""
+    count = text(sysfs / "class/block" / name / "md/mismatch_cnt").strip()
+    return int(count) if re.fullmatch(r"\d{1,18}", count) else None
 
 
 class _AdminCommand(ctypes.Structure):

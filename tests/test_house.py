@@ -34,6 +34,7 @@ PURE = [
     "agent/doctor.py",
     "agent/evidence.py",
     "agent/attribution.py",
+    "agent/dram_place.py",
     "agent/error_record.py",
     "agent/hardware_error.py",
     "agent/machine_check.py",

@@ -1,4 +1,4 @@
-"""Firmware-first hosts: the error records that firmware hands to the kernel, which stand in full only in its log.
+"""The kernel log: what firmware reported, which stands in full only there, and machine checks that nobody else sees.
 
 Enters: the kernel log, /dev/kmsg, the sysfs root, whether another source sees machine checks, this source's cursor and
 the moment. Leaves: a Poll. What is counted is only what no other source counts:
@@ -24,6 +24,7 @@ import errno
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,6 @@ class _Error:
     """What a block tells of; `since_ns` is the boot-time clock when the log held nothing of it."""
 
     section: Section
-    count: int
     since_ns: int
 
 
@@ -72,7 +72,7 @@ def poll(log: KernelLog, device: Path, sysfs: Path, cursor: dict[str, Any], now:
             return Poll(cursor=cursor, absent=f"{device} may not be read; CAP_SYSLOG would allow it")
         return Poll(cursor=cursor, trouble=(f"{device}: {error.strerror}",))
     found = [error for name, block in reading.complete() for error in _errors(name, block)]
-    if any((sysfs / "devices/system/edac/mc").glob("mc[0-9]*")):
+    if found and any((sysfs / "devices/system/edac/mc").glob("mc[0-9]*")):
         found = [error for error in found if error.section.stream != "dram"]
     return Poll(
         cursor={
@@ -146,12 +146,12 @@ class _Reading:
 
 def _errors(name: str, block: dict[str, Any]) -> Iterator[_Error]:
     if not name.startswith(OF_CHECK):
-        yield from (_Error(section, 1, block["since_ns"]) for section in sections(block["lines"]))
+        yield from (_Error(section, block["since_ns"]) for section in sections(block["lines"]))
         return
     for check in machine_checks(block["lines"]):
         # what firmware reported stands in the log as a record of its own
         if check.bank != BANK_FIRMWARE and not (block["is_early"] and check.is_leftover):
-            yield _Error(check.section(), check.decoded().count, block["since_ns"])
+            yield _Error(check.section(), block["since_ns"])
 
 
 def _observations(found: list[_Error], now: Moment) -> Iterable[Observation]:
@@ -162,16 +162,14 @@ def _observations(found: list[_Error], now: Moment) -> Iterable[Observation]:
         groups.setdefault((section.stream, section.device, section.severity), []).append(error)
     for (stream, device, severity), group in groups.items():
         details = [error.section.detail for error in group]
-        detail = details[0]
-        for other in details[1:]:
-            detail = dram_place.with_places(detail, other)
-        addresses = list(dict.fromkeys(detail["address"] for detail in details if "address" in detail))
+        detail = reduce(dram_place.with_places, details)
+        addresses = list(dict.fromkeys(each["address"] for each in details if "address" in each))
         several = {"addresses": addresses[:ADDRESSES_MAX]} if len(addresses) > 1 else {}
         yield Observation(
             device=device,
             stream=stream,
             severity=severity,
-            count=sum(error.count for error in group),
+            count=sum(error.section.count for error in group),
             time_error_s=(now.boottime_ns - min(error.since_ns for error in group)) / 1e9,
             epoch=now.boot_id,
             detail={**detail, **several, "is_floor": True},

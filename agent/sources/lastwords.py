@@ -36,6 +36,7 @@ from agent import error_record
 from agent.hardware_error import CPER_LINE, LEFTOVERS_US, LoggedCheck, Section, machine_checks, panic, sections
 from agent.kernel_log import KernelLog
 from agent.machine_check import VENDORS
+from agent.mounts import mount_of
 from agent.observation import NOT_CORRECTED, Device, FirstSight, Gap, Moment, Observation, Poll
 
 HOST = Device(stream="host", name="host")
@@ -132,15 +133,10 @@ def poll(places: Places, log: KernelLog, cursor: dict[str, Any], now: Moment, *,
 
 def _is_in_memory(places: Places) -> bool:
     try:
-        device = places.state_dir.stat().st_dev
-        lines = places.mounts.read_text(errors="replace").splitlines()
+        mount = mount_of(places.mounts, places.state_dir.stat().st_dev)
     except OSError:
         return False
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for fields in map(str.split, lines):  # proc(5): .. the device's number third .. - the kind of file system
-        if len(fields) > 3 and fields[2] == number and "-" in fields[:-1]:
-            return fields[fields.index("-") + 1] in IN_MEMORY
-    return False
+    return mount is not None and mount.kind in IN_MEMORY
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -255,23 +251,22 @@ def _errors(evidence: _Evidence, cursor: dict[str, Any], now: Moment) -> Poll:
     """The machine checks and sections: at their own time, or else between the last heartbeat and the boot."""
     boot_ns = now.time_ns - now.boottime_ns
     vague_s = max(0.0, (boot_ns - cursor["polled"]["time_ns"]) / 1e9) if cursor else UNKNOWN_S
-    errors = [(check.section(), check.decoded().count, time_ns) for check, time_ns in evidence.checks.values()]
-    errors += [(section, 1, None) for section in evidence.bert]
+    errors = [(check.section(), time_ns) for check, time_ns in evidence.checks.values()]
+    errors += [(section, None) for section in evidence.bert]
     observations = [
         Observation(
             device=section.device,
             stream=section.stream,
             severity=_severity(section.severity),
-            count=count,
+            count=section.count,
             time_ns=min(time_ns or boot_ns, now.time_ns),
             time_error_s=1.0 if time_ns else vague_s,
             epoch=now.boot_id,
             detail=section.detail,
         )
-        for section, count, time_ns in errors
+        for section, time_ns in errors
     ]
-    labels = {section.device: section.label for section, _, _ in errors}
-    devices = (Device(stream=i.stream, name=i.device, label=labels.get(i.device, "")) for i in observations)
+    devices = (Device(stream=item.stream, name=item.device, label=item.label) for item, _ in errors)
     return Poll(cursor={}, observations=tuple(observations), devices=tuple(devices))
 
 

@@ -78,11 +78,8 @@ class Nvml:
         self._events: Any = None
         self._listening: set[str] = set()
 
-    def poll(self, proc: Path, cursor: dict[str, Any], now: Moment) -> Poll:
+    def poll(self, cursor: dict[str, Any], now: Moment) -> Poll:
         """One look at every GPU. A GPU in trouble keeps its old cursor and hides no other."""
-        unasked = without_driver(proc, cursor, now)
-        if unasked is not None:
-            return unasked
         known = _known_in_this_boot(cursor, now)
         try:
             import pynvml  # not at the top: it is large, and of use only where there is a driver

@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent import dram_place, trace_instance
-from agent.actions import PAGE
+from agent.kernel_files import first_line, text
 from agent.machine_check import IPID_OF_UMC, VENDORS, decode, device_name
-from agent.observation import Device, Moment, Observation, Poll
+from agent.observation import PAGE, Device, Moment, Observation, Poll
 from checksum.printable import printable
 
 if TYPE_CHECKING:
@@ -48,11 +48,10 @@ ROWS_MAX = 1000  # per table and poll: a storm is read in pieces
 VALUE_BYTES_MAX = 1 << 20
 TEXT_CHARACTERS_MAX = 256
 ERRORS_MAX = 0xFFFFFF  # of one row: what a CXL event can count; other kinds have fewer bits
-FILE_BYTES_MAX = 4096
 ITS_INSTANCE = "instances/rasdaemon"
 MC_SEVERITIES = {s.capitalize(): s for s in ("corrected", "uncorrected", "deferred", "fatal")}
 CPER_SEVERITIES = {0: "uncorrected", 1: "fatal", 2: "corrected"}  # UEFI specification, appendix N
-CXL_UNCORRECTABLE = 1  # bit of the memory event descriptor, Compute Express Link 3.1, table 8-45
+CXL_UNCORRECTED = 1  # bit of the memory event descriptor, Compute Express Link 3.1, table 8-45
 
 Row = Mapping[str, Any]  # column -> value; a column that this database lacks is None
 
@@ -125,7 +124,7 @@ def _unread_events(tracefs: Path) -> int:
     """Events in rasdaemon's ring buffer; 0 where that can't be read."""
     total = 0
     for file in (tracefs / ITS_INSTANCE).glob("per_cpu/cpu*/stats"):
-        found = re.search(r"^entries: (\d{1,18})$", _text(file), re.M)
+        found = re.search(r"^entries: (\d{1,18})$", text(file), re.M)
         total += int(found[1]) if found else 0
     return total
 
@@ -133,25 +132,13 @@ def _unread_events(tracefs: Path) -> int:
 def _stall(tracefs: Path, unread: int, unread_before: int) -> tuple[str, ...]:
     """The sentence for a rasdaemon that has left events unread since the previous poll, and recorded none."""
     instance = tracefs / ITS_INSTANCE
-    percent = _first_line(instance / "buffer_percent")
+    percent = first_line(instance / "buffer_percent")
     if not unread_before or unread < unread_before or percent in ("", "0"):
         return ()
     return (
         f"rasdaemon records nothing: it waits until its trace buffer is {percent} % full; stop it, then: "
         f"rmdir {instance}; mkdir {instance}; echo 0 > {instance}/buffer_percent; and start it again",
     )
-
-
-def _text(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(FILE_BYTES_MAX).decode("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def _first_line(file: Path) -> str:
-    return _text(file).partition("\n")[0].strip()
 
 
 # --- the database ------------------------------------------------------------------------------------------------
@@ -289,8 +276,8 @@ def _count(value: Any) -> int:
 
 def _word(value: Any) -> str:
     """Text for people and devices' names: bounded, and nothing in it that can't be printed."""
-    text = "" if value is None else str(value)[:TEXT_CHARACTERS_MAX]
-    return printable(text.strip())
+    words = "" if value is None else str(value)[:TEXT_CHARACTERS_MAX]
+    return printable(words.strip())
 
 
 def _hexadecimal(value: Any) -> str | None:
@@ -364,12 +351,14 @@ def _arm_event(row: Row) -> _Error | None:
 
 def _cxl_event(count_column: str) -> Callable[[Row], _Error | None]:
     def read(row: Row) -> _Error | None:
-        severity = "uncorrected" if _whole(row["descriptor"]) & CXL_UNCORRECTABLE else "corrected"
+        is_uncorrected = _whole(row["descriptor"]) & CXL_UNCORRECTED
+        severity = "fatal" if row["log_type"] == "Fatal" else "uncorrected"  # as trace_events.py has it
         words = ("channel", "rank", "bank_group", "bank", "row", "column")
         places = {word: row[word] for word in words if isinstance(row.get(word), int)}
         detail = {"address": _hexadecimal(row["hpa"]), "dpa": _hexadecimal(row["dpa"]), "region": _word(row["region"])}
         device = f"cxl/{_word(row['memdev']) or 'unknown'}"
-        return _Error(device, "dram", severity, _count(row[count_column]), {**detail, **places})
+        count = _count(row[count_column])
+        return _Error(device, "dram", severity if is_uncorrected else "corrected", count, {**detail, **places})
 
     return read
 

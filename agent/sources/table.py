@@ -10,12 +10,14 @@ from typing import Any
 
 from agent import host, inventory, trace_instance
 from agent.config import AgentSettings
+from agent.deadline import Deadline
 from agent.kernel_log import KernelLog
 from agent.observation import Moment, Poll
 from agent.sources import canary, edac, kmsg, lastwords, nvml, rasdaemon, tracefs
 from checksum.printable import printable
 
 DEFECT_MAX = 300  # characters of the sentence on one
+POLL_MAX_S = 2.0  # of a source that may hang
 
 
 def _no_wakers(_settings: AgentSettings) -> list[int]:
@@ -26,17 +28,13 @@ def _no_wakers(_settings: AgentSettings) -> list[int]:
 class Source:
     """A witness; `streams` are those whose every error it sees, so that the host counts as watching them.
 
-    `wakers` opens descriptors that become readable when there is something to poll for. One that `may_hang` is polled
-    in a thread of its own, and left alone while it hangs; `unasked`, which never hangs, gives the poll where there is
-    nothing to wait for. `look` is what the doctor asks instead of a poll, where that would take something away from the
-    agent, or cost much.
+    `wakers` opens descriptors that become readable when there is something to poll for. `look` is what the doctor asks
+    instead of a poll, where that would take something away from the agent, or cost much.
     """
 
     poll: Callable[[AgentSettings, dict[str, Any], Moment], Poll]
     streams: tuple[str, ...] = ()
     wakers: Callable[[AgentSettings], list[int]] = _no_wakers
-    may_hang: bool = False
-    unasked: Callable[[AgentSettings, dict[str, Any], Moment], Poll | None] | None = None
     at_start: Mapping[str, Any] = field(default_factory=dict)  # what its cursor shall say at an agent's first poll
     at_stop: Mapping[str, Any] = field(default_factory=dict)  # and after a clean stop
     look: Callable[[AgentSettings, Moment], Poll] | None = None
@@ -72,6 +70,12 @@ def _lastwords(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> 
     return lastwords.poll(places, _KERNEL_LOG, cursor, now, silence_s=settings.heartbeat_s + settings.poll_interval_s)
 
 
+def _nvml(settings: AgentSettings, cursor: dict[str, Any], now: Moment) -> Poll:
+    """The library may hang; a host without a driver doesn't ask it, and needs no thread for that."""
+    unasked = nvml.without_driver(settings.proc, cursor, now)
+    return unasked or _NVML_DEADLINE.call(functools.partial(_NVML.poll, cursor, now))
+
+
 def _canary_mib(settings: AgentSettings) -> int | None:
     """What the settings say, or else what a machine without ECC gets."""
     if settings.canary_mib is None and _is_without_ecc(settings.sysfs, settings.proc):
@@ -87,6 +91,7 @@ def _is_without_ecc(sysfs: Path, proc: Path) -> bool:
 _GLANCES = edac.Glances()
 _KERNEL_LOG = KernelLog()  # one for the process, which may have no more than one descriptor of it
 _NVML = nvml.Nvml()  # the library is opened once for the whole process
+_NVML_DEADLINE = Deadline[Poll](POLL_MAX_S)
 
 # Counters come before events: the kernel reports an error before it counts it, so that of what a counter shows the
 # event is there to be read.
@@ -110,12 +115,7 @@ SOURCES = {
             settings.rasdaemon_db, settings.sysfs, settings.tracefs, cursor, now
         )
     ),
-    "nvml": Source(
-        lambda settings, cursor, now: _NVML.poll(settings.proc, cursor, now),
-        ("gpu",),
-        may_hang=True,
-        unasked=lambda settings, cursor, now: nvml.without_driver(settings.proc, cursor, now),
-    ),
+    "nvml": Source(_nvml, ("gpu",)),
     "canary": Source(
         lambda settings, cursor, now: canary.poll(_canary_mib(settings), settings.proc, cursor, now),
         ("canary",),

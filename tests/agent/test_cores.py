@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from agent import config, cores, daemon
+from agent import config, core_tester, cores, daemon
+from agent.core_tester import CoreTester
 from agent.cores import Check
 from agent.metrics import SourceStatus
 from agent.novelty import DAY_NS, QUIET_NS
@@ -311,7 +312,7 @@ def test_a_core_that_does_not_answer_is_a_dead_source(served: Any, monkeypatch: 
         return Check(0)
 
     monkeypatch.setattr(cores, "check", hang)
-    monkeypatch.setattr(daemon, "CORE_ANSWERS_S", 0.2)
+    monkeypatch.setattr(core_tester, "CORE_ANSWERS_S", 0.2)
     url = served()
     try:
         eventually(lambda: 'flipwatch_source_up{source="self-test"} 0.0' in get(f"{url}/metrics"))
@@ -332,7 +333,7 @@ def test_a_core_that_goes_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(cores, "check", going)
     monkeypatch.setattr(cores, "wait_s", lambda *_: 0.01)
-    tester = daemon.CoreTester(PERIOD_S)
+    tester = CoreTester(PERIOD_S)
     tester.start()
     eventually(lambda: len(seen) > 2)
     tester.stop()
@@ -357,7 +358,7 @@ def test_it_can_be_switched_off_and_says_if_it_cannot_run(
 
 def test_the_thread_leaves_the_agent_where_it_is() -> None:
     before = os.sched_getaffinity(0)
-    tester = daemon.CoreTester(1e-3)
+    tester = CoreTester(1e-3)
     tester.start()
     try:
         for _ in range(50):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from agent.inventory import Inventory
 from agent.machine import Machine
 from agent.observation import Device, Moment, Observation, Poll
 from agent.smbios import Module, Table
+from agent.sources import canary, lastwords, nvml, rasdaemon
 from agent.sources.table import SOURCES
+from agent.version import VERSION
 from tests.agent.edac_tree import controller
 from tests.agent.processes import Daemon, eventually
 from tests.agent.smbios_table import memory_device, table, write
 
+ROOT = Path(__file__).parent.parent.parent
 GIB = 1 << 30
 HARDWARE = Machine(virtual=None, kernel="6.1.0", facts={"vendor": "Acme", "product": "Server"})
 A1 = Module(
@@ -233,15 +237,16 @@ def test_a_device_that_only_events_tell_of_is_not_gone() -> None:
     assert [(row["devices"], row["state"]) for row in rows][1:] == [(["socket0/bank9"], "open")]
 
 
-def test_what_firmware_named_is_shown_with_the_module_of_that_name_also_after_a_boot() -> None:
+@pytest.mark.parametrize("name", ["fru/DIMM_A1", "mc0/location0"])  # as firmware, and as rasdaemon tells of it
+def test_what_a_witness_labelled_is_shown_with_the_module_of_that_name_also_after_a_boot(name: str) -> None:
     """Its witness is a log, which lists no devices: that it isn't there now says nothing."""
     known = {"errors": {"uncorrected": 1}, "last_ns": {"uncorrected": NOW_NS}, "label": "A1"}
     unknown = {**known, "label": "Board 7"}
-    state = {"device/dram/fru/DIMM_A1": known, "device/dram/fru/Board 7": unknown}
+    state = {f"device/dram/{name}": known, "device/dram/fru/Board 7": unknown}
     found = facts(state=state, polls=blind() | {"kmsg": Poll(cursor={})})
     report = examine(found)
     assert [(row["slot"], row["devices"], row["state"], row["action"]) for row in report["memory"]] == [
-        ("A1", ["fru/DIMM_A1"], "open", "replace"),
+        ("A1", [name], "open", "replace"),
         (None, ["fru/Board 7"], "open", "replace"),
     ]
     assert "replace A1 (part P1, serial S1): " in report["advice"][1]
@@ -315,6 +320,55 @@ def test_the_screen_is_one_screen() -> None:
         lines = screen(full).splitlines()
         assert len(lines) <= 50 and max(map(len, lines)) <= 120
     assert sum(" one of 32 " in line and "mc0/channel0/slot0 and 31 more" in line for line in lines) == 1
+
+
+def test_the_screen_in_the_readme_is_what_the_doctor_prints(tmp_path: Path) -> None:
+    now_ns = int(datetime(2026, 11, 24, tzinfo=UTC).timestamp()) * 10**9
+    now = Moment(now_ns, 0, "boot-1")
+    error_ns = int(datetime(2026, 11, 23, 21, 4, tzinfo=UTC).timestamp()) * 10**9
+    slots = [f"{letter}1" for letter in "ABCD"]
+    modules = [
+        replace(A1, locator=slot, size_bytes=32 * GIB, part="M393A4K40DB3-CWE", serial=f"F0A1B2{number}C")
+        for number, slot in enumerate(slots)
+    ]
+    places = [replace(SEEN, name=f"mc0/channel{n}/slot0", label=slot) for n, slot in enumerate(slots)]
+    rasdaemon_db = AgentSettings().rasdaemon_db
+    ras = rasdaemon.poll(tmp_path / rasdaemon_db.name, tmp_path, tmp_path, {}, now)
+    quiet = Poll(cursor={})
+    cores = tuple(Device(stream="core", name=f"cpu{n}") for n in range(64))
+    evidence = {"first_ns": error_ns, "hours": {}, "places": []}
+    shown = facts(
+        now_ns=now_ns,
+        host="fra1-h0012",
+        machine=Machine(
+            virtual=None, kernel="6.1.0-56-amd64", facts={"vendor": "Dell Inc.", "product": "PowerEdge R650"}
+        ),
+        polls={
+            "canary": canary.poll(None, tmp_path, {}, now),
+            "edac": replace(quiet, devices=(*places, replace(SEEN, name="mc0/unknown", label=""))),
+            "kmsg": quiet,
+            "lastwords": replace(quiet, devices=(lastwords.HOST,)),
+            "nvml": nvml.without_driver(tmp_path, {}, now),
+            "rasdaemon": replace(ras, absent=str(ras.absent).replace(str(tmp_path), str(rasdaemon_db.parent))),
+            "self-test": replace(quiet, devices=cores),
+            "tracefs": quiet,
+        },
+        inventory=Inventory(Table(tuple(modules), "multi-bit ECC")),
+        state={
+            f"device/dram/{places[1].name}": {"errors": {"corrected": 12}, "last_ns": {"corrected": error_ns}},
+            f"device/dram/{places[2].name}": {
+                "errors": {"uncorrected": 1},
+                "last_ns": {"uncorrected": error_ns},
+                "evidence": evidence,
+            },
+        },
+        journals={
+            "memory": JournalFacts("/m", faults=2, size_bytes=1 << 17, written_ns=now_ns - 3 * 10**9),
+            "scrub": JournalFacts("/s", size_bytes=200 << 10),
+        },
+        software=replace(SOFTWARE, version=VERSION, crc32c="avx512", kernels=("avx512", "sse4.2", "table")),
+    )
+    assert f"```\n{screen(shown)}\n```\n" in (ROOT / "README.md").read_text()
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------

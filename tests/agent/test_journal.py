@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.journal import SEGMENT_BYTES_MIN, Journal, JournalReader, decode_cursor, encode_cursor
+from agent.journal import SEGMENT_BYTES_MIN, Journal, JournalReader, decode_cursor, encode_cursor, page
 from agent.report import Fault, MemoryFault
 from checksum import leveldb_log
 
@@ -188,6 +188,31 @@ def test_cursors() -> None:
     for text in ("", "!", "e30", "bnVsbA==", "eyJhIjotMX0=", "eyJhIjp0cnVlfQ==", "WzFd" * 1000, "é"):
         with pytest.raises(ValueError, match="not a cursor"):
             decode_cursor(text)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 7, 100])
+def test_pages_of_several_journals_hold_each_fault_once_though_they_grow_and_one_begins_anew(
+    tmp_path: Path, limit: int
+) -> None:
+    filled(tmp_path / "memory", 4)
+    (segment,) = (tmp_path / "memory").glob("*.log")
+    segment.write_bytes(segment.read_bytes() + b"torn")
+    journals = [opened(tmp_path / name) for name in ("memory", "scrub")]
+    for number in (5, 6, 7, 8):
+        journals[number % 2].append([fault(number)], {})
+    assert len(journals[0].spans()) == 2
+    cursor, seen = None, []
+    for number in range(9, 30):
+        one = page(journals, cursor, limit)
+        assert len(one.faults) <= limit and page(journals, cursor, limit) == one
+        seen += numbers(one.faults)
+        cursor = one.cursor
+        if number < 12:
+            journals[number % 2].append([fault(number)], {})
+    assert sorted(seen) == list(range(1, 12))
+    assert not page(journals, cursor, limit).faults
+    for journal in journals:
+        journal.close()
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------

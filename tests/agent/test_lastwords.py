@@ -11,11 +11,11 @@ import pytest
 from agent.kernel_log import KernelLog
 from agent.observation import Moment, Poll
 from agent.sources import lastwords
+from tests.agent.error_records import MEMORY, entry, memory, status_block
 from tests.agent.kernel_log_device import KernelLogDevice
+from tests.agent.kernel_texts import MEMORY as MEMORY_TEXT
+from tests.agent.kernel_texts import PANIC
 from tests.agent.processes import Daemon, eventually
-from tests.agent.test_error_record import MEMORY, entry, memory, status_block
-from tests.agent.test_hardware_error import MEMORY as MEMORY_TEXT
-from tests.agent.test_hardware_error import PANIC
 
 SECOND_NS = 10**9
 START = Moment(time_ns=1_795_473_000 * SECOND_NS, boottime_ns=9000 * SECOND_NS, boot_id="boot-1")

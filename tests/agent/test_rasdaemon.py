@@ -149,9 +149,11 @@ def test_tables_of_a_newer_rasdaemon(tmp_path: Path) -> None:
     database.insert("cxl_dram_event", now_ns, log_type="Warning", descriptor=2, cvme_count=9, **place)
     database.insert("cxl_dram_event", now_ns, log_type="Failure", descriptor=1, **place)
     database.insert("cxl_dram_event", now_ns, log_type="Informational", descriptor=0, **place)
-    corrected, uncorrected = follower.poll().observations
+    database.insert("cxl_dram_event", now_ns, log_type="Fatal", descriptor=1, **place)
+    corrected, uncorrected, fatal = follower.poll().observations
     assert (corrected.device, corrected.severity, corrected.count) == ("cxl/mem0", "corrected", 10), "whichever log"
     assert (uncorrected.severity, uncorrected.count, uncorrected.detail["row"]) == ("uncorrected", 1, 77)
+    assert (fatal.severity, fatal.count) == ("fatal", 1)
 
 
 def test_missing_tables_and_columns_are_normal(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from agent.config import AT_RELOAD, AgentSettings, default, load, reloaded
 from agent.scrubd import Scrubber, StoreScrub
 from tests.agent.edac_tree import controller
 from tests.agent.processes import Daemon, errors_metric, eventually
-from tests.agent.test_scrubd import log_of, store_settings
+from tests.agent.scrubbed_store import log_of, store_settings
 
 SLOT = "mc0/channel0/slot0"
 

@@ -217,7 +217,7 @@ def test_any_bytes_are_a_report_error(line: bytes | str) -> None:
         decode(line)
 
 
-def test_what_nobody_needs_may_be_left_out():
+def test_what_nobody_needs_may_be_left_out() -> None:
     assert decode('{"kind":"alive","time_ns":1,"cluster":"c","hosts_up":2}') == Alive(
         time_ns=1, cluster="c", hosts_up=2
     )

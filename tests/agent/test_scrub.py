@@ -117,15 +117,6 @@ def test_own_reading_is_no_pressure_of_others() -> None:
     assert reading.percent < 0.01  # as the kernel's average it is forgotten
 
 
-def test_the_volume_of_a_file(tmp_path: Path) -> None:
-    table = tmp_path / "self/mountinfo"
-    assert scrub.volume(tmp_path, os.makedev(8, 1)) == "8:1"
-    table.parent.mkdir()
-    table.write_bytes(b"36 35 8:1 / /\xff rw,noatime master:1 - ext3 /dev/sda1 rw\n\nshort\n")
-    assert scrub.volume(tmp_path, os.makedev(8, 1)) == "/dev/sda1"
-    assert scrub.volume(tmp_path, os.makedev(8, 2)) == "8:2"
-
-
 # --- the page cache ------------------------------------------------------------------------------------------------
 
 

@@ -8,10 +8,10 @@ from agent.metrics import SourceStatus
 from agent.status import DAY_NS, verifying, watching
 
 NOW_NS = 10 * DAY_NS
-UP = SourceStatus(True, 0.0, None)
-BLIND = SourceStatus(False, 0.0, "no-driver")
-TROUBLED = SourceStatus(False, 0.0, None, trouble=("it hangs",))
-ABSENT = SourceStatus(False, 0.0, None, absent="it's off")
+UP = SourceStatus(0.0)
+BLIND = SourceStatus(0.0, "no-driver")
+TROUBLED = SourceStatus(0.0, trouble=("it hangs",))
+ABSENT = SourceStatus(0.0, absent="it's off")
 
 
 def devices(*names: str, last_ns: int | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from agent.report import MemoryFault, RecordFault
 from agent.scrubd import StoreScrub
 from tests.agent.edac_tree import controller
 from tests.agent.processes import Daemon, eventually
-from tests.agent.test_scrubd import Store, log_of
+from tests.agent.scrubbed_store import Store, log_of
 
 FAULT = MemoryFault(
     time_ns=5, time_error_s=1, host="h", device="mc0/unknown", stream="dram", severity="corrected", count=1, novel=False

@@ -15,7 +15,7 @@ from agent.observation import ADDRESSES_MAX, Event, Moment, Poll, Role
 from agent.reconcile import reconcile
 from agent.ringbuffer import LayoutError, decode, event_format, event_id, page_layout, read_page
 from agent.trace_events import READERS, Machine, edac_device, event, summary
-from tests.agent.test_error_record import PROCESSOR, processor
+from tests.agent.error_records import PROCESSOR, processor
 from tests.agent.trace_tree import KERNELS, RECORDED, formats, page, payload
 
 MACHINE = Machine(layers={0: ("csrow", "channel"), 1: ("channel", "slot")}, edac_poll_s=1, machine_check_poll_s=300)

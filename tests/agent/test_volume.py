@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent import volume
-from tests.agent.test_scrubd import Store, log_of
+from tests.agent.scrubbed_store import Store, log_of
 
 CLEAN = "write_errs 0\nread_errs 0\nflush_errs 0\ncorruption_errs 0\ngeneration_errs 0\n"
 
@@ -99,3 +99,12 @@ def test_a_corrupt_record_is_told_with_it(tmp_path: Path, monkeypatch: pytest.Mo
     os.utime(path, (time.time() - 1000,) * 2)
     (fault,) = store.scrub()
     assert fault.detail["volume"] == {"md": {"md0": {"mismatch_cnt": 8}}}
+
+
+def test_the_volume_of_a_file(tmp_path: Path) -> None:
+    table = tmp_path / "self/mountinfo"
+    assert volume.device_of(tmp_path, os.makedev(8, 1)) == "8:1"
+    table.parent.mkdir()
+    table.write_bytes(b"36 35 8:1 / /\xff rw,noatime master:1 - ext3 /dev/sda1 rw\n\nshort\n")
+    assert volume.device_of(tmp_path, os.makedev(8, 1)) == "/dev/sda1"
+    assert volume.device_of(tmp_path, os.makedev(8, 2)) == "8:2"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from agent.report import MemoryFault
+from tests.agent.error_records import MEMORY, entry, memory, status_block
 from tests.agent.processes import eventually
-from tests.agent.test_error_record import MEMORY, entry, memory, status_block
 from tests.kernel import firmware
 from tests.kernel.debian_kernel import Kernel
 from tests.kernel.guest import FATAL_CHECK, Guest, started

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.agent import smbios_table
+from tests.agent.kernel_texts import PANIC
 from tests.agent.processes import errors_metric, eventually
-from tests.agent.test_hardware_error import PANIC
 from tests.systemd.host import AGENT, ERROR, INFO, SLOT, WARNING, Host
 
 

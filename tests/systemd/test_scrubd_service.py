@@ -8,7 +8,7 @@ import pytest
 
 from agent.report import RecordFault
 from tests.agent.processes import eventually
-from tests.agent.test_scrubd import log_of
+from tests.agent.scrubbed_store import log_of
 from tests.systemd.host import AGENT, ERROR, SCRUBD, WARNING, Host
 
 OPEN, CLOSED = "/srv/stores/open", "/srv/stores/closed"
