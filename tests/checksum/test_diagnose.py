@@ -337,7 +337,8 @@ def test_bytes_on_the_disk_are_never_blamed_on_another_layer(disk: Path, format:
     path = write(disk / "file", data)
     with path.open("rb") as file:
         found = list(mismatches(file.fileno(), format, time.time() + LATER_S))
-    assert {finding.layer for finding in found} <= {Layer.disk}
+    # a page that others hold can't be evicted at once, and then nobody knows
+    assert {finding.layer for finding in found} <= {Layer.disk, Layer.unknown}
     assert Verdict.transient not in {finding.verdict for finding in found}
 
 
