@@ -250,7 +250,7 @@ def test_verify_as_a_process(tmp_path: Path, log: PristineLog) -> None:
 def test_an_interrupt_is_neither_clean_nor_corrupt(tmp_path: Path, log: PristineLog) -> None:
     path = write(tmp_path / "log", log.data)
     command = [sys.executable, str(ROOT / "flipwatch.py"), "verify", "--rate", "0.001", str(path), str(path)]
-    heeds_it = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell has what runs in its background ignore it
+    heeds_it = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts with & ignores it
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeds_it) as process:
         while not _has_open(process.pid, path):
             assert process.poll() is None
