@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from collectors.false_alarms import SLIDES, TAIL_HOURS, YEAR_H, Maxima, Slides, Tail, coarse_scan, fit, summary
+from collectors.false_alarms import SLIDES, TAIL_HOURS, YEAR_H, Maxima, Slides, Tail, _peaks, coarse_scan, fit, summary
 from collectors.minutes import WINDOWS_MIN
 from collectors.scan import Scan, StreamRows
 from collectors.windows import BlockStream
@@ -135,3 +135,19 @@ def test_the_same_seed_slides_alike():
     counts = np.random.default_rng(6).poisson(0.02, (48 * 60, 12))
     first, again, other = (SLIDER.maxima([block(counts, 0.02)], seed) for seed in ((7, 1), (7, 1), (8, 1)))
     assert (first == again).all() and (first != other).any()
+
+
+def test_a_row_that_a_neighbour_contains_is_never_an_hour_s_only_largest():
+    random = np.random.default_rng(5)
+    for _ in range(50):
+        arrivals = random.poisson(0.02, (12, 59 + 60))
+        counts = np.stack(
+            [[arrivals[:, 60 + t - w : 60 + t].sum(axis=1) for t in range(60)] for w in WINDOWS_MIN]
+        )  # [windows, minutes, clusters]
+        means = np.repeat(random.gamma(2, 0.02, (len(WINDOWS_MIN), 1, 12)), 60, axis=1)
+        pieces = np.ascontiguousarray(counts.transpose(2, 0, 1)).reshape(12, -1)
+        streams = [StreamRows(pieces.T, np.arange(12), means.reshape(-1, 12))]
+        kept = _peaks(streams)
+        every = SCAN.statistics(streams)
+        assert every[kept].max(initial=0.0) == pytest.approx(every.max(initial=0.0), abs=1e-4)
+        assert kept.mean() < 1

@@ -90,3 +90,19 @@ def test_a_table_too_large_to_keep_changes_nothing(monkeypatch):
     row = rows(np.arange(12.0)[None], np.ones((1, 12)))
     for a, b in zip(kept.ratios(row), Templates(shapes, (1.0, 8.0)).ratios(row), strict=True):
         assert a == pytest.approx(b)
+
+
+def test_rows_that_are_done_early_score_as_if_all_amplitudes_had_been_tried():
+    """Few rows over many clusters are pruned; the same rows among many others aren't."""
+    random = np.random.default_rng(4)
+    vectors = directions(150)
+    latitudes, longitudes = np.degrees(np.arcsin(vectors[:, 2])), np.degrees(np.arctan2(vectors[:, 1], vectors[:, 0]))
+    places = [
+        Cluster(f"c{n}", float(lat), float(lon)) for n, (lat, lon) in enumerate(zip(latitudes, longitudes, strict=True))
+    ]
+    many = Scan(places, number=48)
+    expected = random.gamma(1, 1, (6, 150)) * np.array([[0.01], [0.1], [0.5], [1], [3], [9]])
+    counts = random.poisson(expected * np.array([[9], [3], [1], [1.3], [1], [0.5]]))
+    few = StreamRows(counts, np.arange(150), expected)
+    tiled = StreamRows(np.tile(counts, (9, 1)), np.arange(150), np.tile(expected, (9, 1)))
+    assert many.statistics([few]) == pytest.approx(many.statistics([tiled])[:6], rel=1e-4, abs=1e-3)
