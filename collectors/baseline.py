@@ -5,8 +5,10 @@ level knows only hours that are older than GUARD_H, so that data which arrive up
 it unchanged. Pure, numpy only. An hour is `minute // 60`.
 
 Model: a cluster's rate per host is a mean over the past that fades with TAU_H, weighted by exposure and drawn towards
-the fleet's rate by PRIOR_FAULTS, times a factor for the hour of the day that is drawn towards 1 by PROFILE_FAULTS. An
-hour far above its expectation counts only up to a limit, so that an incident doesn't become the new normal at once.
+the fleet's rate by PRIOR_FAULTS, times a factor for the hour of the day that is drawn towards 1 by PROFILE_FAULTS, times
+the fleet's tide: what all clusters together had in the last TIDE_TAU_H against what these two expected, drawn towards 1
+by TIDE_FAULTS. A fleet knows within hours that the month's end has come, where a cluster needs days. An hour far above
+its expectation counts only up to a limit, so that an incident doesn't become the new normal at once.
 Counts vary more than a Poisson process: the variance of a window's count is `mu * phi`, with
 phi = 1 + mu * excess_variance + mu / (PRIOR_FAULTS + evidence); the second part is measured per window length, the
 third is the level's own uncertainty.
@@ -24,8 +26,10 @@ TAU_H = 72.0
 EXCESS_VARIANCE_TAU_H = 14 * 24.0
 PROFILE_TAU_DAYS = 14.0
 WARM_UP_H = 24  # a cluster that has been watched for less expects nothing, so nothing is scored there
+TIDE_TAU_H = 12.0
 PRIOR_FAULTS = 5.0
 PROFILE_FAULTS = 100.0  # what a factor's spread is worth: between clusters' hours it is about a tenth
+TIDE_FAULTS = 50.0
 PRIOR_EXCESS_VARIANCE = 0.05
 PRIOR_EXPECTED_SQUARES = 1.0  # how much the prior of the excess variance weighs
 
@@ -37,6 +41,7 @@ class Level:
     rate: np.ndarray  # [windows, clusters] novel faults per host and minute that this window may use; 0: not yet warm
     evidence: np.ndarray  # [windows, clusters] faults the rate rests on
     excess_variance: np.ndarray  # [windows]
+    tide: float = 1.0  # the factor of the whole fleet, which is in every rate
 
     def overdispersion(self, expected: np.ndarray) -> np.ndarray:
         """phi for expected counts [windows, ..., clusters]."""
@@ -59,6 +64,8 @@ class Baseline:
         self._due = np.zeros((DAY_H, clusters))
         self._surplus_squares = np.zeros(len(WINDOWS_MIN))
         self._expected_squares = np.zeros(len(WINDOWS_MIN))
+        self._tide_surplus = np.zeros(clusters)  # faults above what the levels without tide expected, and these
+        self._tide_due = np.zeros(clusters)
         self._watched_h = np.zeros(clusters)
         nothing = np.zeros(shape, np.float32)
         self._nothing = Level(nothing, nothing, np.zeros(len(WINDOWS_MIN)))
@@ -85,6 +92,7 @@ class Baseline:
             faults = np.where(level.rate > 0, np.minimum(faults, _limit(level.rate * exposure)), faults)
             self._measure_variance(events, watching, level)
             self._measure_profile(hour, faults[-1], level.rate[-1] / profile * exposure)
+            self._measure_tide(faults[-1], level.rate[-1] / level.tide * exposure)
         fade = np.exp(-1 / TAU_H)
         self._faults = self._faults * fade + faults / profile
         self._exposure = self._exposure * fade + exposure
@@ -98,10 +106,12 @@ class Baseline:
             return self._nothing
         # half a fault, so that a stream without any isn't expected to stay so for ever
         fleet_rate = (self._faults.sum(axis=1, keepdims=True) + 0.5) / max(self._exposure.sum(), 1.0)
-        rate = (self._faults + PRIOR_FAULTS) / (self._exposure + PRIOR_FAULTS / fleet_rate) * self._profile(hour)
+        own_rate = (self._faults + PRIOR_FAULTS) / (self._exposure + PRIOR_FAULTS / fleet_rate)
+        tide = self._tide()
+        rate = np.where(warm, own_rate * self._profile(hour) * tide, 0).astype(np.float32)
         surplus = self._surplus_squares + PRIOR_EXCESS_VARIANCE * PRIOR_EXPECTED_SQUARES
         excess_variance = np.maximum(surplus / (self._expected_squares + PRIOR_EXPECTED_SQUARES), 0.0)
-        return Level(np.where(warm, rate, 0).astype(np.float32), self._faults.astype(np.float32), excess_variance)
+        return Level(rate, self._faults.astype(np.float32), excess_variance, tide)
 
     def _profile(self, hour: int) -> np.ndarray:
         """The factor [clusters] of this hour of the day; its mean over a day is 1."""
@@ -113,6 +123,16 @@ class Baseline:
         fade = np.exp(-1 / PROFILE_TAU_DAYS)
         for kept, new in ((self._seen, np.where(due > 0, faults, 0)), (self._due, due)):
             kept[hour % DAY_H] = kept[hour % DAY_H] * fade + new
+
+    def _tide(self) -> float:
+        """The largest surplus counts no more than the second: what one cluster has alone is no tide."""
+        second = np.sort(np.append(self._tide_surplus, 0.0))[-2]
+        return float(1 + np.minimum(self._tide_surplus, second).sum() / (self._tide_due.sum() + TIDE_FAULTS))
+
+    def _measure_tide(self, faults: np.ndarray, due: np.ndarray) -> None:
+        fade = np.exp(-1 / TIDE_TAU_H)
+        self._tide_surplus = self._tide_surplus * fade + np.where(due > 0, faults - due, 0)
+        self._tide_due = self._tide_due * fade + due
 
     def _measure_variance(self, events: Events, watching: np.ndarray, level: Level) -> None:
         fade = np.exp(-1 / EXCESS_VARIANCE_TAU_H)

@@ -23,7 +23,7 @@ from agent.report import Change
 from collectors.baseline import GUARD_H, WARM_UP_H, Baseline
 from collectors.causes import PRIORS, SKY, Causes, Verdict
 from collectors.factors import find_factors
-from collectors.false_alarms import Maxima, Slides, Tail, coarse_scan, fit, summary
+from collectors.false_alarms import SHIFTS_H, SLIDES, Maxima, Slides, Tail, coarse_scan, fit, summary
 from collectors.inventory import Cluster
 from collectors.lifecycle import Crossing, Episode, episodes, overlap
 from collectors.minutes import DAY_MIN, HOUR_MIN, MINUTE_NS, SCANNED_STREAMS, WINDOWS_MIN, Minutes, minute_of
@@ -48,9 +48,9 @@ UNSLID_H = 2 * WARM_UP_H  # the first levels are too rough to be judged by
 CHUNK_MINUTES = (60, 720)  # how many minutes are scored at once, at least and at most
 CHUNK_CLUSTER_MINUTES = 60_000
 STATISTIC_ERROR_NATS = 0.01  # by so much the statistic of a row may differ with the rows it is scored with
-# From these on an episode is cut out before sliding. Chance hardly ever reaches the second, so to cut there hides no
-# false alarm; without it one real burst, slid apart into a dozen lone rises, would blind the scan for months.
-INCIDENT_NATS = dict.fromkeys(PRIORS, 12.0) | dict.fromkeys((*SKY, "none"), 24.0)
+# From here on an episode is cut out before sliding. Chance hardly ever reaches it, so to cut there hides no false alarm;
+# without it one real burst, slid apart into a dozen lone rises, would blind the scan for months.
+INCIDENT_NATS = 24.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Correlator:
         self._scan = Scan(clusters)
         self._slides = Slides(self._scan, coarse_scan(clusters))
         self._causes = Causes(clusters, priors)
-        self._parameters = _digest([places(clusters), self._streams, seed])
+        self._parameters = _digest([places(clusters), self._streams, seed, SLIDES, SHIFTS_H])
         self._changes: dict[tuple[str, str], Change] = {}
         self._changes_from: int | None = None  # the first minute for which a change was told since the last step
         self._bursts: dict[str, Revision] = {}  # the latest revision of each
@@ -306,14 +306,10 @@ class Correlator:
         """Which hours [hours, clusters] weren't chance, or a single rack would set everyone's threshold."""
         begin, end = first_hour * HOUR_MIN, (first_hour + BLOCK_H) * HOUR_MIN
         cut = np.zeros((BLOCK_H, len(self.minutes.cluster_names)), bool)
-        suspects = [
-            c for part in self._chunks(begin, end) for c in self._crossings_of(part, min(INCIDENT_NATS.values()))[0]
-        ]
+        suspects = [c for part in self._chunks(begin, end) for c in self._crossings_of(part, INCIDENT_NATS)[0]]
         for episode in episodes(suspects, self._gap_min):
             window = self._row(episode.best)
             verdict = self._causes.judge(window)
-            if episode.best.statistic_nats < INCIDENT_NATS[verdict.label]:
-                continue
             first = max(episode.first_minute // HOUR_MIN - first_hour, 0)
             last = (episode.last_minute + WINDOWS_MIN[-1]) // HOUR_MIN - first_hour
             columns = _most_raised(window) if verdict.label == "local" else slice(None)

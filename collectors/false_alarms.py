@@ -3,15 +3,19 @@
 Enters: past days from which known incidents were cut out. Leaves: a Tail, which turns a statistic into a rate per year
 and back. Pure, numpy only; the random shifts come from a seed.
 
-Method: time slides. Every cluster's series is shifted by its own random number of whole hours, which destroys what
-clusters have in common and keeps everything else. The largest statistic of each hour of the slid series is a draw from
-"nothing happened". Above the u that the largest of them exceed, their tail is exponential:
-FAR(x) = r_u * exp(-(x - u) / b), with r_u the rate of hours above u and b their mean excess.
+Method: time slides. Every cluster's series is shifted by its own random number of whole hours, fewer than SHIFTS_H. That
+destroys what clusters have in common for an hour or less, which is a burst, and keeps everything else: what one cluster
+does by itself, and what all have in common for longer, such as a month's end. The largest statistic of each hour of the
+slid series is a draw from "nothing happened". Above the u that the largest of them exceed, their tail is exponential.
+But its scale b (their mean excess) and the rate r_u of hours above u are known from k independent ones only, and an
+alarm is due at the rate that is asked for on average over what else they might be, so
+FAR(x) = r_u (1 + 1/k) (1 + (x - u) / (k b)) ** -k, which is the exponential tail if k is large.
 
 A block of days is slid once, when it is complete, and what remains of it are its largest maxima. So another day costs
 one block at most, and a restart costs none.
 """
 
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +28,12 @@ from collectors.minutes import HOUR_MIN, WINDOWS_MIN
 from collectors.scan import AMPLITUDES, Scan, StreamRows
 from collectors.windows import BlockStream
 
-SLIDES = 12
+SLIDES = 6
+SHIFTS_H = 6  # so long the baseline is blind (GUARD_H); what has lasted for longer it knows
 TAIL_HOURS = 120  # how many of the largest hourly maxima the tail is fitted to
+HOURS_PER_INDEPENDENT = 6  # a rise in one cluster is in every slide, and the fleet's bad hours are bad in all of them
 TAIL_HOURS_MIN = 20
+KNOWN = 1e6  # of a scale that isn't estimated
 YEAR_H = 8766.0
 COARSE_DIRECTIONS = 48
 COARSE_EXPONENTS = (0, 1)
@@ -35,20 +42,25 @@ ROWS_PER_HOUR = 8  # so many of an hour's rows, those that a coarse scan finds t
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """FAR(x) = per_year * exp(-(x - start_nats) / scale_nats)."""
+    """FAR(x) = per_year * (1 + (x - start_nats) / (independent * scale_nats)) ** -independent."""
 
     start_nats: float
     per_year: float
     scale_nats: float
+    independent: float  # on so many maxima the scale rests
 
     def far_per_year(self, statistic_nats: float) -> float:
         """How many hours a year reach this statistic by chance: never more than there are, and never 0."""
-        exponent = min(-(statistic_nats - self.start_nats) / self.scale_nats, 700.0)
-        return float(np.clip(self.per_year * np.exp(exponent), sys.float_info.min, YEAR_H))
+        excess = (statistic_nats - self.start_nats) / self.scale_nats
+        if excess <= -self.independent:
+            return YEAR_H
+        exponent = max(-self.independent * math.log1p(excess / self.independent), -700.0)
+        return min(max(self.per_year * math.exp(exponent), sys.float_info.min), YEAR_H)
 
     def statistic_nats(self, far_per_year: float) -> float:
         """The statistic that chance reaches this often; the reverse of `far_per_year`."""
-        return self.start_nats + self.scale_nats * float(np.log(self.per_year / far_per_year))
+        excess = self.independent * math.expm1(math.log(self.per_year / far_per_year) / self.independent)
+        return self.start_nats + self.scale_nats * excess
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +95,13 @@ def fit(parts: Iterable[Maxima]) -> Tail:
     largest = np.sort(np.array([value for part in kept for value in part.largest]))[::-1]
     if positive < TAIL_HOURS_MIN:
         # too few to fit: all of them, and the three that a Poisson count of none doesn't exclude, may reach the largest
-        return Tail(float(largest.max(initial=0.0)), (positive + 3) / years, 1.0)
+        return Tail(float(largest.max(initial=0.0)), (positive + 3) / years, 1.0, KNOWN)
     number = min(TAIL_HOURS, positive // 2)
     start = float(largest[number])
     # a log-likelihood ratio of one free amplitude falls no faster than exp(-x), whatever a short sample says
     scale = max(float((largest[:number] - start).mean()), 1.0)
-    return Tail(start, number / years, scale)
+    independent = number / HOURS_PER_INDEPENDENT
+    return Tail(start, number / years * (1 + 1 / independent), scale, independent)
 
 
 class Slides:
@@ -110,7 +123,7 @@ class Slides:
         hours, _, clusters = streams[0].means.shape
         maxima = np.zeros((SLIDES, hours))
         for slide in range(SLIDES):
-            shifts = random.integers(0, hours, size=(clusters,))
+            shifts = random.integers(0, SHIFTS_H, size=(clusters,))
             targets = [(stream.hours + shifts[stream.columns]) % hours for stream in streams]
             for hour in range(hours):
                 rows = [_slid(stream, shifts, at == hour, hour) for stream, at in zip(streams, targets, strict=True)]

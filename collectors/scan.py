@@ -24,7 +24,7 @@ DIRECTIONS = 192
 EXPONENTS = (0, 1, 3)
 # the last two are for small fleets, where a handful of faults is already hundreds of times the expectation
 AMPLITUDES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 128.0, 512.0)
-CHUNK_FLOATS = 400_000  # what a core's second-level cache holds
+CHUNK_FLOATS = 100_000  # so that a chunk and what is made of it stay in a core's second-level cache
 TABLE_FLOATS_MAX = 40_000_000  # a larger table of logarithms isn't kept but computed where it is needed
 
 
@@ -82,7 +82,8 @@ class Templates:
         amplitude = np.float32(self.amplitudes[index])
         some = slice(None) if len(rows.columns) == len(self._by_cluster) else rows.columns
         logs = np.log1p(amplitude * self._by_cluster[some]) if self._logs is None else self._logs[index][some]
-        ratio: np.ndarray = rows.counts.astype(np.float32, copy=False) @ logs - amplitude * losses
+        ratio: np.ndarray = rows.counts.astype(np.float32, copy=False) @ logs
+        ratio -= amplitude * losses
         return ratio
 
 

@@ -83,6 +83,21 @@ def test_an_incident_does_not_become_the_new_normal():
     assert baseline.in_force(200).rate[0, 1] < 1.5e-4
 
 
+def test_a_tide_of_the_whole_fleet_is_known_within_hours():
+    tide = np.where(np.arange(200) < 170, 1.0, 1.3)[:, None, None]
+    fleet, alone = Baseline(20, 0), Baseline(20, 0)
+    fold(fleet, *poisson(1e-4, [10_000] * 20, 200, unrest=tide))
+    fold(alone, *poisson(1e-4, [10_000] * 20, 200, unrest=np.where(np.arange(20) < 1, 3 * tide, 1.0)))
+    assert fleet.in_force(200).rate[5].mean() == pytest.approx(1.3e-4, rel=0.05)
+    assert alone.in_force(200).rate[5, 1:].mean() == pytest.approx(1e-4, rel=0.05), "one cluster is no fleet"
+
+
+def test_few_faults_make_no_tide():
+    baseline = Baseline(3, 0)
+    fold(baseline, *poisson(1e-6, [10_000] * 3, 400))
+    assert all(0.8 < baseline.in_force(hour).tide < 1.25 for hour in range(50, 400))
+
+
 def test_over_dispersion_is_measured_where_there_is_some():
     hosts, hours = [20_000] * 10, 400
     gamma = np.random.default_rng(2).gamma(10, 1 / 10, (hours, 6, 10)).repeat(10, axis=1)

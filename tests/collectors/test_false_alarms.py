@@ -3,7 +3,20 @@ import json
 import numpy as np
 import pytest
 
-from collectors.false_alarms import SLIDES, TAIL_HOURS, YEAR_H, Maxima, Slides, Tail, _peaks, coarse_scan, fit, summary
+from collectors.false_alarms import (
+    HOURS_PER_INDEPENDENT,
+    SHIFTS_H,
+    SLIDES,
+    TAIL_HOURS,
+    YEAR_H,
+    Maxima,
+    Slides,
+    Tail,
+    _peaks,
+    coarse_scan,
+    fit,
+    summary,
+)
 from collectors.minutes import WINDOWS_MIN
 from collectors.scan import Scan, StreamRows
 from collectors.windows import BlockStream
@@ -14,23 +27,42 @@ SLIDER = Slides(SCAN, coarse_scan(twelve()))
 
 
 def test_rate_and_statistic_are_each_other_s_reverse():
-    tail = Tail(start_nats=5.0, per_year=300.0, scale_nats=1.2)
-    assert tail.far_per_year(5.0) == 300.0
-    assert tail.far_per_year(5.0 + 1.2 * np.log(300)) == pytest.approx(1.0)
+    tail = Tail(start_nats=5.0, per_year=300.0, scale_nats=1.2, independent=20.0)
+    assert tail.far_per_year(5.0) == pytest.approx(300.0)
+    assert tail.far_per_year(5.0 + 24.0) == pytest.approx(300.0 / 2**20)
     assert tail.far_per_year(tail.statistic_nats(0.01)) == pytest.approx(0.01)
-    assert tail.far_per_year(-1e9) == YEAR_H and 0 < tail.far_per_year(1e9) < 1e-300
+    assert tail.far_per_year(-1e9) == YEAR_H and 0 < tail.far_per_year(1e9) < 1e-100
+
+
+def test_a_tail_that_is_well_known_is_exponential():
+    tail = Tail(start_nats=5.0, per_year=300.0, scale_nats=1.2, independent=1e6)
+    assert tail.far_per_year(5.0 + 1.2 * np.log(300)) == pytest.approx(1.0, rel=1e-4)
+    assert 0 < tail.far_per_year(1e9) < 1e-300
 
 
 def test_the_fit_finds_the_closed_form():
     # hourly maxima that are exponential with scale 1.3 above 2 have FAR(x) = YEAR_H * exp(-(x - 2) / 1.3)
-    truth = 2 + 1.3 * np.log(YEAR_H)
-    thresholds = []
-    for seed in range(40):
-        maxima = 2 + np.random.default_rng(seed).exponential(1.3, 12 * 24 * 14)
-        thresholds.append(fit([summary(maxima)]).statistic_nats(1.0))
-    assert np.median(thresholds) == pytest.approx(truth, abs=0.15)
-    # the scale of 120 exponentials is known to 1 part in sqrt(120), and is multiplied by the logarithm of r_u
-    assert np.std(thresholds) == pytest.approx(1.3 / np.sqrt(120) * np.log(YEAR_H * 120 / 4032), rel=0.3)
+    fits = [fit([summary(2 + np.random.default_rng(seed).exponential(1.3, 12 * 24 * 14))]) for seed in range(40)]
+    exact = [2 + 1.3 * np.log(YEAR_H / tail.per_year) for tail in fits]
+    independent = TAIL_HOURS / HOURS_PER_INDEPENDENT
+    assert {tail.independent for tail in fits} == {independent}
+    # the rate is told higher by 1 part in `independent`, so where it is reached lies lower
+    starts = np.array([tail.start_nats for tail in fits]) - 1.3 * np.log(1 + 1 / independent)
+    assert starts == pytest.approx(np.array(exact), abs=0.35) and np.mean(starts - exact) == pytest.approx(0, abs=0.05)
+    scales = [tail.scale_nats for tail in fits]
+    assert np.mean(scales) == pytest.approx(1.3, rel=0.05)
+    assert np.std(scales) == pytest.approx(1.3 / np.sqrt(TAIL_HOURS), rel=0.3)
+
+
+@pytest.mark.parametrize("rate_per_year", [100.0, 10.0, 1.0])
+def test_thresholds_keep_their_rate_on_average_though_few_maxima_are_independent(rate_per_year):
+    """Each value is there as often as a rise in one cluster is in the slides; the truth is the closed form again."""
+    true_rates = []
+    for seed in range(2000):
+        drawn = 2 + np.random.default_rng(seed).exponential(2.5, 24 * 14)
+        threshold = fit([summary(np.repeat(drawn, HOURS_PER_INDEPENDENT))]).statistic_nats(rate_per_year)
+        true_rates.append(YEAR_H * np.exp(-(threshold - 2) / 2.5))
+    assert np.mean(true_rates) == pytest.approx(rate_per_year, rel=0.15)
 
 
 def test_the_fit_counts_hours_without_any_fault():
@@ -87,7 +119,7 @@ def test_the_hourly_maxima_are_nearly_those_of_all_rows():
     means = np.repeat(0.02 * np.array(WINDOWS_MIN)[:, None], 12, axis=1)
     stream = BlockStream(pieces.astype(np.float32), stream.columns, stream.hours, np.tile(means, (48, 1, 1)))
     told = SLIDER.maxima([stream], (1, 2)).reshape(SLIDES, 48)
-    shifts = np.random.default_rng((1, 2)).integers(0, 48, 12)
+    shifts = np.random.default_rng((1, 2)).integers(0, SHIFTS_H, 12)
     exact = []
     for hour in range(48):
         at = (hour - shifts) % 48
