@@ -356,8 +356,13 @@ class Correlator:
         at = np.flatnonzero(windows.arrived)
         if not len(at):
             return [], 0.0
-        rough = self._scan.statistics(windows.rows(windows.arrived)).reshape(len(WINDOWS_MIN), -1)
-        high = (rough >= least_nats - STATISTIC_ERROR_NATS) & (windows.totals[:, at] >= FAULTS_MIN)
+        streams = windows.rows(windows.arrived)
+        least = least_nats - STATISTIC_ERROR_NATS
+        promising = (np.sum([rows.bounds() for rows in streams], axis=0) >= least).reshape(len(WINDOWS_MIN), -1)
+        promising[:, -1] = True
+        rough = np.zeros(promising.shape, np.float32)
+        rough[promising] = self._scan.statistics([rows.take(promising.ravel()) for rows in streams])
+        high = (rough >= least) & (windows.totals[:, at] >= FAULTS_MIN)
         found = []
         for window, index in np.argwhere(high):
             crossing = Crossing(windows.begin + int(at[index]), WINDOWS_MIN[window], 0.0)

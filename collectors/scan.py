@@ -46,6 +46,14 @@ class StreamRows:
     def take(self, rows: slice | np.ndarray) -> "StreamRows":
         return StreamRows(self.counts[rows], self.columns, self.means[rows])
 
+    def bounds(self) -> np.ndarray:
+        """What no template scores above [rows]: the ratio if every cluster had risen by just what suits it best."""
+        counts, means = self.counts, np.maximum(self.means[:, self.columns], np.float32(1e-30))
+        above = counts > means
+        logs = np.log(counts / means, out=np.zeros(counts.shape), where=above)
+        bounds: np.ndarray = np.where(above, counts * logs - counts + means, 0).sum(axis=1)
+        return bounds
+
     def where_counted(self) -> "StreamRows":
         """The same, told for no more clusters than there are counts of."""
         some = self.counts.any(axis=0)

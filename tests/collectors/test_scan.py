@@ -53,6 +53,19 @@ def test_more_faults_never_lower_the_statistic(counts, more):
     assert after >= before - 1e-4
 
 
+@settings(max_examples=60)
+@given(arrays(np.int64, (3, 12), elements=st.integers(0, 9)), arrays(float, (3, 12), elements=st.floats(0.01, 5)))
+def test_no_row_scores_above_its_bound(counts, expected):
+    for told in (rows(counts, expected), rows(counts, expected).where_counted()):
+        bounds = told.bounds()
+        assert (SCAN.statistics([told]) <= bounds * (1 + 1e-5) + 1e-4).all()
+    assert bounds[counts.sum(axis=1) == 0].sum() == 0
+
+
+def test_the_bound_of_one_cluster_is_its_ratio_at_the_best_amplitude():
+    assert rows(np.eye(1, 12) * 6, np.full((1, 12), 2.0)).bounds() == pytest.approx([6 * np.log(3) - 4])
+
+
 def test_a_source_below_the_horizon_never_counts_whatever_the_boards_face():
     wall = Cluster("wall", 0.0, 0.0, facing_azimuth_deg=90.0, facing_elevation_deg=-30.0)
     roof = Cluster("roof", 0.0, 0.0)
