@@ -359,7 +359,7 @@ class Correlator:
         streams = windows.rows(windows.arrived)
         least = least_nats - STATISTIC_ERROR_NATS
         promising = (np.sum([rows.bounds() for rows in streams], axis=0) >= least).reshape(len(WINDOWS_MIN), -1)
-        promising[:, -1] = True
+        promising[:, -1] = True  # how things stand is told, however little that is
         rough = np.zeros(promising.shape, np.float32)
         rough[promising] = self._scan.statistics([rows.take(promising.ravel()) for rows in streams])
         high = (rough >= least) & (windows.totals[:, at] >= FAULTS_MIN)

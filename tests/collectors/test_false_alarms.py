@@ -147,6 +147,15 @@ def test_slides_keep_a_cluster_s_own_series_and_destroy_what_clusters_share():
     assert (maxima.reshape(SLIDES, 48) > 0).sum(axis=1).max() <= 6
 
 
+def test_slides_keep_what_all_clusters_have_for_many_hours():
+    counts = np.zeros((48 * 60, 12))
+    counts[12 * 60 : 36 * 60] = np.random.default_rng(8).poisson(0.05, (24 * 60, 12))  # a day of a month's end
+    maxima = SLIDER.maxima([block(counts)], (1, 5)).reshape(SLIDES, 48)
+    begin, end = 12, 36 + SHIFTS_H - 1
+    assert not maxima[:, :begin].any() and not maxima[:, end:].any()
+    assert (maxima[:, begin + SHIFTS_H - 1 : 36] > np.median(maxima[:, begin:end])).mean() > 0.5
+
+
 def test_a_slid_statistic_stays_with_its_hour():
     counts = np.zeros((48 * 60, 12))
     counts[3 * 60 + 10, 0], counts[30 * 60 + 50, 0] = 2, 5
