@@ -5,10 +5,10 @@ level knows only hours that are older than GUARD_H, so that data which arrive up
 it unchanged. Pure, numpy only. An hour is `minute // 60`.
 
 Model: a cluster's rate per host is a mean over the past that fades with TAU_H, weighted by exposure and drawn towards
-the fleet's rate by PRIOR_FAULTS, times a factor for the hour of the day that is drawn towards 1 by PROFILE_FAULTS, times
-the fleet's tide: what all clusters together had in the last TIDE_TAU_H against what these two expected, drawn towards 1
-by TIDE_FAULTS. A fleet knows within hours that the month's end has come, where a cluster needs days. An hour far above
-its expectation counts only up to a limit, so that an incident doesn't become the new normal at once.
+the fleet's rate by PRIOR_FAULTS, times a factor for the hour of the day that is drawn towards 1 by PROFILE_FAULTS, and
+times the fleet's tide: what all clusters together had in the last TIDE_TAU_H against what the other two expected, drawn
+towards 1 by TIDE_FAULTS. A fleet knows within hours that the month's end has come, where a cluster needs days. An hour
+far above its expectation counts only up to a limit, so that an incident doesn't become the new normal at once.
 Counts vary more than a Poisson process: the variance of a window's count is `mu * phi`, with
 phi = 1 + mu * excess_variance + mu / (PRIOR_FAULTS + evidence); the second part is measured per window length, the
 third is the level's own uncertainty.

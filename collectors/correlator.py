@@ -48,7 +48,7 @@ UNSLID_H = 2 * WARM_UP_H  # the first levels are too rough to be judged by
 CHUNK_MINUTES = (60, 720)  # how many minutes are scored at once, at least and at most
 CHUNK_CLUSTER_MINUTES = 60_000
 STATISTIC_ERROR_NATS = 0.01  # by so much the statistic of a row may differ with the rows it is scored with
-# From here on an episode is cut out before sliding. Chance hardly ever reaches it, so to cut there hides no false alarm;
+# An episode that reaches this is cut out before sliding. Chance hardly ever does, so to cut there hides no false alarm;
 # without it one real burst, slid apart into a dozen lone rises, would blind the scan for months.
 INCIDENT_NATS = 24.0
 

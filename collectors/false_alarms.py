@@ -3,12 +3,12 @@
 Enters: past days from which known incidents were cut out. Leaves: a Tail, which turns a statistic into a rate per year
 and back. Pure, numpy only; the random shifts come from a seed.
 
-Method: time slides. Every cluster's series is shifted by its own random number of whole hours, fewer than SHIFTS_H. That
-destroys what clusters have in common for an hour or less, which is a burst, and keeps everything else: what one cluster
-does by itself, and what all have in common for longer, such as a month's end. The largest statistic of each hour of the
-slid series is a draw from "nothing happened". Above the u that the largest of them exceed, their tail is exponential.
-But its scale b (their mean excess) and the rate r_u of hours above u are known from k independent ones only, and an
-alarm is due at the rate that is asked for on average over what else they might be, so
+Method: time slides. Every cluster's series is shifted by its own random number of whole hours, fewer than SHIFTS_H.
+That destroys what clusters have in common for an hour or less, which is a burst, and keeps everything else: what one
+cluster does by itself, and what all have in common for longer, such as a month's end. The largest statistic of each
+hour of the slid series is a draw from "nothing happened". Above the u that the largest of them exceed, their tail is
+exponential. But its scale b (their mean excess) and the rate r_u of hours above u are known from k independent ones
+only, and an alarm is due at the rate that is asked for on average over what else they might be, so
 FAR(x) = r_u (1 + 1/k) (1 + (x - u) / (k b)) ** -k, which is the exponential tail if k is large.
 
 A block of days is slid once, when it is complete, and what remains of it are its largest maxima. So another day costs
