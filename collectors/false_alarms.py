@@ -7,8 +7,10 @@ Method: time slides. Every cluster's series is shifted by its own random number 
 That destroys what clusters have in common for an hour or less, which is a burst, and keeps everything else: what one
 cluster does by itself, and what all have in common for longer, such as a month's end. The largest statistic of each
 hour of the slid series is a draw from "nothing happened". Above the u that the largest of them exceed, their tail is
-exponential. But its scale b (their mean excess) and the rate r_u of hours above u are known from k independent ones
-only, and an alarm is due at the rate that is asked for on average over what else they might be, so
+exponential, and its scale b is their mean excess, of which the largest tenth is only known to be at least as large as
+the next: so an incident that nobody recognised doesn't blind the scan for months. But b and the rate r_u of hours above
+u rest on k independent maxima only, and an alarm is due at the rate that is asked for on average over what else they
+might be, so
 FAR(x) = r_u (1 + 1/k) (1 + (x - u) / (k b)) ** -k, which is the exponential tail if k is large.
 
 A block of days is slid once, when it is complete, and what remains of it are its largest maxima. So another day costs
@@ -33,6 +35,7 @@ SHIFTS_H = 6  # so long the baseline is blind (GUARD_H); what has lasted for lon
 TAIL_HOURS = 120  # how many of the largest hourly maxima the tail is fitted to
 HOURS_PER_INDEPENDENT = 6  # a rise in one cluster is in every slide, and the fleet's bad hours are bad in all of them
 TAIL_HOURS_MIN = 20
+CENSORED_SHARE = 0.1  # of these hours
 KNOWN = 1e6  # of a scale that isn't estimated
 YEAR_H = 8766.0
 COARSE_DIRECTIONS = 48
@@ -98,10 +101,12 @@ def fit(parts: Iterable[Maxima]) -> Tail:
         return Tail(float(largest.max(initial=0.0)), (positive + 3) / years, 1.0, KNOWN)
     number = min(TAIL_HOURS, positive // 2)
     start = float(largest[number])
+    excess = largest[:number] - start
+    censored = int(number * CENSORED_SHARE)
+    scale = float(np.minimum(excess, excess[censored]).sum()) / (number - censored)
+    independent = (number - censored) / HOURS_PER_INDEPENDENT
     # a log-likelihood ratio of one free amplitude falls no faster than exp(-x), whatever a short sample says
-    scale = max(float((largest[:number] - start).mean()), 1.0)
-    independent = number / HOURS_PER_INDEPENDENT
-    return Tail(start, number / years * (1 + 1 / independent), scale, independent)
+    return Tail(start, number / years * (1 + 1 / independent), max(scale, 1.0), independent)
 
 
 class Slides:

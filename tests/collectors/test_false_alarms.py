@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from collectors.false_alarms import (
+    CENSORED_SHARE,
     HOURS_PER_INDEPENDENT,
     SHIFTS_H,
     SLIDES,
@@ -44,14 +45,15 @@ def test_the_fit_finds_the_closed_form():
     # hourly maxima that are exponential with scale 1.3 above 2 have FAR(x) = YEAR_H * exp(-(x - 2) / 1.3)
     fits = [fit([summary(2 + np.random.default_rng(seed).exponential(1.3, 12 * 24 * 14))]) for seed in range(40)]
     exact = [2 + 1.3 * np.log(YEAR_H / tail.per_year) for tail in fits]
-    independent = TAIL_HOURS / HOURS_PER_INDEPENDENT
+    known = TAIL_HOURS * (1 - CENSORED_SHARE)
+    independent = known / HOURS_PER_INDEPENDENT
     assert {tail.independent for tail in fits} == {independent}
     # the rate is told higher by 1 part in `independent`, so where it is reached lies lower
     starts = np.array([tail.start_nats for tail in fits]) - 1.3 * np.log(1 + 1 / independent)
     assert starts == pytest.approx(np.array(exact), abs=0.35) and np.mean(starts - exact) == pytest.approx(0, abs=0.05)
     scales = [tail.scale_nats for tail in fits]
     assert np.mean(scales) == pytest.approx(1.3, rel=0.05)
-    assert np.std(scales) == pytest.approx(1.3 / np.sqrt(TAIL_HOURS), rel=0.3)
+    assert np.std(scales) == pytest.approx(1.3 / np.sqrt(known), rel=0.3)
 
 
 @pytest.mark.parametrize("rate_per_year", [100.0, 10.0, 1.0])
@@ -63,6 +65,13 @@ def test_thresholds_keep_their_rate_on_average_though_few_maxima_are_independent
         threshold = fit([summary(np.repeat(drawn, HOURS_PER_INDEPENDENT))]).statistic_nats(rate_per_year)
         true_rates.append(YEAR_H * np.exp(-(threshold - 2) / 2.5))
     assert np.mean(true_rates) == pytest.approx(rate_per_year, rel=0.15)
+
+
+def test_an_incident_that_was_not_cut_out_does_not_blind_the_scan():
+    quiet = 2 + np.random.default_rng(5).exponential(1.3, 12 * 24 * 14)
+    incident = np.concatenate([quiet, [40.0, 35.0, 30.0, 30.0, 25.0, 25.0, 24.0, 24.0]])
+    before, after = (fit([summary(maxima)]).statistic_nats(1.0) for maxima in (quiet, incident))
+    assert before < after < before + 2
 
 
 def test_the_fit_counts_hours_without_any_fault():
