@@ -358,8 +358,10 @@ class Correlator:
             return [], 0.0
         streams = windows.rows(windows.arrived)
         least = least_nats - STATISTIC_ERROR_NATS
-        promising = (np.sum([rows.bounds() for rows in streams], axis=0) >= least).reshape(len(WINDOWS_MIN), -1)
-        promising[:, -1] = True  # how things stand is told, however little that is
+        promising = np.ones((len(WINDOWS_MIN), len(at)), bool)  # the newest is told however little it scores
+        if len(at) > 1:
+            bounds = np.sum([rows.bounds() for rows in streams], axis=0).reshape(promising.shape)
+            promising[:, :-1] = bounds[:, :-1] >= least
         rough = np.zeros(promising.shape, np.float32)
         rough[promising] = self._scan.statistics([rows.take(promising.ravel()) for rows in streams])
         high = (rough >= least) & (windows.totals[:, at] >= FAULTS_MIN)

@@ -25,13 +25,14 @@ from typing import Any
 
 import numpy as np
 
+from collectors.baseline import GUARD_H
 from collectors.inventory import Cluster
 from collectors.minutes import HOUR_MIN, WINDOWS_MIN
 from collectors.scan import AMPLITUDES, Scan, StreamRows
 from collectors.windows import BlockStream
 
 SLIDES = 6
-SHIFTS_H = 6  # so long the baseline is blind (GUARD_H); what has lasted for longer it knows
+SHIFTS_H = GUARD_H  # so long the baseline is blind; what has lasted for longer it knows
 TAIL_HOURS = 120  # how many of the largest hourly maxima the tail is fitted to
 HOURS_PER_INDEPENDENT = 6  # a rise in one cluster is in every slide, and the fleet's bad hours are bad in all of them
 TAIL_HOURS_MIN = 20
